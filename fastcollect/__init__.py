@@ -1,0 +1,1 @@
+"""Fast experience collection for CPU-simulated environments."""

@@ -1,0 +1,123 @@
+"""What a user chooses about a collector, and what follows from it for memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fastcollect.cpu import memory_available
+from fastcollect.envs.base import EnvSpec
+from fastcollect.envs.registry import EnvConfig
+from fastcollect.errors import ConfigError
+from fastcollect.memory import FieldSpec
+from fastcollect.policies.base import Policy, PolicyConfig, random_policy
+from fastcollect.ring import RingConfig, group_sizes
+
+MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectorConfig:
+    """Everything a collector needs to know.
+
+    env: the environment. policy: what acts in it.
+    num_envs: n, environments of each env worker. num_env_workers: N. num_model_workers: M; with 0 the env
+        workers infer for themselves, in NumPy.
+    block_length: steps in a block. ring_blocks: blocks in each group's ring; a full ring makes its group wait.
+    min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
+    lockstep: same seed, same bits, whatever N and M, serial or parallel, as long as n * N and ``group_size``
+        stay: each group is inferred in a call of its own by the NumPy policy, blocks come in the order of
+        environments, and a round of blocks is begun when the round before it was handed out.
+    group_size: environments that step together; must divide n. None: half of n if there are model workers,
+        so that one half steps while the other waits for its actions; else n.
+    model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
+    stall_seconds: how long nothing may arrive before it is an error that shows every worker's stack.
+    check: poison blocks before they are written and verify them when they are taken (slow; for tests).
+    """
+
+    env: EnvConfig
+    policy: PolicyConfig = field(default_factory=random_policy)
+    num_envs: int = 32
+    num_env_workers: int = 2
+    num_model_workers: int = 0
+    block_length: int = 16
+    ring_blocks: int = 3
+    min_groups: int = 1
+    deadline: float = 0.001
+    seed: int = 0
+    lockstep: bool = False
+    group_size: int | None = None
+    model_device: str = "cpu"
+    stall_seconds: float = 120.0
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value!r}; allowed: {low} to {high}"
+            for name, value, low, high in (
+                ("num_envs (n)", self.num_envs, 1, MAX_ENVS),
+                ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
+                ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
+                ("block_length", self.block_length, 1, 1_000_000),
+                ("ring_blocks", self.ring_blocks, 1, 1024),
+                ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
+                ("seed", self.seed, 0, 2**32 - 1),
+            )
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+        ]
+        size = self.group_size
+        if not problems and size is not None and (size < 1 or self.num_envs % size):
+            divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
+            problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
+        if self.model_device not in ("cpu", "gpu"):
+            problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
+        if not 0 < self.deadline <= 10:
+            problems.append(f"deadline is {self.deadline!r}; allowed: above 0, at most 10 seconds")
+        if not self.stall_seconds > 0:
+            problems.append(f"stall_seconds is {self.stall_seconds!r}; allowed: above 0")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def inline(self) -> bool:
+        """M = 0: no model workers."""
+        return self.num_model_workers == 0
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Sizes of the groups of one env worker."""
+        if self.group_size is not None:
+            return (self.group_size,) * (self.num_envs // self.group_size)
+        return tuple(group_sizes(self.num_envs, 1 if self.inline else 2))
+
+    def ring(self, spec: EnvSpec, policy: Policy) -> RingConfig:
+        """The memory of one env worker. In lockstep a ring holds one block, so that nobody runs ahead."""
+        return RingConfig(
+            spec=spec,
+            envs=self.groups,
+            length=self.block_length,
+            capacity=1 if self.lockstep else self.ring_blocks,
+            extras=policy.extras,
+            noise=policy.noise[1] if policy.noise else 0,
+        )
+
+
+def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec]) -> None:
+    """Raises ConfigError when the rings cannot fit, saying how much is needed and how much there is."""
+    need = workers * ring.nbytes() + 3 * sum(field.nbytes for field in parameters.values())
+    have = memory_available()
+    if need > have:
+        raise ConfigError(
+            [
+                f"the rings need {need / 2**30:.2f} GiB of shared memory ({workers} env workers of "
+                f"{sum(ring.envs)} environments, {ring.capacity} blocks of {ring.length} steps), "
+                f"{have / 2**30:.2f} GiB are available: lower num_envs, num_env_workers or block_length"
+            ]
+        )
+
+
+def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:
+    """The NumPy policy, which declares parameters, noise and extras. Raises ConfigError naming the path."""
+    try:
+        return config.policy.build(spec, batched=False)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error

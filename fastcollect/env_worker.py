@@ -1,0 +1,257 @@
+"""An env worker: steps its groups of environments and asks for actions.
+
+While one group waits for its actions the other one steps. With ``infer`` (M = 0) actions are computed
+here instead, by the policy's NumPy twin.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastcollect.board import WeightsBoard
+from fastcollect.envs.base import EnvStepError
+from fastcollect.envs.registry import EnvConfig, make_env
+from fastcollect.group import ActionError, Group
+from fastcollect.memory import FieldSpec
+from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
+from fastcollect.ring import TIMES, Ring, RingConfig
+from fastcollect.tokens import Inbox, Kind, Token, send
+
+_STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupsConfig:
+    """The environments of one worker.
+
+    env, policy: what to run. ring: sizes. parameters: the board's fields. noise: kind of the policy's noise.
+    first_env: global index of the first environment. seed: of the run. life: how often these environments
+    were started before; a replacement must not repeat the episodes of the worker that died.
+    check: poison blocks before they are written.
+    """
+
+    env: EnvConfig
+    policy: PolicyConfig
+    ring: RingConfig
+    parameters: dict[str, FieldSpec]
+    noise: str | None
+    first_env: int
+    seed: int
+    life: int = 0
+    check: bool = False
+
+
+def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray:
+    """One int64 seed in [0, 2**63) for each environment, a function of (seed, index, life) alone."""
+    words = [
+        np.random.SeedSequence([seed, first_env + i, life]).generate_state(1, np.uint64)[0]
+        for i in range(num_envs)
+    ]
+    return (np.array(words, np.uint64) >> np.uint64(1)).astype(np.int64)
+
+
+def make_groups(config: GroupsConfig, ring: Ring) -> list[Group]:
+    """Build and reset every group of a worker."""
+    groups, first = [], config.first_env
+    for number, size in enumerate(config.ring.envs):
+        env = make_env(config.env, env_seeds(config.seed, first, size, config.life))
+        groups.append(
+            Group(
+                env,
+                ring,
+                number,
+                first_env=first,
+                # A second life of the same environments draws other noise, too.
+                seed=config.seed + (config.life << 32),
+                noise=config.noise,
+                check=config.check,
+            )
+        )
+        first += size
+    return groups
+
+
+class Inference:
+    """A policy with the board it reads its weights from."""
+
+    def __init__(self, policy: Policy, board: WeightsBoard) -> None:
+        self.policy, self.version = policy, 0
+        self._board = board
+
+    def refresh(self) -> int:
+        """Load newer weights, if there are any; returns the version in use."""
+        if self._board.version != self.version:
+            self.version, parameters = self._board.read()
+            self.policy.load(parameters)
+        return self.version
+
+    def act(self, group: Group) -> None:
+        """Fill the group's current slot."""
+        version = self.refresh()
+        extras = group.extras
+        if POLICY_VERSION in extras:
+            extras.pop(POLICY_VERSION)[...] = version
+        self.policy.act(group.observation, group.noise, group.action, extras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvWorkerConfig:
+    """One env worker. inline: infer here (M = 0). model: the model worker to ask otherwise."""
+
+    ident: int
+    groups: GroupsConfig
+    inline: bool
+    model: int
+
+
+def main(config: EnvWorkerConfig, fds: list[int]) -> None:
+    """Run until told to stop. Descriptors: ring, board, inbox, collector, one for each model worker's pipe."""
+    ring_fd, board_fd, inbox_fd, collector_fd, *model_fds = fds
+    try:
+        ring = Ring(config.groups.ring, ring_fd)
+        groups = make_groups(config.groups, ring)
+    except EnvStepError as error:
+        error.add_note(_place(config, error.env_index, 0))
+        raise
+    except BaseException as error:
+        error.add_note(f"env worker {config.ident} could not build its environments")
+        raise
+    inference = None
+    if config.inline:
+        board = WeightsBoard(config.groups.parameters, board_fd)
+        inference = Inference(config.groups.policy.build(groups[0].env.spec, batched=False), board)
+    worker = EnvWorker(config, ring, groups, Inbox(inbox_fd), collector_fd, model_fds, inference)
+    try:
+        worker.run()
+    finally:
+        for group in groups:
+            group.env.close()
+
+
+def _place(config: EnvWorkerConfig, env_index: int, step: int) -> str:
+    return f"env worker {config.ident}, environment {env_index}, step {step}:"
+
+
+class EnvWorker:
+    """The loop. A group is ready (its actions are there), outstanding (asked for), blocked (its ring is
+    full) or retired; every group is in exactly one of these."""
+
+    def __init__(
+        self,
+        config: EnvWorkerConfig,
+        ring: Ring,
+        groups: list[Group],
+        inbox: Inbox,
+        collector_fd: int,
+        model_fds: list[int],
+        inference: Inference | None,
+    ) -> None:
+        self._config, self._ring, self._groups = config, ring, groups
+        self._inbox, self._collector_fd, self._model_fds = inbox, collector_fd, model_fds
+        self._inference = inference
+        self._model = config.model
+        self._requests = [0] * len(groups)  # how many each group has made
+        self._ready: deque[int] = deque()
+        self._outstanding: set[int] = set()
+        self._blocked: set[int] = set()
+        self._retiring = self._stopped = False
+
+    def run(self) -> None:
+        """Step until stopped, or until every group has retired."""
+        send(self._collector_fd, Kind.READY, self._config.ident)
+        for g in range(len(self._groups)):
+            self._request(g)
+        while not self._stopped:
+            if self._ready:
+                self._step(self._ready.popleft())
+                self._drain()
+            elif self._outstanding or self._blocked:
+                self._wait()
+            else:
+                return
+
+    def _step(self, g: int) -> None:
+        group = self._groups[g]
+        start = time.perf_counter()
+        try:
+            group.step()
+        except (EnvStepError, ActionError) as error:
+            step = group.first_step + group.t
+            error.add_note(_place(self._config, group.first_env + error.env_index, step))
+            raise
+        except BaseException as error:
+            step = group.first_step + group.t
+            last = group.first_env + group.env.num_envs - 1
+            error.add_note(
+                f"env worker {self._config.ident}, environments {group.first_env} to {last}, step {step}:"
+            )
+            raise
+        if group.complete:
+            send(self._collector_fd, Kind.PUBLISHED, self._config.ident, g, group.publish())
+            self._blocked.add(g)
+        self._ring.times[_STEPPING] += time.perf_counter() - start
+        self._advance(g)
+
+    def _advance(self, g: int) -> None:
+        """Ask for the next actions, if the group has a slot to write them to."""
+        group = self._groups[g]
+        if g in self._blocked:
+            if self._retiring:
+                self._blocked.discard(g)
+                return
+            if not group.index.can_write:
+                return
+            self._blocked.discard(g)
+            group.open_block()
+        self._request(g)
+
+    def _request(self, g: int) -> None:
+        self._requests[g] += 1
+        if self._inference is None:
+            self._outstanding.add(g)
+            self._send_request(g)
+            return
+        start = time.perf_counter()
+        self._inference.act(self._groups[g])
+        self._ring.times[_INFERRING] += time.perf_counter() - start
+        self._ready.append(g)
+
+    def _send_request(self, g: int) -> None:
+        send(self._model_fds[self._model], Kind.REQUEST, self._config.ident, g, self._requests[g])
+
+    def _wait(self) -> None:
+        start = time.perf_counter()
+        self._inbox.wait(None)
+        reason = _WAITING_ACTIONS if self._outstanding else _WAITING_LEARNER
+        self._ring.times[reason] += time.perf_counter() - start
+        self._drain()
+
+    def _drain(self) -> None:
+        for token in self._inbox.read():
+            self._handle(token)
+
+    def _handle(self, token: Token) -> None:
+        kind, _, g, sequence = token
+        if kind == Kind.ANSWER:
+            # An answer may come twice after a model worker was replaced.
+            if g in self._outstanding and sequence == self._requests[g]:
+                self._outstanding.discard(g)
+                self._ready.append(g)
+        elif kind == Kind.FREED:
+            self._groups[g].index = self._groups[g].index.free(sequence)
+            if g in self._blocked:
+                self._advance(g)
+        elif kind == Kind.RESEND:
+            for each in sorted(self._outstanding):
+                self._send_request(each)
+        elif kind == Kind.ASSIGN:
+            self._model = sequence
+        elif kind == Kind.RETIRE:
+            self._retiring = True
+            self._blocked.clear()
+        elif kind == Kind.STOP:
+            self._stopped = True

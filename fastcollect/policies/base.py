@@ -1,0 +1,105 @@
+"""What a policy is to the engine, and how it travels: by import path."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastcollect.envs.base import EnvSpec
+from fastcollect.memory import FieldSpec
+
+Parameters = Mapping[str, np.ndarray]
+
+POLICY_VERSION = "policy_version"
+"""An extra that the engine itself writes: the version of the weights that chose the action (int64)."""
+
+
+class Policy(Protocol):
+    """Maps a batch of observations to actions. Built by ``factory(spec, **kwargs)``.
+
+    parameters: names, shapes and dtypes of its weights, in the order of the weights board.
+    noise: ("normal" | "uniform", numbers per action), or None for a policy that draws nothing. The
+        numbers are given to ``act``, so that they depend on (seed, environment, step) alone.
+    extras: what ``act`` writes beside the action, per environment and step. A policy that lists
+        POLICY_VERSION (shape (), int64) finds it filled in by the engine.
+    """
+
+    parameters: Mapping[str, FieldSpec]
+    noise: tuple[str, int] | None
+    extras: Mapping[str, FieldSpec]
+
+    def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
+        """Weights to start from, a function of the seed."""
+
+    def load(self, parameters: Parameters) -> None:
+        """Take new weights; the arrays are the engine's and may change after the call."""
+
+    def act(
+        self,
+        observation: np.ndarray,
+        noise: np.ndarray | None,
+        action: np.ndarray,
+        extras: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write ``action`` (b, *action.shape) and every extra, (b, *extra.shape), for b observations.
+
+        observation: (b, *observation_shape), noise: (b, numbers) float32.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """A policy by import path.
+
+    name: what profiles and tables call it, widths included.
+    inline: "module:factory" of the NumPy implementation: M = 0, and the reference for every shape.
+    batched: "module:factory" that model workers load, JAX usually; it must declare the same parameters,
+        noise and extras as ``inline``.
+    kwargs: keyword arguments of both factories.
+    """
+
+    name: str
+    inline: str
+    batched: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, spec: EnvSpec, *, batched: bool) -> Policy:
+        """The policy itself. Raises ImportError, naming the path, when it cannot be imported."""
+        return import_path(self.batched if batched else self.inline)(spec, **self.kwargs)
+
+
+def import_path(path: str) -> Any:
+    """The object that "package.module:name" names. Raises ImportError that names the path."""
+    module, separator, name = path.partition(":")
+    if not separator or not module or not name:
+        raise ImportError(f"{path!r} is not an import path of the form package.module:name")
+    try:
+        target = importlib.import_module(module)
+        for part in name.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"cannot import {path!r}: {error}") from error
+    return target
+
+
+def random_policy() -> PolicyConfig:
+    """Uniform over the action space; the engine's baseline without inference."""
+    path = "fastcollect.policies.random:RandomPolicy"
+    return PolicyConfig(name="random", inline=path, batched=path)
+
+
+def mlp_policy(hidden: tuple[int, ...] = (256, 256), extras: tuple[str, ...] = ()) -> PolicyConfig:
+    """A multilayer perceptron: tanh-Gaussian for boxes, categorical for discrete actions.
+
+    extras: any of "log_prob", "mean_action", "policy_version".
+    """
+    return PolicyConfig(
+        name="mlp-" + "x".join(map(str, hidden)),
+        inline="fastcollect.policies.mlp:MLPPolicy",
+        batched="engine.policies:MLPPolicy",
+        kwargs={"hidden": tuple(hidden), "extras": tuple(extras)},
+    )

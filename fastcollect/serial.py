@@ -1,0 +1,131 @@
+"""The collector's serial twin: the same groups, rings and blocks in this process, for debugging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from fastcollect.block import Block, copy_block
+from fastcollect.board import WeightsBoard
+from fastcollect.config import CollectorConfig, build_policy, check_memory
+from fastcollect.env_worker import GroupsConfig, Inference, make_groups
+from fastcollect.envs.base import EnvSpec
+from fastcollect.envs.registry import EnvConfig, make_env, resolve
+from fastcollect.errors import WorkerError
+from fastcollect.ring import Ring, find_poison
+from fastcollect.stats import Stats
+
+
+class SerialCollector:
+    """Same configuration, same API, same blocks in lockstep as ``Collector``, in one process.
+
+    Environments are stepped group after group, actions come from the NumPy policy. An exception in an
+    environment surfaces where it happens, under a debugger if you like.
+    """
+
+    def __init__(self, config: CollectorConfig) -> None:
+        self.config = config
+        env = resolve(config.env)
+        self.spec = _spec(env)
+        self.policy = build_policy(config, self.spec)
+        ring = config.ring(self.spec, self.policy)
+        check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
+        self._board = WeightsBoard(self.policy.parameters)
+        self._board.publish(self.policy.initial_parameters(config.seed))
+        # The parallel workers compute with one thread; more would split sums in other places.
+        self._limits = threadpool_limits(1, "blas")
+        self._inference = Inference(self.policy, self._board)
+        self._workers = []
+        for position in range(config.num_env_workers):
+            memory = Ring(ring)
+            groups = GroupsConfig(
+                env=env,
+                policy=config.policy,
+                ring=ring,
+                parameters=dict(self.policy.parameters),
+                noise=self.policy.noise[0] if self.policy.noise else None,
+                first_env=position * config.num_envs,
+                seed=config.seed,
+                check=config.check,
+            )
+            self._workers.append((memory, make_groups(groups, memory)))
+        self._turns = [
+            (w, g) for w, (_, groups) in enumerate(self._workers) for g in range(len(groups))
+        ]
+        self._turn = 0
+        self._taken = 0
+        self._stepping = self._inferring = 0.0
+        self._start = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every environment; idempotent."""
+        for _, groups in self._workers:
+            for group in groups:
+                group.env.close()
+        self._workers = []
+        self._limits.restore_original_limits()
+        self._board.segment.close()
+
+    @property
+    def version(self) -> int:
+        """See Collector.version."""
+        return self._board.version
+
+    def publish(self, parameters: Mapping[str, np.ndarray]) -> int:
+        """See Collector.publish."""
+        if self.config.lockstep:
+            return self._board.stage(parameters)
+        return self._board.publish(parameters)
+
+    def take(self, timeout: float | None = None) -> Block:
+        """Step the next group for one block; blocks come in the order of environments."""
+        if self._turn == 0 and self._taken:
+            self._board.publish_staged()
+        worker, g = self._turns[self._turn]
+        self._turn = (self._turn + 1) % len(self._turns)
+        ring, groups = self._workers[worker]
+        group = groups[g]
+        if group.complete:
+            group.open_block()
+        while not group.complete:
+            start = time.perf_counter()
+            self._inference.act(group)
+            acted = time.perf_counter()
+            group.step()
+            self._inferring += acted - start
+            self._stepping += time.perf_counter() - acted
+        number = group.publish()
+        group.index = group.index.free(number + 1)
+        position = group.index.position(number)
+        source = ring.blocks[g][position]
+        if self.config.check and (name := find_poison(source)):
+            raise WorkerError(f"block {number} of group {g} holds rows of {name!r} that nobody wrote")
+        block = copy_block(ring.layouts[g], ring.raw[g][position], source, worker, g, group.first_env)
+        self._taken += len(block)
+        return block
+
+    def stats(self) -> Stats:
+        """See Collector.stats."""
+        return Stats(
+            seconds=time.perf_counter() - self._start,
+            env_steps=sum(int(ring.rows.sum()) for ring, _ in self._workers),
+            taken=self._taken,
+            stepping=self._stepping,
+            inferring_inline=self._inferring,
+        )
+
+
+def _spec(config: EnvConfig) -> EnvSpec:
+    env = make_env(config, np.zeros(1, np.int64))
+    env.close()
+    return env.spec

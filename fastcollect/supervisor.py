@@ -1,0 +1,412 @@
+"""Starts, watches, replaces and ends the workers of one collector.
+
+Single-threaded: everything happens inside ``poll``, ``resize`` and ``close``. An env worker that is killed
+is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
+stays readable, what it had not finished is counted as discarded. A model worker that is killed is replaced,
+and the requests it may have swallowed are sent again. A worker that raises ends the run with its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastcollect.board import WeightsBoard
+from fastcollect.config import CollectorConfig
+from fastcollect.cpu import allowed_cpus
+from fastcollect.env_worker import EnvWorkerConfig, GroupsConfig
+from fastcollect.envs.base import EnvSpec
+from fastcollect.errors import StallError, WorkerError
+from fastcollect.launcher import Exit, Launcher, Process
+from fastcollect.memory import Segment
+from fastcollect.model_worker import ModelWorkerConfig, send_control, stats_layout
+from fastcollect.policies.base import Policy
+from fastcollect.ring import Ring, RingConfig
+from fastcollect.stats import Stats
+from fastcollect.tokens import Inbox, Kind, Token, pipe, send
+
+_CLOSE_SECONDS = 3.0
+_LIVES_WITHOUT_BLOCK = 3
+
+
+@dataclass
+class EnvWorkerHandle:
+    """The collector's side of one env worker.
+
+    position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
+    workers at this position. model: the model worker it asks. rows: published so far.
+    """
+
+    process: Process
+    position: int
+    life: int
+    first_env: int
+    ring: Ring
+    inbox: tuple[int, int]
+    model: int
+    ready: bool = False
+    alive: bool = True
+    retiring: bool = False
+    rows: int = 0
+
+    def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
+        """Put a token into its inbox; whether it still lives does not matter."""
+        send(self.inbox[1], kind, self.process.ident, group, sequence)
+
+    def release(self) -> None:
+        """Close its descriptors; the ring stays mapped while blocks of it are read."""
+        for fd in (*self.inbox, self.process.words_fd):
+            os.close(fd)
+        self.ring.segment.close()
+
+
+@dataclass
+class ModelWorkerHandle:
+    """The collector's side of one model worker; its request pipe outlives it."""
+
+    process: Process
+    index: int
+    control: socket.socket
+    stats: Segment
+    times: np.ndarray
+    counts: np.ndarray
+    ready: bool = False
+
+    def counters(self) -> Stats:
+        """What it counted so far."""
+        return Stats(
+            inferring=float(self.times[0]),
+            waiting_requests=float(self.times[1]),
+            batches=int(self.counts[0]),
+            batch_rows=int(self.counts[1]),
+        )
+
+    def release(self) -> None:
+        """Close its descriptors."""
+        self.control.close()
+        self.stats.close()
+        os.close(self.process.words_fd)
+
+
+@dataclass
+class Deaths:
+    """How many workers were replaced, and how many environment steps were lost in unfinished blocks."""
+
+    env_workers: int = 0
+    model_workers: int = 0
+    discarded: int = 0
+    without_block: dict[int, int] = field(default_factory=dict)  # position -> lives in a row
+
+
+class Supervisor:
+    """See the module's text. ``env_workers`` holds every worker that may still have blocks to read."""
+
+    def __init__(
+        self,
+        config: CollectorConfig,
+        spec: EnvSpec,
+        policy: Policy,
+        ring: RingConfig,
+        board: WeightsBoard,
+        launcher: Launcher,
+    ) -> None:
+        self.config, self.spec, self.policy, self.ring_config = config, spec, policy, ring
+        self.board, self.launcher = board, launcher
+        self.env_workers: dict[int, EnvWorkerHandle] = {}
+        self.model_workers: dict[int, ModelWorkerHandle] = {}
+        self.deaths = Deaths()
+        self.num_env_workers = 0
+        self._leaving: dict[int, ModelWorkerHandle] = {}
+        self._lives: dict[int, int] = {}
+        self._backlog: list[Token] = []
+        self._models_gone = Stats()
+        self._tokens_in, self._tokens_out = pipe()
+        self._inbox = Inbox(self._tokens_in, launcher.fd)
+        most = 0 if config.inline else max(config.num_model_workers, len(allowed_cpus()))
+        self._model_pipes = [pipe() for _ in range(most)]
+
+    # Starting and ending.
+
+    def start(self) -> None:
+        """Start every worker and wait until all of them have built what they need."""
+        for index in range(self.config.num_model_workers):
+            self._start_model_worker(index)
+        self._grow(self.config.num_env_workers)
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + self.config.stall_seconds
+        while not all(w.ready for w in (*self.env_workers.values(), *self.model_workers.values())):
+            self._backlog += self._poll(0.5)
+            if time.monotonic() > deadline:
+                raise self.stalled()
+
+    def close(self) -> None:
+        """Stop every worker, kill those that do not listen, release everything."""
+        for worker in self.env_workers.values():
+            if worker.alive:
+                worker.tell(Kind.STOP)
+        for model in self.model_workers.values():
+            self._stop_model_worker(model)
+        alive = {w.process.ident for w in self.env_workers.values() if w.alive}
+        alive |= {m.process.ident for m in (*self.model_workers.values(), *self._leaving.values())}
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        killed = False
+        while alive:
+            alive -= {event.ident for event in self.launcher.collect()}
+            if alive and not killed and time.monotonic() > deadline:
+                for ident in alive:
+                    self.launcher.kill(ident)
+                killed = True
+            if alive:
+                self.launcher.wait(0.1)
+        self.release()
+
+    def release(self) -> None:
+        """Close every descriptor of workers that are gone."""
+        for worker in self.env_workers.values():
+            worker.release()
+        for model in (*self.model_workers.values(), *self._leaving.values()):
+            model.release()
+        self.env_workers, self.model_workers, self._leaving = {}, {}, {}
+        for ends in (*self._model_pipes, (self._tokens_in, self._tokens_out)):
+            for fd in ends:
+                os.close(fd)
+        self._model_pipes = []
+        self.board.segment.close()
+
+    # Events.
+
+    def poll(self, seconds: float | None) -> list[Token]:
+        """Wait for tokens or deaths; returns the PUBLISHED tokens. Raises WorkerError, LauncherLost."""
+        tokens = self._backlog + self._poll(0 if self._backlog else seconds)
+        self._backlog = []
+        return tokens
+
+    def _poll(self, seconds: float | None) -> list[Token]:
+        self._inbox.wait(seconds)
+        exits = self.launcher.collect()
+        # Read after the exits: what a dead worker published is in the pipe already.
+        published = list(self._published())
+        for event in exits:
+            self._on_exit(event)
+        return published
+
+    def _published(self) -> Iterator[Token]:
+        for token in self._inbox.read():
+            kind, ident, group, _ = token
+            if kind == Kind.READY:
+                handle = self.model_workers[-1 - ident] if ident < 0 else self.env_workers[ident]
+                handle.ready = True
+            elif kind == Kind.PUBLISHED:
+                worker = self.env_workers[ident]
+                worker.rows += self.ring_config.envs[group] * self.ring_config.length
+                self.deaths.without_block[worker.position] = 0
+                yield token
+
+    def _on_exit(self, event: Exit) -> None:
+        if event.ident in self._leaving:
+            self._on_model_left(self._leaving.pop(event.ident))
+        elif event.ident in self.env_workers:
+            self._on_env_worker_exit(self.env_workers[event.ident], event.code)
+        else:
+            for model in self.model_workers.values():
+                if model.process.ident == event.ident:
+                    self._on_model_worker_exit(model, event.code)
+                    return
+
+    def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> None:
+        worker.alive = False
+        for model in self.model_workers.values():
+            self._control(model, "detach", worker.process.ident)
+        if worker.retiring and code == 0:
+            return
+        if code > 0:
+            raise WorkerError(worker.process.last_words() or f"an env worker ended with exit code {code}")
+        if self.config.lockstep:
+            raise WorkerError(
+                f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
+                "steps, so a lockstep run ends here"
+            )
+        position = worker.position
+        self.deaths.discarded += int(worker.ring.rows.sum()) - worker.rows
+        self.deaths.env_workers += 1
+        self.deaths.without_block[position] = self.deaths.without_block.get(position, 0) + 1
+        if self.deaths.without_block[position] >= _LIVES_WITHOUT_BLOCK:
+            raise WorkerError(
+                f"env worker {worker.process.ident} (environments {worker.first_env} to "
+                f"{worker.first_env + self.config.num_envs - 1}) and its replacements died "
+                f"{_LIVES_WITHOUT_BLOCK} times in a row without finishing a block, the last one of "
+                f"{_how(code)}; is the memory sufficient?"
+            )
+        if position < self.num_env_workers:
+            self._start_env_worker(position)
+
+    def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
+        if code > 0:
+            raise WorkerError(model.process.last_words() or f"a model worker ended with exit code {code}")
+        self.deaths.model_workers += 1
+        life = self.deaths.model_workers
+        if not model.ready and life >= _LIVES_WITHOUT_BLOCK:
+            raise WorkerError(f"model worker {model.index} died of {_how(code)} while it started")
+        self._models_gone += model.counters()
+        model.release()
+        del self.model_workers[model.index]
+        Inbox(self._model_pipes[model.index][0]).read()  # sent again below, with those it had taken
+        self._start_model_worker(model.index)
+        self._resend(model.index)
+
+    def stalled(self) -> StallError:
+        """The error for a run in which nothing arrives: every worker's stack."""
+        processes = {
+            f"env worker {w.process.ident}": w.process for w in self.env_workers.values() if w.alive
+        } | {f"model worker {m.index}": m.process for m in self.model_workers.values()}
+        for process in processes.values():
+            self.launcher.kill(process.ident, signal.SIGUSR1)
+        time.sleep(0.5)  # they write their stacks
+        stacks = "\n\n".join(f"{name}:\n{p.last_words()}" for name, p in processes.items())
+        return StallError(f"nothing arrived for {self.config.stall_seconds:g} s\n\n{stacks}")
+
+    @property
+    def max_model_workers(self) -> int:
+        """As many request pipes as every env worker was given."""
+        return len(self._model_pipes)
+
+    def model_stats(self) -> Stats:
+        """Counters of the model workers, those that are gone included."""
+        total = self._models_gone
+        for model in (*self.model_workers.values(), *self._leaving.values()):
+            total += model.counters()
+        return total
+
+    # Env workers.
+
+    def resize(self, num_env_workers: int, num_model_workers: int) -> None:
+        """Change the numbers of workers while they run; leaving env workers finish their blocks first."""
+        for index in range(len(self.model_workers), num_model_workers):
+            self._start_model_worker(index)
+        self._assign_models(num_model_workers)
+        for index in range(num_model_workers, len(self.model_workers)):
+            model = self.model_workers.pop(index)
+            self._leaving[model.process.ident] = model
+            self._stop_model_worker(model)
+        for worker in self.env_workers.values():
+            if worker.position >= num_env_workers and worker.alive and not worker.retiring:
+                worker.retiring = True
+                worker.tell(Kind.RETIRE)
+        self._grow(num_env_workers)
+
+    def _grow(self, num_env_workers: int) -> None:
+        first, self.num_env_workers = self.num_env_workers, num_env_workers
+        for position in range(first, num_env_workers):
+            self._start_env_worker(position)
+
+    def _start_env_worker(self, position: int) -> None:
+        config, ident = self.config, self.launcher.new_ident()
+        life = self._lives.get(position, -1) + 1
+        self._lives[position] = life
+        ring, inbox = Ring(self.ring_config), pipe()
+        model = position % max(1, len(self.model_workers))
+        for each in self.model_workers.values():
+            self._control(each, "attach", ident, (ring.segment.fd, inbox[1]))
+        first_env = position * config.num_envs
+        groups = GroupsConfig(
+            env=config.env,
+            policy=config.policy,
+            ring=self.ring_config,
+            parameters=dict(self.policy.parameters),
+            noise=self.policy.noise[0] if self.policy.noise else None,
+            first_env=first_env,
+            seed=config.seed,
+            life=life,
+            check=config.check,
+        )
+        writers = [write for _, write in self._model_pipes]
+        process = self.launcher.spawn(
+            "fastcollect.env_worker:main",
+            EnvWorkerConfig(ident=ident, groups=groups, inline=config.inline, model=model),
+            [ring.segment.fd, self.board.segment.fd, inbox[0], self._tokens_out, *writers],
+            self._cpus(position, self.num_env_workers),
+            ident,
+        )
+        self.env_workers[ident] = EnvWorkerHandle(process, position, life, first_env, ring, inbox, model)
+
+    def _cpus(self, position: int, workers: int) -> list[int]:
+        """One processor for each env worker while there are enough of them; the rest go where there is room."""
+        cpus = allowed_cpus()
+        return [cpus[position]] if workers <= len(cpus) else []
+
+    def forget(self, worker: EnvWorkerHandle) -> None:
+        """Release a worker that is gone and whose blocks were all read."""
+        worker.release()
+        del self.env_workers[worker.process.ident]
+
+    # Model workers.
+
+    def _start_model_worker(self, index: int) -> None:
+        config = self.config
+        groups = len(self.ring_config.envs) * config.num_env_workers
+        worker = ModelWorkerConfig(
+            index=index,
+            spec=self.spec,
+            policy=config.policy,
+            ring=self.ring_config,
+            parameters=dict(self.policy.parameters),
+            extras=dict(self.policy.extras),
+            max_groups=1 if config.lockstep else -(-groups // config.num_model_workers),
+            min_groups=config.min_groups,
+            deadline=config.deadline,
+            device=config.model_device,
+            lockstep=config.lockstep,
+        )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stats = Segment(stats_layout().nbytes)
+        with theirs:
+            fds = [theirs.fileno(), self._model_pipes[index][0], self.board.segment.fd, stats.fd]
+            process = self.launcher.spawn("fastcollect.model_worker:main", worker, [*fds, self._tokens_out])
+        views = stats_layout().views(stats.buffer)
+        handle = ModelWorkerHandle(process, index, ours, stats, views["times"], views["counts"])
+        self.model_workers[index] = handle
+        for env_worker in self.env_workers.values():
+            if env_worker.alive:
+                fds = (env_worker.ring.segment.fd, env_worker.inbox[1])
+                self._control(handle, "attach", env_worker.process.ident, fds)
+
+    def _control(
+        self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()
+    ) -> None:
+        try:
+            send_control(model.control, op, ident, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is dead; its replacement is told everything anew
+
+    def _stop_model_worker(self, model: ModelWorkerHandle) -> None:
+        self._control(model, "stop")
+
+    def _assign_models(self, count: int) -> None:
+        for worker in self.env_workers.values():
+            if count and worker.alive and worker.model != worker.position % count:
+                worker.model = worker.position % count
+                worker.tell(Kind.ASSIGN, sequence=worker.model)
+
+    def _on_model_left(self, model: ModelWorkerHandle) -> None:
+        """A request that reached its pipe after its last look is sent again, to the one now assigned."""
+        self._models_gone += model.counters()
+        model.release()
+        Inbox(self._model_pipes[model.index][0]).read()
+        self._resend(None)
+
+    def _resend(self, model: int | None) -> None:
+        for worker in self.env_workers.values():
+            if worker.alive and (model is None or worker.model == model):
+                worker.tell(Kind.RESEND)
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
