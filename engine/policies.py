@@ -68,7 +68,7 @@ class MLPPolicy:
             centre = jnp.asarray((action.low + action.high) / 2, jnp.float32).reshape(-1)
             half_width = jnp.asarray((action.high - action.low) / 2, jnp.float32).reshape(-1)
 
-        def act(parameters, observation, noise):
+        def act(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
             head = mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32))
             if action.discrete:
                 chosen, log_prob = categorical(head, noise)
@@ -82,7 +82,7 @@ class MLPPolicy:
 
         wanted = ("action", *extras)
 
-        def act_wanted(parameters, observation, noise):
+        def act_wanted(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
             # Only what is asked for is an output, so that the compiler drops the rest.
             return {k: v for k, v in act(parameters, observation, noise).items() if k in wanted}
 

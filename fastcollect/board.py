@@ -57,7 +57,7 @@ class WeightsBoard:
         return version
 
     def stage(self, parameters: Mapping[str, np.ndarray]) -> int:
-        """Keep a copy for ``publish_staged``; returns the version it will have. Raises as ``publish`` does."""
+        """Keep a copy for ``publish_staged``; returns the version it will have. Raises as publish does."""
         self._check(parameters)
         self._staged = {name: np.array(parameters[name]) for name in self._parameters.fields}
         return self.version + 1

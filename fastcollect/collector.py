@@ -12,7 +12,7 @@ import numpy as np
 from fastcollect.block import Block, copy_block
 from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig, build_policy, check_memory
-from fastcollect.envs.registry import resolve
+from fastcollect.envs.registry import preload_modules, resolve
 from fastcollect.errors import ConfigError, WorkerError
 from fastcollect.launcher import Launcher
 from fastcollect.probe import env_spec
@@ -20,9 +20,6 @@ from fastcollect.ring import find_poison
 from fastcollect.stats import Stats
 from fastcollect.supervisor import EnvWorkerHandle, Supervisor
 from fastcollect.tokens import Kind
-
-PRELOAD = ("numpy", "gymnasium", "fastcollect.env_worker")
-"""Loaded once, before workers are forked; what an environment adds to it is ``preload_modules``."""
 
 
 class Collector:
@@ -185,7 +182,9 @@ class Collector:
 
     def _forget_finished(self) -> None:
         for ident, worker in list(self._supervisor.env_workers.items()):
-            if not worker.alive and not any(self._pending.get((ident, g)) for g in range(len(self.config.groups))):
+            if not worker.alive and not any(
+                self._pending.get((ident, g)) for g in range(len(self.config.groups))
+            ):
                 self._gone += _env_worker_stats(worker)
                 self._supervisor.forget(worker)
 
@@ -228,10 +227,14 @@ class Collector:
 
 
 def new_launcher(config: CollectorConfig) -> Launcher:
-    """A launcher that has loaded what this configuration's workers need."""
-    from fastcollect.envs.registry import preload_modules
+    """A launcher that has loaded what this configuration's workers need, once, before it forks them.
 
-    return Launcher([*PRELOAD, *preload_modules(resolve(config.env))])
+    Only modules known to start no threads: a user's own are imported after the fork.
+    """
+    modules = [
+        m for m in preload_modules(resolve(config.env)) if m.startswith(("fastcollect.", "gymnasium."))
+    ]
+    return Launcher(["fastcollect.env_worker", *modules])
 
 
 def _env_worker_stats(worker: EnvWorkerHandle) -> Stats:

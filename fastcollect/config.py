@@ -22,7 +22,7 @@ class CollectorConfig:
     env: the environment. policy: what acts in it.
     num_envs: n, environments of each env worker. num_env_workers: N. num_model_workers: M; with 0 the env
         workers infer for themselves, in NumPy.
-    block_length: steps in a block. ring_blocks: blocks in each group's ring; a full ring makes its group wait.
+    block_length: steps in a block. ring_blocks: blocks in a group's ring; a full ring makes its group wait.
     min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
     lockstep: same seed, same bits, whatever N and M, serial or parallel, as long as n * N and ``group_size``
         stay: each group is inferred in a call of its own by the NumPy policy, blocks come in the order of

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import psutil
 
-THREAD_CAPS: Mapping[str, str] = {
-    name: "1"
-    for name in (
+THREAD_CAPS: Mapping[str, str] = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "NUMEXPR_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
-    )
-}
+    ),
+    "1",
+)
 """Environment of a worker process. Thread pools size themselves when their library loads, by the host."""
 
 _CGROUP = Path("/sys/fs/cgroup")

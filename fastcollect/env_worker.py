@@ -14,7 +14,7 @@ import numpy as np
 
 from fastcollect.board import WeightsBoard
 from fastcollect.envs.base import EnvStepError
-from fastcollect.envs.registry import EnvConfig, make_env
+from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.group import ActionError, Group
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
@@ -58,7 +58,7 @@ def make_groups(config: GroupsConfig, ring: Ring) -> list[Group]:
     """Build and reset every group of a worker."""
     groups, first = [], config.first_env
     for number, size in enumerate(config.ring.envs):
-        env = make_env(config.env, env_seeds(config.seed, first, size, config.life))
+        env = make_env(select_rows(config.env, first, size), env_seeds(config.seed, first, size, config.life))
         groups.append(
             Group(
                 env,
@@ -109,7 +109,7 @@ class EnvWorkerConfig:
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
-    """Run until told to stop. Descriptors: ring, board, inbox, collector, one for each model worker's pipe."""
+    """Run until told to stop. Descriptors: ring, board, inbox, collector, every model worker's pipe."""
     ring_fd, board_fd, inbox_fd, collector_fd, *model_fds = fds
     try:
         ring = Ring(config.groups.ring, ring_fd)

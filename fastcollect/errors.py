@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+CONFIG_EXIT_CODE = 2
+"""How a command, or a worker, ends that was given values that cannot work."""
+
 
 class ConfigError(ValueError):
     """One or more values that cannot work, every one of them named with what is allowed."""

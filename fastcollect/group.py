@@ -58,22 +58,24 @@ class Group:
         self._begin_block()
         env.reset(self.observation)
 
-    # What a policy reads and writes at the current step.
-
     @property
     def observation(self) -> np.ndarray:
+        """What the policy reads at the current step."""
         return self._block["observation"][self.t]
 
     @property
     def noise(self) -> np.ndarray:
+        """What it draws from."""
         return self._noise[self.t]
 
     @property
     def action(self) -> np.ndarray:
+        """Where it writes."""
         return self._block["action"][self.t]
 
     @property
     def extras(self) -> dict[str, np.ndarray]:
+        """Where it writes its extras."""
         return {name: array[self.t] for name, array in self._extras.items()}
 
     @property

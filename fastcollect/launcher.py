@@ -30,7 +30,7 @@ class Exit:
     code: int
 
 
-class LauncherLost(RuntimeError):
+class LauncherLostError(RuntimeError):
     """The zygote is gone, and every worker with it."""
 
 
@@ -50,6 +50,8 @@ class Process:
 
 class Launcher:
     """Owns one zygote. ``fd`` becomes readable when there are exits to ``collect``.
+
+    ended: the numbers of all workers that are gone.
 
     preload: modules to import once, before any fork; they must start no threads.
     """
@@ -71,11 +73,13 @@ class Launcher:
                 env=environment,
             )
         self._exits: deque[Exit] = deque()
+        self.ended: set[int] = set()
         self._next_ident = 0
         self._await("ready")
 
     @property
     def fd(self) -> int:
+        """The socket to wait on."""
         return self._sock.fileno()
 
     @property
@@ -89,7 +93,12 @@ class Launcher:
         return self._next_ident
 
     def spawn(
-        self, target: str, payload: Any, fds: Sequence[int], cpus: Sequence[int] = (), ident: int | None = None
+        self,
+        target: str,
+        payload: Any,
+        fds: Sequence[int],
+        cpus: Sequence[int] = (),
+        ident: int | None = None,
     ) -> Process:
         """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given."""
         ident = self.new_ident() if ident is None else ident
@@ -109,7 +118,7 @@ class Launcher:
         self._send({"op": "kill", "id": ident, "signal": int(signum)}, [])
 
     def collect(self) -> list[Exit]:
-        """Exits since the last call, without blocking. Raises LauncherLost."""
+        """Exits since the last call, without blocking. Raises LauncherLostError."""
         while select.select([self._sock], [], [], 0)[0]:
             try:
                 self._take(self._sock.recv(MESSAGE_BYTES))
@@ -154,7 +163,8 @@ class Launcher:
         message = json.loads(data)
         if message["event"] == "exit":
             self._exits.append(Exit(message["id"], message["code"]))
+            self.ended.add(message["id"])
         return message
 
-    def _lost(self) -> LauncherLost:
-        return LauncherLost("the process that starts the workers is gone, and the workers with it")
+    def _lost(self) -> LauncherLostError:
+        return LauncherLostError("the process that starts the workers is gone, and the workers with it")

@@ -27,6 +27,7 @@ class FieldSpec:
 
     @property
     def nbytes(self) -> int:
+        """Bytes without padding."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 

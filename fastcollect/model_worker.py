@@ -17,6 +17,7 @@ import numpy as np
 
 from fastcollect.board import WeightsBoard
 from fastcollect.envs.base import EnvSpec
+from fastcollect.errors import ConfigError
 from fastcollect.memory import FieldSpec, Layout, Segment
 from fastcollect.policies.base import POLICY_VERSION, PolicyConfig
 from fastcollect.ring import Ring, RingConfig
@@ -33,7 +34,7 @@ class ModelWorkerConfig:
 
     index: which of the M. ring: sizes of every env worker's ring. parameters: the board's fields.
     max_groups: most groups in one batch. min_groups: gather that many requests, or as many as arrive within
-    ``deadline`` seconds of the first. device: "cpu" or "gpu", for policies in JAX. lockstep: the NumPy policy.
+    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. lockstep: the NumPy policy.
     """
 
     index: int
@@ -104,7 +105,10 @@ class Batch:
         self._board = board
         self._version = 0
         self._group = max(config.ring.envs)
-        self._policy = config.policy.build(config.spec, batched=not config.lockstep)
+        try:
+            self._policy = config.policy.build(config.spec, batched=not config.lockstep)
+        except (ImportError, ValueError, TypeError) as error:
+            raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
         groups, self.sizes = 1, [self._group]
         while groups < config.max_groups:
             groups = min(2 * groups, config.max_groups)

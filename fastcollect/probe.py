@@ -10,7 +10,7 @@ import cloudpickle
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig, make_env
+from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.errors import ConfigError, WorkerError
 from fastcollect.launcher import Launcher
 
@@ -46,7 +46,7 @@ def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
 def main(config: EnvConfig, fds: list[int]) -> None:
     """In the child: write the pickled spec, or the text of the user's error."""
     try:
-        env = make_env(config, np.zeros(1, np.int64))
+        env = make_env(select_rows(config, 0, 1), np.zeros(1, np.int64))
         answer: EnvSpec | str = env.spec
         env.close()
     except (ValueError, ImportError, TypeError) as error:

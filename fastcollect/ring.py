@@ -34,9 +34,11 @@ class RingIndex:
 
     @property
     def can_write(self) -> bool:
+        """Whether block ``written`` is the worker's."""
         return self.written - self.freed < self.capacity
 
     def position(self, number: int) -> int:
+        """Where a block lives."""
         return number % self.capacity
 
     def wrote(self) -> RingIndex:

@@ -14,7 +14,7 @@ from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig, build_policy, check_memory
 from fastcollect.env_worker import GroupsConfig, Inference, make_groups
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig, make_env, resolve
+from fastcollect.envs.registry import EnvConfig, make_env, resolve, select_rows
 from fastcollect.errors import WorkerError
 from fastcollect.ring import Ring, find_poison
 from fastcollect.stats import Stats
@@ -53,9 +53,7 @@ class SerialCollector:
                 check=config.check,
             )
             self._workers.append((memory, make_groups(groups, memory)))
-        self._turns = [
-            (w, g) for w, (_, groups) in enumerate(self._workers) for g in range(len(groups))
-        ]
+        self._turns = [(w, g) for w, (_, groups) in enumerate(self._workers) for g in range(len(groups))]
         self._turn = 0
         self._taken = 0
         self._stepping = self._inferring = 0.0
@@ -126,6 +124,6 @@ class SerialCollector:
 
 
 def _spec(config: EnvConfig) -> EnvSpec:
-    env = make_env(config, np.zeros(1, np.int64))
+    env = make_env(select_rows(config, 0, 1), np.zeros(1, np.int64))
     env.close()
     return env.spec

@@ -45,7 +45,7 @@ class Stats:
         return self.taken / self.seconds if self.seconds else 0.0
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """For each kind of process, the share of its time in each state; a kind that did nothing is left out."""
+        """For each kind of process, the share of its time in each state; idle kinds are left out."""
         env_worker = {
             "stepping": self.stepping,
             "waiting_actions": self.waiting_actions,

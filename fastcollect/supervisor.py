@@ -8,6 +8,8 @@ and the requests it may have swallowed are sent again. A worker that raises ends
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import socket
@@ -22,8 +24,8 @@ from fastcollect.config import CollectorConfig
 from fastcollect.cpu import allowed_cpus
 from fastcollect.env_worker import EnvWorkerConfig, GroupsConfig
 from fastcollect.envs.base import EnvSpec
-from fastcollect.errors import StallError, WorkerError
-from fastcollect.launcher import Exit, Launcher, Process
+from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
+from fastcollect.launcher import Exit, Launcher, LauncherLostError, Process
 from fastcollect.memory import Segment
 from fastcollect.model_worker import ModelWorkerConfig, send_control, stats_layout
 from fastcollect.policies.base import Policy
@@ -153,20 +155,24 @@ class Supervisor:
             if worker.alive:
                 worker.tell(Kind.STOP)
         for model in self.model_workers.values():
-            self._stop_model_worker(model)
-        alive = {w.process.ident for w in self.env_workers.values() if w.alive}
-        alive |= {m.process.ident for m in (*self.model_workers.values(), *self._leaving.values())}
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        killed = False
-        while alive:
-            alive -= {event.ident for event in self.launcher.collect()}
-            if alive and not killed and time.monotonic() > deadline:
-                for ident in alive:
+            self._control(model, "stop")
+        idents = {*self.env_workers, *self._leaving, *(m.process.ident for m in self.model_workers.values())}
+        # Without a launcher there is nothing to wait for: its workers died with it.
+        with contextlib.suppress(LauncherLostError):
+            if not self._ended(idents, _CLOSE_SECONDS):
+                for ident in idents - self.launcher.ended:
                     self.launcher.kill(ident)
-                killed = True
-            if alive:
-                self.launcher.wait(0.1)
+                self._ended(idents, None)
         self.release()
+
+    def _ended(self, idents: set[int], seconds: float | None) -> bool:
+        """Wait until all of these workers are gone, or until time is up."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        self.launcher.collect()
+        while not idents <= self.launcher.ended and time.monotonic() < deadline:
+            self.launcher.wait(0.1)
+            self.launcher.collect()
+        return idents <= self.launcher.ended
 
     def release(self) -> None:
         """Close every descriptor of workers that are gone."""
@@ -184,7 +190,7 @@ class Supervisor:
     # Events.
 
     def poll(self, seconds: float | None) -> list[Token]:
-        """Wait for tokens or deaths; returns the PUBLISHED tokens. Raises WorkerError, LauncherLost."""
+        """Wait for tokens or deaths; returns the PUBLISHED tokens. Raises WorkerError, LauncherLostError."""
         tokens = self._backlog + self._poll(0 if self._backlog else seconds)
         self._backlog = []
         return tokens
@@ -227,8 +233,7 @@ class Supervisor:
             self._control(model, "detach", worker.process.ident)
         if worker.retiring and code == 0:
             return
-        if code > 0:
-            raise WorkerError(worker.process.last_words() or f"an env worker ended with exit code {code}")
+        _raise_last_words(worker.process, code)
         if self.config.lockstep:
             raise WorkerError(
                 f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
@@ -249,8 +254,7 @@ class Supervisor:
             self._start_env_worker(position)
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
-        if code > 0:
-            raise WorkerError(model.process.last_words() or f"a model worker ended with exit code {code}")
+        _raise_last_words(model.process, code)
         self.deaths.model_workers += 1
         life = self.deaths.model_workers
         if not model.ready and life >= _LIVES_WITHOUT_BLOCK:
@@ -295,7 +299,7 @@ class Supervisor:
         for index in range(num_model_workers, len(self.model_workers)):
             model = self.model_workers.pop(index)
             self._leaving[model.process.ident] = model
-            self._stop_model_worker(model)
+            self._control(model, "stop")
         for worker in self.env_workers.values():
             if worker.position >= num_env_workers and worker.alive and not worker.retiring:
                 worker.retiring = True
@@ -338,7 +342,7 @@ class Supervisor:
         self.env_workers[ident] = EnvWorkerHandle(process, position, life, first_env, ring, inbox, model)
 
     def _cpus(self, position: int, workers: int) -> list[int]:
-        """One processor for each env worker while there are enough of them; the rest go where there is room."""
+        """One processor for each env worker, if there are enough of them."""
         cpus = allowed_cpus()
         return [cpus[position]] if workers <= len(cpus) else []
 
@@ -378,16 +382,10 @@ class Supervisor:
                 fds = (env_worker.ring.segment.fd, env_worker.inbox[1])
                 self._control(handle, "attach", env_worker.process.ident, fds)
 
-    def _control(
-        self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()
-    ) -> None:
-        try:
+    def _control(self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
+        # A dead one is replaced, and its replacement is told everything anew.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             send_control(model.control, op, ident, fds)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it is dead; its replacement is told everything anew
-
-    def _stop_model_worker(self, model: ModelWorkerHandle) -> None:
-        self._control(model, "stop")
 
     def _assign_models(self, count: int) -> None:
         for worker in self.env_workers.values():
@@ -406,6 +404,13 @@ class Supervisor:
         for worker in self.env_workers.values():
             if worker.alive and (model is None or worker.model == model):
                 worker.tell(Kind.RESEND)
+
+
+def _raise_last_words(process: Process, code: int) -> None:
+    if code == CONFIG_EXIT_CODE:
+        raise ConfigError([process.last_words()])
+    if code > 0:
+        raise WorkerError(process.last_words() or f"a worker ended with exit code {code}")
 
 
 def _how(code: int) -> str:

@@ -21,6 +21,8 @@ import socket
 import sys
 import traceback
 
+from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError
+
 _PR_SET_PDEATHSIG = 1
 MAX_FDS = 200
 MESSAGE_BYTES = 4096
@@ -125,9 +127,9 @@ class _Zygote:
 
 
 def run_worker(target: str, fds: list[int]) -> int:
-    """Call ``module:function`` with the payload behind fds[0]; last words go to fds[1]. Returns the exit code.
+    """Call ``module:function`` with the payload behind fds[0] and return the exit code.
 
-    An exception is written there as text; so is the stack of every thread at SIGUSR1.
+    Last words go to fds[1]: an exception as text, and the stack of every thread at SIGUSR1.
     """
     import cloudpickle
 
@@ -142,9 +144,14 @@ def run_worker(target: str, fds: list[int]) -> int:
         getattr(importlib.import_module(module), name)(payload, rest)
     except BrokenPipeError:
         pass  # the collector is gone, and with it everyone to talk to
+    except ConfigError as error:
+        words.write(str(error))
+        words.flush()
+        return CONFIG_EXIT_CODE
     except BaseException as error:
         # A note that the worker attached (worker, environment, step) belongs in front of the traceback.
-        notes = getattr(error, "__notes__", [])
+        notes = list(getattr(error, "__notes__", []))
+        error.__notes__ = []
         words.write("\n".join([*notes, "".join(traceback.format_exception(error))]))
         words.flush()
         return 1

@@ -34,6 +34,7 @@ class ActionSpec:
 
     @property
     def discrete(self) -> bool:
+        """Whether the action is one of ``num_actions`` integers."""
         return self.num_actions is not None
 
 

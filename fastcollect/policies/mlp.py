@@ -6,6 +6,7 @@ appendix C), discrete actions a categorical sampled by inversion of its cumulati
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +27,7 @@ def mlp_parameters(spec: EnvSpec, hidden: Sequence[int]) -> dict[str, FieldSpec]
     outputs = action.num_actions if action.discrete else 2 * math.prod(action.shape)
     widths = [math.prod(spec.observation_shape), *hidden, outputs]
     fields = {}
-    for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         fields[f"kernel_{i}"] = FieldSpec((fan_in, fan_out), np.dtype(np.float32))
         fields[f"bias_{i}"] = FieldSpec((fan_out,), np.dtype(np.float32))
     return fields

@@ -93,9 +93,11 @@ def test_poison_is_found_in_each_field_until_it_is_written():
     for name in fields:
         assert find_poison(block) == name
         block[name][...] = 1
-        block[name][-1, -1] = np.full((), int.from_bytes(bytes([POISON]) * 8, "little"), np.uint64).view(
-            np.int64
-        ) if block[name].dtype == np.int64 else block[name][-1, -1]
+        block[name][-1, -1] = (
+            np.full((), int.from_bytes(bytes([POISON]) * 8, "little"), np.uint64).view(np.int64)
+            if block[name].dtype == np.int64
+            else block[name][-1, -1]
+        )
         if block[name].dtype == np.int64:
             assert find_poison(block) == name
             block[name][...] = 1

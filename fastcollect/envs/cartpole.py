@@ -1,0 +1,210 @@
+"""CartPole-v1 as one batch of NumPy arrays.
+
+The dynamics are those of ``gymnasium.make("CartPole-v1")``, operation for operation in the same order
+in float64, so a state that is stepped here and there gives the same bits. What differs is where first
+states come from: stock draws them from one generator for each environment (slow for thousands of
+them), this batch from a counter-based hash of (seed, episode, coordinate), which is one vectorised
+expression for however many rows reset at once, and keeps every row independent of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, State, StepBuffers
+
+GRAVITY = 9.8
+POLE_MASS = 0.1
+TOTAL_MASS = POLE_MASS + 1.0
+HALF_LENGTH = 0.5
+POLE_MASS_LENGTH = POLE_MASS * HALF_LENGTH
+FORCE = 10.0
+TAU = 0.02
+X_LIMIT = 2.4
+THETA_LIMIT = 12 * 2 * math.pi / 360
+RESET_BOUND = 0.05
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_COORDINATES = np.arange(1, 5, dtype=np.uint64)[:, None]
+
+
+def make(seeds: np.ndarray, *, max_episode_steps: int = 500, sutton_barto_reward: bool = False) -> CartPole:
+    """Build ``len(seeds)`` cart-poles.
+
+    seeds: (n,) int64, non-negative. max_episode_steps: the horizon at which an episode is truncated.
+    sutton_barto_reward: 0 for every step and -1 for the terminating one, in place of 1 for every step.
+    Raises ValueError for empty or negative seeds, or a horizon below 1.
+    """
+    return CartPole(seeds, max_episode_steps=max_episode_steps, sutton_barto_reward=sutton_barto_reward)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function, in place; ``z`` is uint64. Array arithmetic wraps silently."""
+    z ^= z >> np.uint64(30)
+    z *= _MIX_1
+    z ^= z >> np.uint64(27)
+    z *= _MIX_2
+    z ^= z >> np.uint64(31)
+    return z
+
+
+def first_states(key: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """First states of episodes: (4, k) float64, uniform in [-0.05, 0.05).
+
+    key, episode: (k,) uint64; column j depends on key[j] and episode[j] alone.
+    """
+    counter = (episode * np.uint64(4) + _COORDINATES) * _GOLDEN
+    counter += key
+    bits = _mix(counter) >> np.uint64(11)
+    states = bits.astype(np.float64)
+    states *= 2.0**-53 * (2 * RESET_BOUND)
+    states -= RESET_BOUND
+    return states
+
+
+def _make_spec(max_episode_steps: int) -> EnvSpec:
+    high = np.array([X_LIMIT * 2, np.inf, THETA_LIMIT * 2, np.inf], np.float32)
+    return EnvSpec(
+        observation_shape=(4,),
+        observation_dtype=np.dtype(np.float32),
+        observation_low=-high,
+        observation_high=high,
+        action=ActionSpec(shape=(), dtype=np.dtype(np.int64), num_actions=2),
+        max_episode_steps=max_episode_steps,
+    )
+
+
+class CartPole:
+    """A ``BatchedEnv`` of cart-poles; see ``make``.
+
+    A row that ends at the horizon by falling over reports both ``terminated`` and ``truncated``, as
+    gymnasium's TimeLimit does. An action other than 0 or 1 raises EnvStepError before any row moved.
+    """
+
+    def __init__(self, seeds: np.ndarray, *, max_episode_steps: int, sutton_barto_reward: bool) -> None:
+        seeds = np.asarray(seeds, np.int64)
+        if seeds.ndim != 1 or not seeds.size or seeds.min() < 0:
+            raise ValueError(f"seeds must be a non-empty 1-d array of non-negative integers, got {seeds!r}")
+        if max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
+        self.num_envs = n = seeds.size
+        self.spec = _make_spec(max_episode_steps)
+        self._sutton_barto = sutton_barto_reward
+        self._key = _mix(seeds.astype(np.uint64) + _GOLDEN)
+        self._episode = np.zeros(n, np.uint64)  # episodes started so far
+        self._steps = np.zeros(n, np.int64)
+        self._state = np.zeros((4, n))
+        self._scratch = np.zeros((6, n))
+        self._flags = np.zeros(n, np.bool_)
+
+    def reset(self, observation: np.ndarray) -> None:
+        """Start a new episode in every row; write (n, 4) float32."""
+        self._state[...] = first_states(self._key, self._episode)
+        self._episode += np.uint64(1)
+        self._steps.fill(0)
+        observation[...] = self._state.T
+
+    def step(self, action: np.ndarray, out: StepBuffers) -> None:
+        """Step every row; ``action`` is (n,) of an integer type, each 0 (left) or 1 (right)."""
+        if not self._episode[0]:
+            raise RuntimeError("reset() must be called before step()")
+        self._check(action)
+        self._advance(action)
+        out.observation[...] = self._state.T
+
+        bound, other = self._scratch[0], self._flags
+        np.abs(self._state[0], out=bound)
+        np.greater(bound, X_LIMIT, out=out.terminated)
+        np.abs(self._state[2], out=bound)
+        np.greater(bound, THETA_LIMIT, out=other)
+        np.logical_or(out.terminated, other, out=out.terminated)
+        self._steps += 1
+        np.greater_equal(self._steps, self.spec.max_episode_steps, out=out.truncated)
+        if self._sutton_barto:
+            out.reward.fill(0.0)
+            out.reward[out.terminated] = -1.0
+        else:
+            out.reward.fill(1.0)
+
+        np.logical_or(out.terminated, out.truncated, out=other)
+        rows = np.flatnonzero(other)
+        if rows.size:
+            self._restart(rows, out)
+
+    def _check(self, action: np.ndarray) -> None:
+        if action.shape != (self.num_envs,):
+            raise ValueError(f"actions must have shape ({self.num_envs},), got {action.shape}")
+        if action.min() < 0 or action.max() > 1:
+            row = int(np.flatnonzero((action < 0) | (action > 1))[0])
+            raise EnvStepError(row, f"CartPole: action {action[row]} of environment {row} is not 0 or 1")
+
+    def _advance(self, action: np.ndarray) -> None:
+        """The equations of stock CartPole; their order of operations decides the last bits."""
+        x, x_dot, theta, theta_dot = self._state
+        temp, cos, sin, theta_acc, x_acc, part = self._scratch
+        np.cos(theta, out=cos)
+        np.sin(theta, out=sin)
+        # temp = (force + pole_mass_length * theta_dot**2 * sin) / total_mass
+        np.multiply(action, 2 * FORCE, out=temp)
+        temp -= FORCE
+        np.multiply(theta_dot, theta_dot, out=part)
+        part *= POLE_MASS_LENGTH
+        part *= sin
+        temp += part
+        temp /= TOTAL_MASS
+        # theta_acc = (g * sin - cos * temp) / (half_length * (4/3 - pole_mass * cos**2 / total_mass))
+        np.multiply(cos, temp, out=part)
+        np.multiply(sin, GRAVITY, out=theta_acc)
+        theta_acc -= part
+        np.multiply(cos, cos, out=part)
+        part *= POLE_MASS
+        part /= TOTAL_MASS
+        np.subtract(4.0 / 3.0, part, out=part)
+        part *= HALF_LENGTH
+        theta_acc /= part
+        # x_acc = temp - pole_mass_length * theta_acc * cos / total_mass
+        np.multiply(theta_acc, POLE_MASS_LENGTH, out=x_acc)
+        x_acc *= cos
+        x_acc /= TOTAL_MASS
+        np.subtract(temp, x_acc, out=x_acc)
+        # Explicit Euler: positions move with the old velocities.
+        for value, rate in ((x, x_dot), (x_dot, x_acc), (theta, theta_dot), (theta_dot, theta_acc)):
+            np.multiply(rate, TAU, out=part)
+            value += part
+
+    def _restart(self, rows: np.ndarray, out: StepBuffers) -> None:
+        """Save the last observations of ``rows`` and begin their next episodes."""
+        out.final_observation[rows] = out.observation[rows]
+        first = first_states(self._key[rows], self._episode[rows])
+        self._state[:, rows] = first
+        self._episode[rows] += np.uint64(1)
+        self._steps[rows] = 0
+        out.observation[rows] = first.T
+
+    def get_state(self) -> State:
+        """state (4, n) float64, steps (n,) int64, episode and key (n,) uint64; all copies."""
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue bit for bit. Raises ValueError where an array is missing, or of another shape or type."""
+        arrays = self._arrays()
+        for name, array in arrays.items():
+            given = state.get(name)
+            if given is None or given.shape != array.shape or given.dtype != array.dtype:
+                what = "missing" if given is None else f"{given.dtype} of shape {given.shape}"
+                raise ValueError(
+                    f"CartPole state {name!r}: want {array.dtype} of shape {array.shape}, {what}"
+                )
+        for name, array in arrays.items():
+            array[...] = state[name]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {"state": self._state, "steps": self._steps, "episode": self._episode, "key": self._key}
+
+    def close(self) -> None:
+        """Nothing to release."""

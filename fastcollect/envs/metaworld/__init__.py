@@ -1,0 +1,64 @@
+"""Meta-World v3 as batched environments.
+
+reach-v3, push-v3 and pick-place-v3 run batched (``BatchedSawyer``); the other tasks run as a loop over
+stock's classes (``StockMetaWorld``). Goals are MT1's 50 of the task; every reset draws one of them from
+the environment's own generator. Episodes are truncated after 500 steps and never terminate.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+from fastcollect.envs.base import BatchedEnv
+from fastcollect.envs.metaworld.goals import NUM_GOALS, GoalChooser
+from fastcollect.envs.metaworld.sawyer import PHYSICS, TASKS, BatchedSawyer
+from fastcollect.envs.metaworld.stock import StockMetaWorld
+
+__all__ = ["NUM_GOALS", "BatchedSawyer", "StockMetaWorld", "make"]
+
+
+def make(
+    seeds: np.ndarray,
+    *,
+    task: str,
+    physics: Literal["exact", "fast"] = "exact",
+    goal_visible: bool = True,
+    goal_indices: Sequence[int] | Literal["seed"] | None = None,
+    mt1_seed: int = 0,
+) -> BatchedEnv:
+    """One Meta-World environment for each seed.
+
+    seeds: (n,) int64; environment i draws its goals from ``np.random.default_rng(seeds[i])``.
+    task: a name of Meta-World v3 such as "reach-v3".
+    physics: "exact" gives stock's observations to the bit. "fast" leaves out the extra ``mj_forward`` after
+        each step: the same task to statistics, but the solver starts from another guess, so trajectories
+        part in the last bit and grow apart through contacts. Only for the batched tasks.
+    goal_visible: False zeroes the observed goal, as in ML1.
+    goal_indices: None draws a goal at every reset. n integers in 0..49 pin each environment to a goal;
+        "seed" pins environment i to goal ``seeds[i] % 50``, however the environments are spread over workers.
+    mt1_seed: the seed of ``metaworld.MT1`` that fixes the 50 goals.
+    """
+    if task not in ALL_V3_ENVIRONMENTS:
+        raise ValueError(f"unknown Meta-World task {task!r}{_suggestion(task)}")
+    if physics not in PHYSICS:
+        raise ValueError(f"physics={physics!r}: allowed are {', '.join(map(repr, PHYSICS))}")
+    chooser = GoalChooser(seeds, goal_indices)
+    if task in TASKS:
+        return BatchedSawyer(
+            task, chooser, len(seeds), physics=physics, goal_visible=goal_visible, mt1_seed=mt1_seed
+        )
+    if physics != "exact":
+        raise ValueError(f"physics={physics!r} exists for {', '.join(TASKS)}; {task} allows 'exact' only")
+    return StockMetaWorld(task, chooser, len(seeds), goal_visible=goal_visible, mt1_seed=mt1_seed)
+
+
+def _suggestion(task: str) -> str:
+    near = difflib.get_close_matches(task, ALL_V3_ENVIRONMENTS, n=3, cutoff=0.4)
+    if not near:
+        return f"; there are {len(ALL_V3_ENVIRONMENTS)}, for example 'reach-v3'"
+    return f"; did you mean {' or '.join(map(repr, near))}?"

@@ -1,0 +1,261 @@
+"""From an environment's name to a ``BatchedEnv``.
+
+A config is resolved once, in the parent process, to one whose ``entry_point`` is a factory of batched
+environments; that one travels to the workers, by value or by import path, and builds the same
+environments there whatever was registered in the parent. Nothing here imports a simulator.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fastcollect.envs.base import BatchedEnv
+
+GYM = "fastcollect.envs.gym:make"
+GYM_VECTOR = "fastcollect.envs.gym_vector:make"
+ENVPOOL = "fastcollect.envs.envpool:make"
+METAWORLD = "fastcollect.envs.metaworld:make"
+NATIVE = {
+    "CartPole-v1": "fastcollect.envs.cartpole:make",
+    "HalfCheetah-v5": "fastcollect.envs.halfcheetah:make",
+}
+# Meta-World's fifty tasks by name, because asking Meta-World for them loads the simulator.
+_METAWORLD = """
+assembly basketball bin-picking box-close button-press button-press-topdown
+button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn
+disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close
+faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide
+plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall
+shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
+"""
+METAWORLD_TASKS = tuple(f"{name}-v3" for name in _METAWORLD.split())
+_ADAPTER_OPTIONS = {
+    GYM: ("env_kwargs", "per_env_kwargs", "has_success", "time_limit", "record_actions"),
+    GYM_VECTOR: ("env_kwargs", "has_success", "honours_reset_mask"),
+}
+_registered: dict[str, EnvConfig] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment to run.
+
+    id: a name of ``available()``: a native one ("reach-v3", "CartPole-v1"), or any registered
+        gymnasium id ("Pendulum-v1", "module:EnvId"). "gym:ID" forces the stock gymnasium environments,
+        "vector:ID" gymnasium's own vectorised ones, "envpool:NAME" EnvPool's. "package.module:Name"
+        names an environment class or factory. With an entry_point, only a label.
+    kwargs: keyword arguments of the environment. Those of the gymnasium adapters are taken out:
+        env_kwargs, per_env_kwargs (one mapping for each environment), has_success, time_limit,
+        record_actions; see ``fastcollect.envs.gym.make``.
+    entry_point: a class or factory, or its import path "package.module:Name": of gymnasium
+        environments, of a gymnasium VectorEnv class, or of batched environments (recognised by a
+        parameter named ``seeds``).
+    """
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    entry_point: str | Callable[..., Any] | None = None
+
+
+class UnknownEnvError(ValueError):
+    """No environment has this name; ``nearest`` holds similar ones that exist."""
+
+    def __init__(self, name: str, nearest: Iterable[str] = (), reason: str = "") -> None:
+        self.name, self.nearest, self.reason = name, list(nearest), reason
+        text = f"unknown environment {name!r}"
+        if reason:
+            text += f" ({reason})"
+        if self.nearest:
+            text += f"; did you mean {' or '.join(map(repr, self.nearest))}?"
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.nearest, self.reason)
+
+
+def register(name: str, entry_point: str | Callable[..., Any], **kwargs: Any) -> None:
+    """Give an entry point (and default keyword arguments) a name, in this process.
+
+    Raises ValueError where the name is taken.
+    """
+    if name in _registered or name in NATIVE or name in METAWORLD_TASKS:
+        raise ValueError(f"the environment name {name!r} is taken")
+    _registered[name] = EnvConfig(id=name, kwargs=kwargs, entry_point=entry_point)
+
+
+def available() -> list[str]:
+    """Every name that resolves without a prefix or a path: registered, native, gymnasium's; sorted."""
+    import gymnasium
+
+    return sorted({*_registered, *NATIVE, *METAWORLD_TASKS, *gymnasium.registry})
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like ``name``, best first, whatever their case; empty where none is like it."""
+    by_key: dict[str, str] = {}
+    for known in names:
+        by_key.setdefault(known.lower(), known)
+    return [by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=count, cutoff=0.55)]
+
+
+def suggest(name: str) -> list[str]:
+    """Up to three available names like ``name``, best first."""
+    return nearest(name, available())
+
+
+def resolve(config: EnvConfig) -> EnvConfig:
+    """The same environment with ``entry_point`` a factory of batched environments (a path, if it was one).
+
+    Resolving twice changes nothing. Raises UnknownEnvError, and passes on what importing a named
+    module raises.
+    """
+    name, kwargs = config.id, dict(config.kwargs)
+    if config.entry_point is not None:
+        return _resolve_entry_point(config)
+    if name in _registered:
+        known = _registered[name]
+        return _resolve_entry_point(replace(known, kwargs={**known.kwargs, **kwargs}))
+    if name in NATIVE:
+        return replace(config, entry_point=NATIVE[name])
+    if name in METAWORLD_TASKS:
+        return replace(config, entry_point=METAWORLD, kwargs={**kwargs, "task": name})
+    prefix, _, rest = name.partition(":")
+    if rest and prefix == "envpool":
+        return replace(config, entry_point=ENVPOOL, kwargs={**kwargs, "env_id": rest})
+    if rest and prefix in ("gym", "vector"):
+        return _resolve_gym_id(config, rest, GYM if prefix == "gym" else GYM_VECTOR)
+    if name.startswith("."):
+        raise UnknownEnvError(name, reason="a module's path is absolute")
+    if rest and _names_attribute(name):
+        return _resolve_entry_point(replace(config, entry_point=name))
+    return _resolve_gym_id(config, name, GYM)
+
+
+def _resolve_gym_id(config: EnvConfig, env_id: str, adapter: str) -> EnvConfig:
+    import gymnasium
+
+    try:
+        spec = gymnasium.spec(env_id)
+    except (gymnasium.error.Error, ValueError) as exc:
+        raise UnknownEnvError(config.id, suggest(env_id)) from exc
+    except ModuleNotFoundError as exc:
+        if exc.name != env_id.partition(":")[0]:
+            raise
+        raise UnknownEnvError(config.id, suggest(env_id), reason=str(exc)) from exc
+    if adapter == GYM_VECTOR and spec.vector_entry_point is None:
+        raise UnknownEnvError(config.id, [f"gym:{env_id}"], reason="it has no vectorised version")
+    # A registration made by hand exists in this process only, so the registration itself travels.
+    source = spec.entry_point if adapter == GYM else spec.vector_entry_point
+    shipped = isinstance(source, str) and source.startswith("gymnasium.")
+    travels = env_id if shipped or ":" in env_id else spec
+    return replace(
+        config, entry_point=adapter, kwargs=_adapter_kwargs(adapter, config.kwargs, env_id=travels)
+    )
+
+
+def _adapter_kwargs(adapter: str, kwargs: Mapping[str, Any], **target: Any) -> dict[str, Any]:
+    """Split a config's flat kwargs into the adapter's own options and the environment's arguments."""
+    options = {key: value for key, value in kwargs.items() if key in _ADAPTER_OPTIONS[adapter]}
+    rest = {key: value for key, value in kwargs.items() if key not in _ADAPTER_OPTIONS[adapter]}
+    options["env_kwargs"] = {**rest, **options.get("env_kwargs", {})}
+    return {**target, **options}
+
+
+def _names_attribute(path: str) -> bool:
+    """Whether "package.module:Name" can be imported; False leaves it to gymnasium's "module:EnvId"."""
+    module, _, attribute = path.partition(":")
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+            raise  # The module is there, but something that it imports is not.
+        return False
+    except ValueError:  # An empty module name.
+        return False
+    return hasattr(imported, attribute.partition(".")[0])
+
+
+def _resolve_entry_point(config: EnvConfig) -> EnvConfig:
+    """Wrap what makes gymnasium environments in the adapter for it."""
+    target = config.entry_point
+    if isinstance(target, str):
+        if target.startswith("fastcollect.envs."):
+            return config  # A native factory, or a config that was resolved before: loads a simulator.
+        try:
+            target = pkgutil.resolve_name(target)
+        except (AttributeError, ValueError) as exc:
+            raise UnknownEnvError(config.id, reason=f"entry point {config.entry_point!r}: {exc}") from exc
+    if not callable(target):
+        raise UnknownEnvError(config.id, reason=f"entry point {config.entry_point!r} is not callable")
+    if "seeds" in _parameters(target):
+        return config
+    from gymnasium.vector import VectorEnv
+
+    vector = isinstance(target, type) and issubclass(target, VectorEnv)
+    adapter = GYM_VECTOR if vector else GYM
+    kwargs = _adapter_kwargs(adapter, config.kwargs, entry_point=config.entry_point)
+    return replace(config, entry_point=adapter, kwargs=kwargs)
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # Some builtins and extension types have no signature.
+        return {}
+
+
+def make_env(config: EnvConfig, seeds: np.ndarray) -> BatchedEnv:
+    """Build one environment for each seed, (n,) int64; ``config`` may be resolved or not.
+
+    Raises UnknownEnvError for a name, TypeError for a keyword argument that its factory does not take,
+    and whatever the factory raises.
+    """
+    resolved = resolve(config)
+    target = resolved.entry_point
+    factory = pkgutil.resolve_name(target) if isinstance(target, str) else target
+    parameters = _parameters(factory)
+    known = [name for name in parameters if name != "seeds"]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if parameters and not open_ended and (wrong := [key for key in resolved.kwargs if key not in known]):
+        hint = f"; 'gym:{config.id}' is the stock one with its own arguments" if config.id in NATIVE else ""
+        raise TypeError(f"{config.id} takes no argument {wrong[0]!r}, only {known}{hint}")
+    return factory(seeds, **resolved.kwargs)
+
+
+def select_rows(config: EnvConfig, first: int, count: int) -> EnvConfig:
+    """The config of rows first .. first + count - 1 of a batch: their part of ``per_env_kwargs``.
+
+    A config without per_env_kwargs is returned as it is. Raises ValueError where it has too few.
+    """
+    per_env = config.kwargs.get("per_env_kwargs")
+    if per_env is None:
+        return config
+    if len(per_env) < first + count:
+        raise ValueError(
+            f"per_env_kwargs has {len(per_env)} entries, environment {first + count - 1} needs one"
+        )
+    return replace(config, kwargs={**config.kwargs, "per_env_kwargs": list(per_env[first : first + count])})
+
+
+def preload_modules(config: EnvConfig) -> list[str]:
+    """Modules worth importing once before workers are forked; none of them is imported here.
+
+    EnvPool itself is not among them, because it imports JAX where that is installed.
+    """
+    resolved = resolve(config)
+    env_id = resolved.kwargs.get("env_id") if resolved.entry_point in (GYM, GYM_VECTOR) else None
+    if isinstance(env_id, str):
+        import gymnasium
+
+        env_id = gymnasium.spec(env_id)
+    sources = [resolved.entry_point, resolved.kwargs.get("entry_point"), getattr(env_id, "entry_point", None)]
+    return [source.partition(":")[0] for source in sources if isinstance(source, str)]
