@@ -284,6 +284,9 @@ class Tuner:
 
     def _outcome(self, untried: int) -> Outcome:
         good = tuple(t for t in self._trials if t.error is None)
+        if not good:
+            limit = f"{self._memory / 2**30:.2f} GiB"
+            raise ConfigError([f"memory_limit: every candidate needs more than {limit}; allow more"])
         last = max(t.rung for t in good)
         medians = {
             c: statistics.median(t.fps for t in good if t.candidate == c and t.rung == last)

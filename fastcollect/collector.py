@@ -11,8 +11,8 @@ import numpy as np
 
 from fastcollect.block import Block, copy_block
 from fastcollect.board import WeightsBoard
-from fastcollect.config import CollectorConfig, build_policy, check_memory
-from fastcollect.envs.registry import preload_modules, resolve
+from fastcollect.config import CollectorConfig, build_policy, check_memory, resolve_env
+from fastcollect.envs.registry import preload_modules
 from fastcollect.errors import ConfigError, WorkerError
 from fastcollect.launcher import Launcher
 from fastcollect.probe import env_spec
@@ -35,7 +35,7 @@ class Collector:
 
     def __init__(self, config: CollectorConfig, launcher: Launcher | None = None) -> None:
         self.config = config
-        env = resolve(config.env)
+        env = resolve_env(config.env)
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
         self._supervisor: Supervisor | None = None
@@ -232,7 +232,7 @@ def new_launcher(config: CollectorConfig) -> Launcher:
     Only modules known to start no threads: a user's own are imported after the fork.
     """
     modules = [
-        m for m in preload_modules(resolve(config.env)) if m.startswith(("fastcollect.", "gymnasium."))
+        m for m in preload_modules(resolve_env(config.env)) if m.startswith(("fastcollect.", "gymnasium."))
     ]
     return Launcher(["fastcollect.env_worker", *modules])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fastcollect.cpu import memory_available
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig
+from fastcollect.envs.registry import EnvConfig, resolve
 from fastcollect.errors import ConfigError
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
@@ -113,6 +113,16 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
                 f"{have / 2**30:.2f} GiB are available: lower num_envs, num_env_workers or block_length"
             ]
         )
+
+
+def resolve_env(config: EnvConfig) -> EnvConfig:
+    """See registry.resolve. Raises ConfigError for whatever the user named wrongly."""
+    try:
+        return resolve(config)
+    except ConfigError:
+        raise
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError([f"environment {config.id!r}: {error}"]) from error
 
 
 def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:

@@ -50,6 +50,6 @@ def main(config: EnvConfig, fds: list[int]) -> None:
         answer: EnvSpec | str = env.spec
         env.close()
     except (ValueError, ImportError, TypeError) as error:
-        answer = f"environment {config.id!r}: {error}"
+        answer = str(error) if isinstance(error, ConfigError) else f"environment {config.id!r}: {error}"
     with os.fdopen(fds[0], "wb") as file:
         file.write(cloudpickle.dumps(answer))

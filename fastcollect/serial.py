@@ -11,10 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from fastcollect.block import Block, copy_block
 from fastcollect.board import WeightsBoard
-from fastcollect.config import CollectorConfig, build_policy, check_memory
+from fastcollect.config import CollectorConfig, build_policy, check_memory, resolve_env
 from fastcollect.env_worker import GroupsConfig, Inference, make_groups
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig, make_env, resolve, select_rows
+from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.errors import WorkerError
 from fastcollect.ring import Ring, find_poison
 from fastcollect.stats import Stats
@@ -29,7 +29,7 @@ class SerialCollector:
 
     def __init__(self, config: CollectorConfig) -> None:
         self.config = config
-        env = resolve(config.env)
+        env = resolve_env(config.env)
         self.spec = _spec(env)
         self.policy = build_policy(config, self.spec)
         ring = config.ring(self.spec, self.policy)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from fastcollect.autotuner import Candidate, Outcome, Trial
@@ -60,14 +61,9 @@ def table(outcome: Outcome, rows: int = 12) -> Table:
         by_candidate.setdefault(trial.candidate, []).append(trial)
     rung = {c: max(t.rung for t in trials) for c, trials in by_candidate.items()}
     order = sorted(by_candidate, key=lambda c: (rung[c], medians[c]), reverse=True)
-    out = Table(caption=_caption(len(order), rows, outcome))
-    for name in ("n", "N", "M"):
-        out.add_column(name, justify="right")
-    out.add_column("rung", justify="right")
-    out.add_column("steps/s", justify="right")
-    out.add_column("spread", justify="right")
-    for name in ("stepping", "inferring", "wait actions", "wait learner", "start", "memory"):
-        out.add_column(name, justify="right")
+    out = Table(caption=_caption(len(order), rows, outcome), box=SIMPLE)
+    for name in ("n", "N", "M", "rung", "steps/s", "spread", "stepping", "inferring", "waiting", "MiB"):
+        out.add_column(name, justify="right", no_wrap=True)
     for candidate in order[:rows]:
         trials = [t for t in by_candidate[candidate] if t.rung == rung[candidate]]
         out.add_row(*_row(candidate, trials, medians[candidate]), style=_style(candidate, outcome))
@@ -87,16 +83,16 @@ def _row(candidate: Candidate, trials: list[Trial], median: float) -> list[str]:
     last = trials[-1]
     cells = [*(str(x) for x in _nnm(candidate).values()), str(last.rung)]
     if last.error:
-        return [*cells, "-", last.error]
+        return [*cells, "failed"]
     fps = [t.fps for t in trials]
     worker = last.shares["env_worker"]
+    waiting = worker["waiting_actions"] + worker["waiting_learner"]
     return [
         *cells,
         f"{median:,.0f}",
         f"{(max(fps) - min(fps)) / median:.0%}" if len(fps) > 1 else "",
-        *(f"{worker[s]:.0%}" for s in ("stepping", "inferring", "waiting_actions", "waiting_learner")),
-        f"{last.start_seconds:.1f} s",
-        f"{last.rss / 2**20:.0f} MiB",
+        *(f"{share:.0%}" for share in (worker["stepping"], worker["inferring"], waiting)),
+        f"{last.rss / 2**20:.0f}",
     ]
 
 

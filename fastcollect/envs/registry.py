@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastcollect.envs.base import BatchedEnv
+from fastcollect.errors import ConfigError
 
 GYM = "fastcollect.envs.gym:make"
 GYM_VECTOR = "fastcollect.envs.gym_vector:make"
@@ -66,7 +67,7 @@ class EnvConfig:
     entry_point: str | Callable[..., Any] | None = None
 
 
-class UnknownEnvError(ValueError):
+class UnknownEnvError(ConfigError):
     """No environment has this name; ``nearest`` holds similar ones that exist."""
 
     def __init__(self, name: str, nearest: Iterable[str] = (), reason: str = "") -> None:
@@ -76,7 +77,7 @@ class UnknownEnvError(ValueError):
             text += f" ({reason})"
         if self.nearest:
             text += f"; did you mean {' or '.join(map(repr, self.nearest))}?"
-        super().__init__(text)
+        super().__init__([text])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.nearest, self.reason)

@@ -1,0 +1,151 @@
+"""The tuning command: arguments, progress, run folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fastcollect import profile, tuner_report
+from fastcollect.autotuner import Candidate, Outcome, Trial, Tuner, TunerConfig, explain
+from fastcollect.command import check_writable, parse_kwargs, parse_policy, write_atomically
+from fastcollect.config import CollectorConfig
+from fastcollect.envs.registry import EnvConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneArguments:
+    """What ``python tune_throughput.py`` takes."""
+
+    env: str
+    """Environment: a Meta-World task (reach-v3), any gymnasium id, or package.module:Name."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment as name=value, for instance physics=fast."""
+    policy: str | None = None
+    """Hidden widths such as 256,256, or "random". Default: widths that suit the environment."""
+    budget: float = 120.0
+    """Seconds to search; the run takes at most one trial longer."""
+    learner_load: float = 0.0
+    """Share of its time (0 to 1) that a learner in the main process would compute; it is imitated."""
+    memory_limit: float | None = None
+    """GiB that all workers may use together. Default: 80 % of what this container has left."""
+    block_length: int = 16
+    """Steps in a block, as the training will use."""
+    seed: int = 0
+    """Seed of environments and policy."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the result here: {"env", "best": {"n", "N", "M", "fps"}, "trials": [...]}."""
+    runs: Path = Path("runs")
+    """Folder in which the run's own folder is made: result.json, search.png, README.md."""
+
+
+def tune(arguments: TuneArguments) -> None:
+    """Search, show, save. Raises ConfigError before anything is started or written."""
+    console = Console(stderr=True)
+    check_writable(arguments.json)
+    env = EnvConfig(id=arguments.env, kwargs=parse_kwargs(arguments.env_kwargs))
+    policy = parse_policy(arguments.policy, arguments.env)
+    memory = None if arguments.memory_limit is None else int(arguments.memory_limit * 2**30)
+    config = TunerConfig(
+        collector=CollectorConfig(
+            env=env,
+            policy=policy,
+            block_length=arguments.block_length,
+            seed=arguments.seed,
+            stall_seconds=30.0,
+        ),
+        budget=arguments.budget,
+        learner_load=arguments.learner_load,
+        memory_limit=memory,
+    )
+    with _Progress(console, config.budget) as progress:
+        outcome = Tuner(config, progress.update).run()
+    saved = profile.save(
+        env,
+        policy,
+        profile.Profile(
+            num_envs=outcome.best.num_envs,
+            num_env_workers=outcome.best.num_env_workers,
+            num_model_workers=outcome.best.num_model_workers,
+            fps=outcome.fps,
+        ),
+    )
+    _show(arguments, policy.name, outcome, saved)
+
+
+class _Progress:
+    """A bar of the budget with the time left, the trial at hand and the best so far."""
+
+    def __init__(self, console: Console, budget: float) -> None:
+        self._start, self._budget = time.monotonic(), budget
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+        )
+        self._task = self._bar.add_task("starting", total=budget, best="")
+        self._live = Live(self._bar, console=console, transient=True)
+
+    def __enter__(self) -> _Progress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def update(self, candidate: Candidate, rung: int, trials: Sequence[Trial]) -> None:
+        """Before each trial."""
+        good = [t for t in trials if t.error is None]
+        best = max(good, key=lambda t: (t.rung, t.fps), default=None)
+        self._bar.update(
+            self._task,
+            completed=min(self._budget, time.monotonic() - self._start),
+            description=f"trial {len(trials) + 1}, rung {rung}: {candidate}",
+            best=f"best {best.fps:,.0f} steps/s at {best.candidate}" if best else "",
+        )
+
+
+def _show(arguments: TuneArguments, policy: str, outcome: Outcome, saved: Path) -> None:
+    console = Console()
+    console.print(tuner_report.table(outcome))
+    best = outcome.best
+    console.print(
+        f"[bold green]best for {arguments.env}, policy {policy}: {best}, {outcome.fps:,.0f} steps/s[/]",
+        soft_wrap=True,
+    )
+    for line in explain(outcome):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    result = tuner_report.record(arguments.env, policy, outcome)
+    result["command"] = shlex.join(["python", *sys.argv])
+    folder = _write_run(arguments, policy, outcome, result)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"profile, every other command's default: {saved}", highlight=False, soft_wrap=True)
+    if arguments.json is not None:
+        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+
+
+def _write_run(arguments: TuneArguments, policy: str, outcome: Outcome, result: dict) -> Path:
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in arguments.env)
+    folder = arguments.runs / "tune" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    title = f"{arguments.env}, policy {policy}: {outcome.best}, {outcome.fps:,.0f} steps/s"
+    tuner_report.draw(outcome, title, folder / "search.png")
+    why = "\n".join(f"- {line}" for line in explain(outcome))
+    write_atomically(
+        folder / "README.md",
+        f"# {title}\n\n`{result['command']}`\n\n{why}\n\n![the search](search.png)\n\n"
+        "`result.json` holds every trial, the machine, versions and commit.\n",
+    )
+    return folder
