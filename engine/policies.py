@@ -6,6 +6,7 @@ model worker by import path; nothing else brings JAX into one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,23 +51,52 @@ def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.A
     return action, jnp.take_along_axis(log_probs, action[:, None], -1)[:, 0]
 
 
+_EXTRAS = {
+    "log_prob": lambda action: jax.ShapeDtypeStruct((), np.float32),
+    "mean_action": lambda action: jax.ShapeDtypeStruct(action.shape, np.float32),
+    "policy_version": lambda action: jax.ShapeDtypeStruct((), np.int64),
+}
+
+
+def mlp_parameters(spec: Any, hidden: Sequence[int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of kernel_i (in, out) and bias_i (out,); the last layer is (mean, log std) or logits."""
+    action = spec.action
+    outputs = action.num_actions if action.discrete else 2 * math.prod(action.shape)
+    widths = [math.prod(spec.observation_shape), *hidden, outputs]
+    fields = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+        fields[f"kernel_{i}"] = jax.ShapeDtypeStruct((fan_in, fan_out), np.float32)
+        fields[f"bias_{i}"] = jax.ShapeDtypeStruct((fan_out,), np.float32)
+    return fields
+
+
 class MLPPolicy:
     """Inference for model workers, one compiled function per batch size; weights stay on the device.
 
-    spec: the environment's spec (action.discrete, .shape, .low, .high are read).
+    spec: the environment's spec (observation_shape, action.discrete, .shape, .low, .high and .num_actions
+        are read).
     extras: any of "log_prob", "mean_action"; other names are the engine's own.
     """
 
     def __init__(self, spec: Any, *, hidden: Sequence[int], extras: Sequence[str] = ()) -> None:
-        del hidden  # the weights say it
         action = spec.action
-        self._shape = tuple(action.shape)
-        self._parameters: dict[str, jax.Array] = {}
+        size = 1 if action.discrete else math.prod(action.shape)
+        self.parameters = mlp_parameters(spec, hidden)
+        self.noise = ("uniform", 1) if action.discrete else ("normal", size)
+        self.extras = {name: _EXTRAS[name](action) for name in extras}
+        self._action = action
+        self._weights: dict[str, jax.Array] = {}
         if action.discrete:
             centre, half_width = None, None
         else:
-            centre = jnp.asarray((action.low + action.high) / 2, jnp.float32).reshape(-1)
-            half_width = jnp.asarray((action.high - action.low) / 2, jnp.float32).reshape(-1)
+            low, high = (np.asarray(side, np.float64).reshape(-1) for side in (action.low, action.high))
+            if not np.isfinite([low, high]).all():
+                raise ValueError(
+                    "a tanh-Gaussian policy needs a bounded action space, "
+                    f"this one reaches from {action.low} to {action.high}"
+                )
+            centre = jnp.asarray((low + high) / 2, jnp.float32)
+            half_width = jnp.asarray((high - low) / 2, jnp.float32)
 
         def act(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
             head = mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32))
@@ -90,7 +120,7 @@ class MLPPolicy:
 
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""
-        self._parameters = {name: jnp.array(value) for name, value in parameters.items()}
+        self._weights = {name: jnp.array(value) for name, value in parameters.items()}
 
     def act(
         self,
@@ -100,8 +130,16 @@ class MLPPolicy:
         extras: Mapping[str, np.ndarray],
     ) -> None:
         """Write actions (b, *shape) and extras for observations (b, ...) and noise (b, k)."""
-        outputs = self._act(self._parameters, observation, noise)
-        action[...] = np.asarray(outputs["action"]).reshape(action.shape)
-        for name, out in extras.items():
-            if name in outputs:
-                out[...] = np.asarray(outputs[name]).reshape(out.shape)
+        outputs = self._act(self._weights, observation, noise)
+        self._write(outputs["action"], action)
+        if "log_prob" in extras:
+            extras["log_prob"][...] = np.asarray(outputs["log_prob"])
+        if "mean_action" in extras:
+            self._write(outputs["mean_action"], extras["mean_action"])
+
+    def _write(self, action: jax.Array, out: np.ndarray) -> None:
+        action = np.asarray(action).reshape(out.shape)
+        if not self._action.discrete:
+            # Rounding must not carry an action over the edge of its box.
+            action = np.clip(action, self._action.low, self._action.high)
+        out[...] = action

@@ -141,7 +141,10 @@ def candidate_grid(step_seconds: float, block_length: int, cpus: int) -> list[Ca
 
 
 class Tuner:
-    """One tuning run. ``report`` is called before each trial with (candidate, rung, trials so far)."""
+    """One tuning run. ``report`` is called before each trial with (candidate, rung, trials so far).
+
+    grid: every candidate, once ``run`` has laid it out.
+    """
 
     def __init__(
         self,
@@ -150,6 +153,7 @@ class Tuner:
     ) -> None:
         self.config = config
         self._report = report
+        self.grid: list[Candidate] = []
         self._trials: list[Trial] = []
         self._memory = config.memory_limit or int(_MEMORY_SHARE * memory_available())
         self._start = time.monotonic()
@@ -164,8 +168,8 @@ class Tuner:
         self._start = time.monotonic()
         launcher = new_launcher(self.config.collector)
         try:
-            grid = self._scout(launcher)
-            untried = self._first_rung(launcher, grid)
+            self.grid = self._scout(launcher)
+            untried = self._first_rung(launcher, self.grid)
             self._halve(launcher)
         finally:
             launcher.close()

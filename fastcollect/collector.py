@@ -11,7 +11,7 @@ import numpy as np
 
 from fastcollect.block import Block, copy_block
 from fastcollect.board import WeightsBoard
-from fastcollect.config import CollectorConfig, build_policy, check_memory, resolve_env
+from fastcollect.config import CollectorConfig, allow_descriptors, build_policy, check_memory, resolve_env
 from fastcollect.envs.registry import preload_modules
 from fastcollect.errors import ConfigError, WorkerError
 from fastcollect.launcher import Launcher
@@ -19,7 +19,6 @@ from fastcollect.probe import env_spec
 from fastcollect.ring import find_poison
 from fastcollect.stats import Stats
 from fastcollect.supervisor import EnvWorkerHandle, Supervisor
-from fastcollect.tokens import Kind
 
 
 class Collector:
@@ -45,6 +44,7 @@ class Collector:
             self.policy = build_policy(config, self.spec)
             ring = config.ring(self.spec, self.policy)
             check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
+            allow_descriptors(config.num_env_workers + config.num_model_workers)
             self._board = WeightsBoard(self.policy.parameters)
             self._board.publish(self.policy.initial_parameters(config.seed))
             self._supervisor = Supervisor(config, self.spec, self.policy, ring, self._board, self._launcher)
@@ -141,6 +141,7 @@ class Collector:
         check_memory(
             supervisor.ring_config, env_workers - supervisor.num_env_workers, dict(self.policy.parameters)
         )
+        allow_descriptors(env_workers + model_workers)
         supervisor.resize(env_workers, model_workers)
 
     def stats(self) -> Stats:
@@ -178,6 +179,7 @@ class Collector:
         for _, ident, group, number in self._supervisor.poll(seconds):
             self._pending.setdefault((ident, group), deque()).append(number)
             self._arrived.append((ident, group))
+        self._supervisor.check_stalls()
         self._forget_finished()
 
     def _forget_finished(self) -> None:
@@ -215,14 +217,14 @@ class Collector:
         if self.config.lockstep:
             self._unfreed.append((worker, group, number))
         else:
-            worker.tell(Kind.FREED, group, number + 1)
+            worker.free(group, number)
         return block
 
     def _free_round(self) -> None:
         if self._unfreed:
             self._board.publish_staged()
         for worker, group, number in self._unfreed:
-            worker.tell(Kind.FREED, group, number + 1)
+            worker.free(group, number)
         self._unfreed.clear()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from dataclasses import dataclass, field
 
 from fastcollect.cpu import memory_available
@@ -113,6 +115,21 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
                 f"{have / 2**30:.2f} GiB are available: lower num_envs, num_env_workers or block_length"
             ]
         )
+
+
+_DESCRIPTORS_PER_WORKER = 6
+
+
+def allow_descriptors(workers: int) -> None:
+    """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise ConfigError(
+            [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]
+        )
+    if need > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def resolve_env(config: EnvConfig) -> EnvConfig:

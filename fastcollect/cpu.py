@@ -22,6 +22,7 @@ THREAD_CAPS: Mapping[str, str] = dict.fromkeys(
 """Environment of a worker process. Thread pools size themselves when their library loads, by the host."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def _read(path: Path) -> str | None:
@@ -31,28 +32,31 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _cgroup_folders(root: Path) -> list[Path]:
-    """This process's control group and its ancestors; a limit on any of them binds."""
-    own = "/"
-    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
-        hierarchy, _, path = line.split(":", 2)
-        if hierarchy == "0":
+def _cgroup_folders(root: Path, membership: Path, controller: str | None = None) -> list[Path]:
+    """This process's control group and its ancestors; a limit on any of them binds.
+
+    controller: of the first version of control groups, mounted at ``root / controller``; None for the second.
+    """
+    base, own = root if controller is None else root / controller, "/"
+    for line in (_read(membership) or "").splitlines():
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy == "0" if controller is None else controller in controllers.split(","):
             own = path
-    folder = root / own.lstrip("/")
-    return [folder, *(p for p in folder.parents if p.is_relative_to(root))]
+    folder = base / own.lstrip("/")
+    return [folder, *(p for p in folder.parents if p.is_relative_to(base))]
 
 
-def cpu_quota(root: Path = _CGROUP) -> float | None:
+def cpu_quota(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float | None:
     """Processors' worth of time that the control groups grant, or None without a limit."""
     quotas = []
-    for folder in _cgroup_folders(root):
+    for folder in _cgroup_folders(root, membership):
         quota, _, period = (_read(folder / "cpu.max") or "max").partition(" ")
         if quota != "max":
             quotas.append(int(quota) / int(period or 100_000))
-    v1 = root / "cpu"
-    quota_us, period_us = _read(v1 / "cpu.cfs_quota_us"), _read(v1 / "cpu.cfs_period_us")
-    if quota_us and period_us and int(quota_us) > 0:
-        quotas.append(int(quota_us) / int(period_us))
+    for folder in _cgroup_folders(root, membership, "cpu"):
+        quota_us, period_us = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota_us and period_us and int(quota_us) > 0:
+            quotas.append(int(quota_us) / int(period_us))
     return min(quotas, default=None)
 
 
@@ -61,22 +65,32 @@ def allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def cpu_count() -> int:
+def cpu_count(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """How many processors' worth of work may run here at once, at least 1."""
-    quota = cpu_quota()
+    quota = cpu_quota(root, membership)
     count = len(allowed_cpus())
     return count if quota is None else max(1, min(count, math.ceil(quota)))
 
 
-def memory_available(root: Path = _CGROUP) -> int:
+def memory_available(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """Bytes that can still be taken: the host's available memory or what is left of the group's limit."""
     left = [psutil.virtual_memory().available]
-    for folder in _cgroup_folders(root):
-        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
-        if limit and used and limit != "max":
-            left.append(int(limit) - int(used))
-    v1 = root / "memory"
-    limit, used = _read(v1 / "memory.limit_in_bytes"), _read(v1 / "memory.usage_in_bytes")
-    if limit and used:
-        left.append(int(limit) - int(used))
+    versions = (
+        (None, "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    for controller, limit_name, used_name, cache_name in versions:
+        for folder in _cgroup_folders(root, membership, controller):
+            limit, used = _read(folder / limit_name), _read(folder / used_name)
+            if limit and used and limit != "max":
+                left.append(int(limit) - int(used) + _file_cache(folder, cache_name))
     return max(0, min(left))
+
+
+def _file_cache(folder: Path, name: str) -> int:
+    """Bytes that count as used but are only copies of files, which the kernel drops when it needs room."""
+    for line in (_read(folder / "memory.stat") or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

@@ -72,6 +72,8 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
+        self._poll = select.poll()
+        self._poll.register(ours, select.POLLIN)
         self._exits: deque[Exit] = deque()
         self.ended: set[int] = set()
         self._next_ident = 0
@@ -119,7 +121,7 @@ class Launcher:
 
     def collect(self) -> list[Exit]:
         """Exits since the last call, without blocking. Raises LauncherLostError."""
-        while select.select([self._sock], [], [], 0)[0]:
+        while self._poll.poll(0):
             try:
                 self._take(self._sock.recv(MESSAGE_BYTES))
             except ConnectionError as error:
@@ -131,7 +133,7 @@ class Launcher:
     def wait(self, seconds: float) -> None:
         """Block until there is something to ``collect``, or until time is up."""
         if not self._exits:
-            select.select([self._sock], [], [], seconds)
+            self._poll.poll(seconds * 1000)
 
     def close(self) -> None:
         """End the zygote, which kills what is left of its workers; idempotent."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastcollect.board import WeightsBoard
-from fastcollect.config import CollectorConfig
+from fastcollect.config import MAX_MODEL_WORKERS, CollectorConfig
 from fastcollect.cpu import allowed_cpus
 from fastcollect.env_worker import EnvWorkerConfig, GroupsConfig
 from fastcollect.envs.base import EnvSpec
@@ -42,7 +42,8 @@ class EnvWorkerHandle:
     """The collector's side of one env worker.
 
     position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
-    workers at this position. model: the model worker it asks. rows: published so far.
+    workers at this position. model: the model worker it asks. rows: steps published so far. held: blocks
+    published and not freed. last_seen: when it last published, or was given a block back.
     """
 
     process: Process
@@ -56,10 +57,23 @@ class EnvWorkerHandle:
     alive: bool = True
     retiring: bool = False
     rows: int = 0
+    held: int = 0
+    last_seen: float = field(default_factory=time.monotonic)
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
         send(self.inbox[1], kind, self.process.ident, group, sequence)
+
+    def free(self, group: int, number: int) -> None:
+        """Give block ``number`` back to it."""
+        self.held -= 1
+        self.last_seen = time.monotonic()
+        self.tell(Kind.FREED, group, number + 1)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether every block of its rings waits for the learner."""
+        return self.held == self.ring.config.capacity * len(self.ring.config.envs)
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
@@ -130,7 +144,8 @@ class Supervisor:
         self._models_gone = Stats()
         self._tokens_in, self._tokens_out = pipe()
         self._inbox = Inbox(self._tokens_in, launcher.fd)
-        most = 0 if config.inline else max(config.num_model_workers, len(allowed_cpus()))
+        cpus = min(len(allowed_cpus()), MAX_MODEL_WORKERS)
+        most = 0 if config.inline else max(config.num_model_workers, cpus)
         self._model_pipes = [pipe() for _ in range(most)]
 
     # Starting and ending.
@@ -208,13 +223,25 @@ class Supervisor:
         for token in self._inbox.read():
             kind, ident, group, _ = token
             if kind == Kind.READY:
-                handle = self.model_workers[-1 - ident] if ident < 0 else self.env_workers[ident]
-                handle.ready = True
+                self._on_ready(ident)
             elif kind == Kind.PUBLISHED:
                 worker = self.env_workers[ident]
+                worker.held += 1
+                worker.last_seen = time.monotonic()
                 worker.rows += self.ring_config.envs[group] * self.ring_config.length
                 self.deaths.without_block[worker.position] = 0
                 yield token
+
+    def _on_ready(self, ident: int) -> None:
+        if ident >= 0:
+            self.env_workers[ident].ready = True
+            self.env_workers[ident].last_seen = time.monotonic()
+            return
+        # A model worker signs with -1 - index; one that was told to leave meanwhile is not there.
+        if model := self.model_workers.get(-1 - ident):
+            model.ready = True
+        if all(model.ready for model in self.model_workers.values()):
+            self._assign_models(len(self.model_workers))
 
     def _on_exit(self, event: Exit) -> None:
         if event.ident in self._leaving:
@@ -266,6 +293,13 @@ class Supervisor:
         self._start_model_worker(model.index)
         self._resend(model.index)
 
+    def check_stalls(self) -> None:
+        """Raises StallError if a worker that could go on has not for ``stall_seconds``."""
+        latest = time.monotonic() - self.config.stall_seconds
+        for worker in self.env_workers.values():
+            if worker.alive and worker.last_seen < latest and not worker.blocked:
+                raise self.stalled()
+
     def stalled(self) -> StallError:
         """The error for a run in which nothing arrives: every worker's stack."""
         processes = {
@@ -295,7 +329,8 @@ class Supervisor:
         """Change the numbers of workers while they run; leaving env workers finish their blocks first."""
         for index in range(len(self.model_workers), num_model_workers):
             self._start_model_worker(index)
-        self._assign_models(num_model_workers)
+        # Those that start now are asked once they are ready, those that leave no more from now on.
+        self._assign_models(min(num_model_workers, sum(m.ready for m in self.model_workers.values())))
         for index in range(num_model_workers, len(self.model_workers)):
             model = self.model_workers.pop(index)
             self._leaving[model.process.ident] = model

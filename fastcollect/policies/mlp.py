@@ -147,7 +147,10 @@ class MLPPolicy:
     def _squash(self, raw: np.ndarray, out: np.ndarray) -> None:
         squashed = np.tanh(raw).reshape(out.shape)
         if self._scale is not None:
-            squashed = self._scale[0] + self._scale[1] * squashed
+            # Rounding must not carry an action over the edge of its box.
+            squashed = np.clip(
+                self._scale[0] + self._scale[1] * squashed, self._action.low, self._action.high
+            )
         out[...] = squashed
 
     def _sample_categorical(

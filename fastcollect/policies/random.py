@@ -13,7 +13,8 @@ from fastcollect.policies.base import Parameters
 
 
 class RandomPolicy:
-    """Uniform over a discrete space or a box; an unbounded side of a box counts as +-1."""
+    """Uniform over a discrete space or a box. An unbounded side of a box counts as +-1, or as 2 away from
+    the other side where that one lies beyond."""
 
     def __init__(self, spec: EnvSpec) -> None:
         action = spec.action
@@ -22,9 +23,9 @@ class RandomPolicy:
         self.noise = ("uniform", 1 if action.discrete else math.prod(action.shape))
         self._action = action
         if not action.discrete:
-            low = np.where(np.isfinite(action.low), action.low, -1.0)
-            high = np.where(np.isfinite(action.high), action.high, 1.0)
-            self._low, self._range = low.astype(np.float32), (high - low).astype(np.float32)
+            low, high = np.asarray(action.low, np.float64), np.asarray(action.high, np.float64)
+            self._low = np.where(np.isfinite(low), low, np.where(high > -1, -1.0, high - 2))
+            self._range = np.where(np.isfinite(high), high, np.where(low < 1, 1.0, low + 2)) - self._low
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
         """Nothing to learn."""

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -91,15 +92,11 @@ def test_a_killed_env_worker_is_replaced_and_its_unfinished_rows_are_counted(mod
             last[block.env_index[0]] = block
             return block
 
-        for _ in range(10):
+        while len({worker for worker, _ in lives}) < 2:
             take()
         os.kill(first_pids[0], signum)
-        workers = set()
-        until = time.monotonic() + 30
-        while len(workers) < 2 or workers - {key[0] for key in lives}:
-            workers = {take().worker for _ in range(20)}
-            if collector.stats().env_worker_deaths and len(workers) == 2:
-                break
+        original, until = {worker for worker, _ in lives}, time.monotonic() + 30
+        while take().worker in original:
             assert time.monotonic() < until
         stats = collector.stats()
         assert stats.env_worker_deaths == 1
@@ -161,6 +158,39 @@ def test_a_stopped_worker_is_a_stall_with_everyones_stack_not_a_hang():
                 collector.take()
         pids = everyone(collector)
     wait_until_gone(pids)
+
+
+def test_one_stuck_worker_among_healthy_ones_is_a_stall_too():
+    with Collector(config(stall_seconds=2.0)) as collector:
+        collector.take(timeout=30)
+        os.kill(collector.pids()["env_worker"][1], signal.SIGSTOP)
+        with pytest.raises(StallError, match="env worker"):
+            while True:
+                collector.take()
+        pids = everyone(collector)
+    wait_until_gone(pids)
+
+
+def test_a_learner_that_stays_away_is_no_stall():
+    with Collector(config(stall_seconds=1.0, num_model_workers=1)) as collector:
+        for _ in range(3):
+            collector.take()
+            time.sleep(1.5)  # longer than the limit, with every ring full
+        for _ in range(40):
+            collector.take()
+
+
+def test_more_workers_than_the_soft_limit_of_open_files_allows():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, hard))
+    try:
+        with Collector(config(num_envs=2, num_env_workers=24)) as collector:
+            workers, until = set(), time.monotonic() + 60
+            while len(workers) < 24:
+                workers.add(collector.take(timeout=30).worker)
+                assert time.monotonic() < until
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_launchers_death_is_one_clear_error():

@@ -1,0 +1,179 @@
+"""Runs one measurement in processes of its own, so that imports, thread pools and memory never leak.
+
+The child reads a ``Request`` from its standard input, builds, says that it is ready, waits for the word to
+go (so that several begin together), warms up, measures, answers. ``python -m bench.isolated FD`` is the
+child; it answers on the descriptor FD, because libraries print to standard output as they like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.methods import METHODS, Request
+from fastcollect.cpu import THREAD_CAPS
+
+_START_SECONDS = 300.0  # thirty-two stock Meta-World environments take their time
+_SPARE_SECONDS = 60.0
+_EXIT_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class MeasurementError(RuntimeError):
+    """A measurement gave no number; the text says why."""
+
+
+def measure(requests: Sequence[Request]) -> dict[str, Any]:
+    """Run the requests at once, one process each, and add up their rates.
+
+    Returns "fps", "start_seconds" (of the slowest) and the facts of the first. Raises MeasurementError.
+    However this is left, no process stays behind.
+    """
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(_child(request)) for request in requests]
+        for child in children:
+            child.receive(start + _START_SECONDS)
+        start_seconds = time.monotonic() - start
+        for child in children:
+            child.send("go")
+        deadline = time.monotonic() + requests[0].warm_up + requests[0].seconds + _SPARE_SECONDS
+        answers = [child.receive(deadline) for child in children]
+        for child in children:
+            child.wait(_EXIT_SECONDS)
+    fps = sum(answer.pop("fps") for answer in answers)
+    return {"fps": fps, "start_seconds": start_seconds, **answers[0]}
+
+
+@contextlib.contextmanager
+def _child(request: Request) -> Iterator[_Child]:
+    child = _Child(request)
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+class _Child:
+    """The parent's side of one process."""
+
+    def __init__(self, request: Request) -> None:
+        self._method = request.method
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in kill)
+        self._read, write = os.pipe()
+        paths = [str(_ROOT), *(path for path in sys.path if path)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bench.isolated", str(write)],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[write],
+                env={**os.environ, **THREAD_CAPS, "PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,  # a group to kill, which Ctrl-C does not reach by itself
+            )
+        finally:
+            os.close(write)
+        self._buffer = b""
+        self.send(json.dumps(asdict(request)))
+
+    def send(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended; receive says how
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """The next answer. Raises MeasurementError when it is an error or does not come."""
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise MeasurementError(f"{self._method} did not answer in time{self._last_output()}")
+            ended = self._ended()  # asked first: an answer written before the end is then in the pipe
+            readable = bool(select.select([self._read], [], [], 0 if ended else min(left, 0.5))[0])
+            data = os.read(self._read, 65536) if readable else b""
+            self._buffer += data
+            # Not by the end of file alone: a process that the child left behind may hold the pipe open.
+            if not data and (ended or readable):
+                self.wait(_EXIT_SECONDS)
+                raise MeasurementError(f"{self._method} ended without an answer{self._last_output()}")
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise MeasurementError(answer["error"])
+        return answer
+
+    def wait(self, seconds: float) -> None:
+        """Give it time to end by itself."""
+        deadline = time.monotonic() + seconds
+        while not self._ended() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End the process and whatever it started."""
+        # It is not reaped before its group is killed, so the number cannot have passed to another.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._output.close()
+        os.close(self._read)
+
+    def _ended(self) -> bool:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def _last_output(self) -> str:
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return ": " + " | ".join(lines[-3:]) if lines else ""
+
+
+def clock(step: Callable[[], int], seconds: float) -> float:
+    """Steps per second over at least ``seconds``, whole calls of ``step`` only."""
+    steps, start = 0, time.perf_counter()
+    while True:
+        steps += step()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return steps / elapsed
+
+
+def main() -> None:
+    """The child's whole life."""
+    answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+    os.set_inheritable(answers.fileno(), False)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    request = Request(**json.loads(sys.stdin.readline()))
+    try:
+        with contextlib.ExitStack() as stack:
+            subject = METHODS[request.method](request)
+            stack.callback(subject.close)
+            print(json.dumps({"ready": True}), file=answers)
+            if not sys.stdin.readline():
+                return
+            clock(subject.step, request.warm_up)
+            answer = {"fps": clock(subject.step, request.seconds)}
+            answer.update(subject.facts())
+            print(json.dumps(answer), file=answers)
+    except Exception as error:
+        # A ValueError of ours is a sentence for the user; anything else needs its name.
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        print(json.dumps({"error": text}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Counters add and subtract, and shares of time are shares."""
+
+import dataclasses
+
+import pytest
+
+from fastcollect.stats import Stats
+
+NAMES = [field.name for field in dataclasses.fields(Stats)]
+# Every field has a value of its own, so that one left out or mixed up shows.
+LATER = Stats(**{name: 1000 + 7**i % 101 for i, name in enumerate(NAMES)})
+EARLIER = Stats(**{name: 3 * i + 1 for i, name in enumerate(NAMES)})
+
+
+def test_an_interval_is_the_difference_of_every_counter():
+    interval = LATER - EARLIER
+    for name in NAMES:
+        assert getattr(interval, name) == getattr(LATER, name) - getattr(EARLIER, name)
+    assert interval + EARLIER == LATER
+    assert Stats() + LATER == LATER
+    assert Stats() == LATER - LATER
+
+
+def test_fps_is_what_was_handed_out_per_second():
+    assert Stats(seconds=4.0, taken=100, env_steps=900).fps == 25
+    assert Stats(taken=100).fps == 0
+
+
+def test_shares_sum_to_one_for_each_kind():
+    shares = LATER.shares()
+    assert set(shares) == {"env_worker", "model_worker", "learner"}
+    for kind in shares.values():
+        assert sum(kind.values()) == pytest.approx(1, abs=1e-12)
+        assert all(0 <= share <= 1 for share in kind.values())
+
+
+def test_shares_are_of_the_right_counters():
+    stats = Stats(
+        seconds=10.0,
+        stepping=6.0,
+        waiting_actions=3.0,
+        inferring_inline=2.0,
+        waiting_learner=1.0,
+        inferring=1.0,
+        waiting_requests=3.0,
+        waiting_blocks=2.5,
+    )
+    assert stats.shares() == {
+        "env_worker": {
+            "stepping": 0.5,
+            "waiting_actions": 0.25,
+            "inferring": pytest.approx(1 / 6),
+            "waiting_learner": pytest.approx(1 / 12),
+        },
+        "model_worker": {"inferring": 0.25, "waiting": 0.75},
+        "learner": {"waiting_blocks": 0.25, "elsewhere": 0.75},
+    }
+
+
+def test_a_kind_that_did_nothing_is_left_out():
+    assert Stats().shares() == {}
+    assert set(Stats(seconds=1.0, stepping=0.5).shares()) == {"env_worker", "learner"}
+
+
+def test_a_clock_that_ran_behind_gives_no_negative_share():
+    shares = Stats(seconds=1.0, waiting_blocks=1.1).shares()
+    assert shares["learner"] == {"waiting_blocks": 1.0, "elsewhere": 0.0}
