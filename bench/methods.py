@@ -314,12 +314,12 @@ METHODS: Mapping[str, Callable[[Request], Subject]] = {
 
 NOTES: Mapping[str, str] = {
     "engine": "whole path: environments, policy, rings, blocks copied out",
-    "engine-fast": "the same with physics='fast' (no second mj_forward)",
+    "engine-fast": "as engine, with physics='fast' (no second mj_forward)",
     "engine-serial": "SerialCollector: the same blocks in one process",
     "env-only": "the batched environment alone in one process, random actions, no policy",
-    "env-only-fast": "the same with physics='fast'",
+    "env-only-fast": "as env-only, with physics='fast'",
     "gymnasium-sync": "SyncVectorEnv of stock environments, random actions, no policy; resetting steps count",
-    "gymnasium-async": "the same with AsyncVectorEnv, a process for each environment",
+    "gymnasium-async": "AsyncVectorEnv, a process for each stock environment, random actions, no policy",
     "envpool": "one thread per processor, random actions, no policy; resetting steps count",
     "physics-limit": "bare simulation loops in N processes at once, inputs drawn beforehand, no policy",
 }

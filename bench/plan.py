@@ -21,7 +21,10 @@ from fastcollect.errors import ConfigError
 from fastcollect.policies.base import PolicyConfig
 
 WARM_UP = 0.5
-SYNC_ENVS, ASYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 32, 64, 16, 2048
+SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048
+LEAST_ASYNC_ENVS = 8
+"""AsyncVectorEnv's processes where there are fewer CPUs: with 8 it was faster than with 32 on two of them."""
+
 ENVPOOL_CANDIDATES = (256, 1024, 4096)
 """Where a step costs next to nothing EnvPool is tried with these sizes, and its best one is taken."""
 
@@ -163,7 +166,7 @@ def _explicit_settings(options: Options) -> tuple[list[Setting], list[str]]:
     """Settings given by --configs, and what is wrong with them or with --n, --N, --M."""
     given = (options.num_envs, options.num_env_workers, options.num_model_workers)
     tried = tuple(1 if value is None else value for value in given)
-    problems = _setting_problems(tried, "--")
+    problems = _setting_problems(tried, "")
     if not options.configs:
         return [], problems
     if any(value is not None for value in given):
@@ -240,5 +243,9 @@ def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Se
         return (VECTOR_ENVS if is_cheap(env) else LIMIT_ENVS), workers, 0
     if method in ("engine-serial", "env-only", "env-only-fast"):
         return tuned[0], 1, 0
-    peers = {"gymnasium-sync": SYNC_ENVS, "gymnasium-async": ASYNC_ENVS, "envpool": ENVPOOL_ENVS}
+    peers = {
+        "gymnasium-sync": SYNC_ENVS,
+        "gymnasium-async": max(LEAST_ASYNC_ENVS, cpu_count()),
+        "envpool": ENVPOOL_ENVS,
+    }
     return (peers[method], 1, 0) if method in peers else tuned
