@@ -48,6 +48,8 @@ def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.A
     cumulative = jnp.cumsum(jnp.exp(log_probs), -1)
     # Scaled by the rounded total, last column left out: an action beyond the last cannot come out.
     action = (uniform * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1)
+    # An action that the engine refuses, not a silent 0.
+    action = jnp.where(jnp.isnan(cumulative[:, -1]), -1, action)
     return action, jnp.take_along_axis(log_probs, action[:, None], -1)[:, 0]
 
 

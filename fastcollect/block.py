@@ -8,7 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fastcollect.errors import WorkerError
 from fastcollect.memory import Layout
+from fastcollect.ring import Ring, find_poison
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ class Block:
         return following
 
 
-def copy_block(
-    layout: Layout, raw: np.ndarray, source: Mapping[str, np.ndarray], worker: int, group: int, first_env: int
-) -> Block:
-    """Copy a published block out of its ring: one contiguous copy, then the few rows of its table of ends."""
+def copy_block(ring: Ring, group: int, number: int, worker: int, first_env: int) -> Block:
+    """Copy a published block out of its ring: one contiguous copy, then the few rows of its table of ends.
+
+    first_env: global index of the group's first environment.
+    """
+    layout, position = ring.layouts[group], number % ring.config.capacity
+    source = ring.blocks[group][position]
     prefix = layout.offsets["end_row"]
-    views = _views_before(layout, raw[:prefix].copy())
+    views = _views_before(layout, ring.raw[group][position][:prefix].copy())
     number, first_step, ends, _ = (int(x) for x in views["header"])
     extras = {name.removeprefix("extra/"): a for name, a in views.items() if name.startswith("extra/")}
     return Block(
@@ -97,6 +102,14 @@ def copy_block(
             final_observation=source["end_observation"][:ends].copy(),
         ),
     )
+
+
+def check_written(block: Block) -> None:
+    """Raises WorkerError if anything in a block from a poisoned ring was never written."""
+    arrays = {name: getattr(block, name) for name in ("observation", "action", "reward", "terminated")}
+    arrays |= {"truncated": block.truncated, "success": block.success, **block.extras}
+    if name := find_poison(arrays):
+        raise WorkerError(f"block {block.number} of group {block.group} holds rows of {name!r} nobody wrote")
 
 
 def _views_before(layout: Layout, copied: np.ndarray) -> dict[str, np.ndarray]:

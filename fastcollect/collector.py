@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from fastcollect.block import Block, copy_block
+from fastcollect.block import Block, check_written, copy_block
 from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig, allow_descriptors, build_policy, check_memory, resolve_env
 from fastcollect.envs.registry import preload_modules
-from fastcollect.errors import ConfigError, WorkerError
+from fastcollect.errors import ConfigError
+from fastcollect.handles import EnvWorkerHandle
 from fastcollect.launcher import Launcher
 from fastcollect.probe import env_spec
-from fastcollect.ring import find_poison
 from fastcollect.stats import Stats
-from fastcollect.supervisor import EnvWorkerHandle, Supervisor
+from fastcollect.supervisor import Supervisor
 
 
 class Collector:
@@ -33,18 +35,19 @@ class Collector:
     """
 
     def __init__(self, config: CollectorConfig, launcher: Launcher | None = None) -> None:
-        self.config = config
-        env = resolve_env(config.env)
+        # Resolved here, because a name that was registered in this process means nothing in a worker.
+        self.config = config = replace(config, env=resolve_env(config.env))
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
         self._supervisor: Supervisor | None = None
+        self._board: WeightsBoard | None = None
         self._closed = False
         try:
-            self.spec = env_spec(self._launcher, env)
+            self.spec = env_spec(self._launcher, config.env)
             self.policy = build_policy(config, self.spec)
             ring = config.ring(self.spec, self.policy)
             check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
-            allow_descriptors(config.num_env_workers + config.num_model_workers)
+            allow_descriptors(config.num_env_workers, config.num_model_workers)
             self._board = WeightsBoard(self.policy.parameters)
             self._board.publish(self.policy.initial_parameters(config.seed))
             self._supervisor = Supervisor(config, self.spec, self.policy, ring, self._board, self._launcher)
@@ -76,6 +79,8 @@ class Collector:
             if self._supervisor is not None:
                 self._supervisor.close()
         finally:
+            if self._board is not None:
+                self._board.segment.close()
             if self._owns_launcher:
                 self._launcher.close()
 
@@ -141,8 +146,18 @@ class Collector:
         check_memory(
             supervisor.ring_config, env_workers - supervisor.num_env_workers, dict(self.policy.parameters)
         )
-        allow_descriptors(env_workers + model_workers)
+        allow_descriptors(env_workers, model_workers)
         supervisor.resize(env_workers, model_workers)
+
+    def pause(self) -> None:
+        """Stop every worker where it is, until ``resume``; what was published can still be taken."""
+        self._require_open()
+        self._supervisor.signal_workers(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the workers go on."""
+        self._require_open()
+        self._supervisor.signal_workers(signal.SIGCONT)
 
     def stats(self) -> Stats:
         """Counters since the start; subtract two of them for an interval."""
@@ -150,7 +165,7 @@ class Collector:
         supervisor, deaths = self._supervisor, self._supervisor.deaths
         total = self._gone
         for worker in supervisor.env_workers.values():
-            total += _env_worker_stats(worker)
+            total += worker.counters()
         total += supervisor.model_stats()
         return total + Stats(
             seconds=time.perf_counter() - self._start,
@@ -187,7 +202,7 @@ class Collector:
             if not worker.alive and not any(
                 self._pending.get((ident, g)) for g in range(len(self.config.groups))
             ):
-                self._gone += _env_worker_stats(worker)
+                self._gone += worker.counters()
                 self._supervisor.forget(worker)
 
     def _next_key(self) -> tuple[int, int] | None:
@@ -206,13 +221,10 @@ class Collector:
         ident, group = key
         number = self._pending[key].popleft()
         worker = self._supervisor.env_workers[ident]
-        ring = worker.ring
-        position = number % ring.config.capacity
-        source = ring.blocks[group][position]
-        if self.config.check and (name := find_poison(source)):
-            raise WorkerError(f"block {number} of group {group} holds rows of {name!r} that nobody wrote")
-        first_env = worker.first_env + sum(ring.config.envs[:group])
-        block = copy_block(ring.layouts[group], ring.raw[group][position], source, ident, group, first_env)
+        first_env = worker.first_env + sum(worker.ring.config.envs[:group])
+        block = copy_block(worker.ring, group, number, ident, first_env)
+        if self.config.check:
+            check_written(block)
         self._taken += len(block)
         if self.config.lockstep:
             self._unfreed.append((worker, group, number))
@@ -237,14 +249,3 @@ def new_launcher(config: CollectorConfig) -> Launcher:
         m for m in preload_modules(resolve_env(config.env)) if m.startswith(("fastcollect.", "gymnasium."))
     ]
     return Launcher(["fastcollect.env_worker", *modules])
-
-
-def _env_worker_stats(worker: EnvWorkerHandle) -> Stats:
-    stepping, waiting_actions, inferring, waiting_learner = (float(x) for x in worker.ring.times)
-    return Stats(
-        env_steps=int(worker.ring.rows.sum()),
-        stepping=stepping,
-        waiting_actions=waiting_actions,
-        inferring_inline=inferring,
-        waiting_learner=waiting_learner,
-    )

@@ -13,6 +13,7 @@ from fastcollect.errors import ConfigError
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.ring import RingConfig, group_sizes
+from fastcollect.tokens import CAPACITY
 
 MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
 
@@ -70,6 +71,13 @@ class CollectorConfig:
         if not problems and size is not None and (size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
+        if not problems:
+            tokens = len(self.groups) * self.num_env_workers * (self.ring_blocks + 2)
+            if tokens > CAPACITY:
+                problems.append(
+                    f"num_env_workers x groups x (ring_blocks + 2) is {tokens}; allowed: up to {CAPACITY}, "
+                    "what a pipe holds; use larger groups"
+                )
         if self.model_device not in ("cpu", "gpu"):
             problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
         if not 0 < self.deadline <= 10:
@@ -120,10 +128,12 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
 _DESCRIPTORS_PER_WORKER = 6
 
 
-def allow_descriptors(workers: int) -> None:
+def allow_descriptors(env_workers: int, model_workers: int) -> None:
     """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
+    workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
+    need += 2 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         raise ConfigError(
             [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]

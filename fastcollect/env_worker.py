@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastcollect.board import WeightsBoard
+from fastcollect.config import CollectorConfig
 from fastcollect.envs.base import EnvStepError
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.group import ActionError, Group
@@ -43,6 +44,23 @@ class GroupsConfig:
     seed: int
     life: int = 0
     check: bool = False
+
+
+def groups_config(
+    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int = 0
+) -> GroupsConfig:
+    """The part of a collector's configuration that the env worker at this position needs."""
+    return GroupsConfig(
+        env=config.env,
+        policy=config.policy,
+        ring=ring,
+        parameters=dict(policy.parameters),
+        noise=policy.noise[0] if policy.noise else None,
+        first_env=position * config.num_envs,
+        seed=config.seed,
+        life=life,
+        check=config.check,
+    )
 
 
 def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray:
@@ -156,7 +174,7 @@ class EnvWorker:
         self._model = config.model
         self._requests = [0] * len(groups)  # how many each group has made
         self._ready: deque[int] = deque()
-        self._outstanding: set[int] = set()
+        self._outstanding: dict[int, int] = {}  # group -> the model worker that was asked
         self._blocked: set[int] = set()
         self._retiring = self._stopped = False
 
@@ -212,7 +230,6 @@ class EnvWorker:
     def _request(self, g: int) -> None:
         self._requests[g] += 1
         if self._inference is None:
-            self._outstanding.add(g)
             self._send_request(g)
             return
         start = time.perf_counter()
@@ -221,6 +238,7 @@ class EnvWorker:
         self._ready.append(g)
 
     def _send_request(self, g: int) -> None:
+        self._outstanding[g] = self._model
         send(self._model_fds[self._model], Kind.REQUEST, self._config.ident, g, self._requests[g])
 
     def _wait(self) -> None:
@@ -239,15 +257,16 @@ class EnvWorker:
         if kind == Kind.ANSWER:
             # An answer may come twice after a model worker was replaced.
             if g in self._outstanding and sequence == self._requests[g]:
-                self._outstanding.discard(g)
+                del self._outstanding[g]
                 self._ready.append(g)
         elif kind == Kind.FREED:
             self._groups[g].index = self._groups[g].index.free(sequence)
             if g in self._blocked:
                 self._advance(g)
         elif kind == Kind.RESEND:
-            for each in sorted(self._outstanding):
-                self._send_request(each)
+            for each, model in list(self._outstanding.items()):
+                if model == sequence:
+                    self._send_request(each)
         elif kind == Kind.ASSIGN:
             self._model = sequence
         elif kind == Kind.RETIRE:

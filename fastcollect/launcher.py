@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +62,7 @@ class Launcher:
         environment = {
             **os.environ,
             **THREAD_CAPS,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path if isinstance(path, str)),
         }
         with theirs:
             self._zygote = subprocess.Popen(
@@ -74,10 +73,14 @@ class Launcher:
             )
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
-        self._exits: deque[Exit] = deque()
+        self._exits: list[Exit] = []
         self.ended: set[int] = set()
         self._next_ident = 0
-        self._await("ready")
+        try:
+            self._await("ready")
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def fd(self) -> int:
@@ -119,21 +122,20 @@ class Launcher:
         """Signal a worker; nothing happens if it has ended."""
         self._send({"op": "kill", "id": ident, "signal": int(signum)}, [])
 
-    def collect(self) -> list[Exit]:
-        """Exits since the last call, without blocking. Raises LauncherLostError."""
+    def collect(self, idents: Container[int]) -> list[Exit]:
+        """Exits among these workers since the last call, without blocking. Raises LauncherLostError."""
         while self._poll.poll(0):
             try:
                 self._take(self._sock.recv(MESSAGE_BYTES))
             except ConnectionError as error:
                 raise self._lost() from error
-        exits = list(self._exits)
-        self._exits.clear()
-        return exits
+        mine = [event for event in self._exits if event.ident in idents]
+        self._exits = [event for event in self._exits if event.ident not in idents]
+        return mine
 
     def wait(self, seconds: float) -> None:
-        """Block until there is something to ``collect``, or until time is up."""
-        if not self._exits:
-            self._poll.poll(seconds * 1000)
+        """Block until a worker ends, or until time is up."""
+        self._poll.poll(seconds * 1000)
 
     def close(self) -> None:
         """End the zygote, which kills what is left of its workers; idempotent."""
@@ -154,7 +156,7 @@ class Launcher:
         while True:
             try:
                 message = self._take(self._sock.recv(MESSAGE_BYTES))
-            except ConnectionError as error:
+            except (ConnectionError, TimeoutError) as error:
                 raise self._lost() from error
             if message["event"] == event:
                 return message

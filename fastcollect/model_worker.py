@@ -7,6 +7,7 @@ again after a model worker's death is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ from fastcollect.errors import ConfigError
 from fastcollect.memory import FieldSpec, Layout, Segment
 from fastcollect.policies.base import POLICY_VERSION, PolicyConfig
 from fastcollect.ring import Ring, RingConfig
-from fastcollect.tokens import Inbox, Kind, Token, send
+from fastcollect.tokens import Inbox, Kind, PeerGoneError, Token, send
 
 MODEL_TIMES = ("inferring", "waiting")
 _INFERRING, _WAITING = range(len(MODEL_TIMES))
@@ -104,6 +105,7 @@ class Batch:
     def __init__(self, config: ModelWorkerConfig, board: WeightsBoard) -> None:
         self._board = board
         self._version = 0
+        self._lockstep = config.lockstep
         self._group = max(config.ring.envs)
         try:
             self._policy = config.policy.build(config.spec, batched=not config.lockstep)
@@ -116,7 +118,8 @@ class Batch:
         rows = self.sizes[-1]
         spec, action = config.spec, config.spec.action
         dtype = spec.observation_dtype
-        dtype = np.dtype(np.float32) if dtype == np.float64 else dtype
+        if dtype == np.float64 and not config.lockstep:
+            dtype = np.dtype(np.float32)
         self.observation = np.zeros((rows, *spec.observation_shape), dtype)
         self.noise = np.zeros((rows, config.ring.noise), np.float32)
         self.action = np.zeros((rows, *action.shape), action.dtype)
@@ -141,7 +144,8 @@ class Batch:
 
     def infer(self, rows: int) -> None:
         """Actions and extras for the first ``rows`` observations, padded to the next size."""
-        size = next(size for size in self.sizes if size >= rows)
+        # In lockstep no padding: the serial twin has none, and bits depend on the shape.
+        size = rows if self._lockstep else next(size for size in self.sizes if size >= rows)
         extras = {name: array[:size] for name, array in self.extras.items()}
         self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
 
@@ -229,7 +233,8 @@ class ModelWorker:
         for _, worker, group, sequence in fresh:
             self._rings[worker][0].answered[group] = sequence
         for _, worker, group, sequence in requests:
-            send(self._rings[worker][1], Kind.ANSWER, worker, group, sequence)
+            with contextlib.suppress(PeerGoneError):  # the env worker died meanwhile
+                send(self._rings[worker][1], Kind.ANSWER, worker, group, sequence)
         self._times[_INFERRING] += time.perf_counter() - start
 
     def _slot(self, worker: int, group: int, sequence: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:

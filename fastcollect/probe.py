@@ -26,7 +26,7 @@ def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
     try:
         process = launcher.spawn("fastcollect.probe:main", config, [result_fd])
         deadline = time.monotonic() + _SECONDS
-        while not (ours := [e for e in launcher.collect() if e.ident == process.ident]):
+        while not (ours := launcher.collect({process.ident})):
             if time.monotonic() > deadline:
                 launcher.kill(process.ident)
                 raise WorkerError(f"{config.id}: building one environment took over {_SECONDS:.0f} s")

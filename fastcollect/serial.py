@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastcollect.block import Block, copy_block
+from fastcollect.block import Block, check_written, copy_block
 from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig, build_policy, check_memory, resolve_env
-from fastcollect.env_worker import GroupsConfig, Inference, make_groups
+from fastcollect.env_worker import Inference, groups_config, make_groups
 from fastcollect.envs.base import EnvSpec
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
-from fastcollect.errors import WorkerError
-from fastcollect.ring import Ring, find_poison
+from fastcollect.group import Group
+from fastcollect.ring import Ring
 from fastcollect.stats import Stats
 
 
@@ -28,32 +29,25 @@ class SerialCollector:
     """
 
     def __init__(self, config: CollectorConfig) -> None:
-        self.config = config
-        env = resolve_env(config.env)
-        self.spec = _spec(env)
+        self.config = config = replace(config, env=resolve_env(config.env))
+        self.spec = _spec(config.env)
         self.policy = build_policy(config, self.spec)
         ring = config.ring(self.spec, self.policy)
         check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
         self._board = WeightsBoard(self.policy.parameters)
         self._board.publish(self.policy.initial_parameters(config.seed))
+        self._inference = Inference(self.policy, self._board)
+        self._rings = [Ring(ring) for _ in range(config.num_env_workers)]
+        self._groups: list[tuple[int, Group]] = []
         # The parallel workers compute with one thread; more would split sums in other places.
         self._limits = threadpool_limits(1, "blas")
-        self._inference = Inference(self.policy, self._board)
-        self._workers = []
-        for position in range(config.num_env_workers):
-            memory = Ring(ring)
-            groups = GroupsConfig(
-                env=env,
-                policy=config.policy,
-                ring=ring,
-                parameters=dict(self.policy.parameters),
-                noise=self.policy.noise[0] if self.policy.noise else None,
-                first_env=position * config.num_envs,
-                seed=config.seed,
-                check=config.check,
-            )
-            self._workers.append((memory, make_groups(groups, memory)))
-        self._turns = [(w, g) for w, (_, groups) in enumerate(self._workers) for g in range(len(groups))]
+        try:
+            for position, memory in enumerate(self._rings):
+                groups = make_groups(groups_config(config, self.policy, ring, position), memory)
+                self._groups += [(position, group) for group in groups]
+        except BaseException:
+            self.close()
+            raise
         self._turn = 0
         self._taken = 0
         self._stepping = self._inferring = 0.0
@@ -66,11 +60,12 @@ class SerialCollector:
         self.close()
 
     def close(self) -> None:
-        """Close every environment; idempotent."""
-        for _, groups in self._workers:
-            for group in groups:
-                group.env.close()
-        self._workers = []
+        """Close every environment and free everything; idempotent."""
+        for _, group in self._groups:
+            group.env.close()
+        for ring in self._rings:
+            ring.segment.close()
+        self._groups, self._rings = [], []
         self._limits.restore_original_limits()
         self._board.segment.close()
 
@@ -87,12 +82,12 @@ class SerialCollector:
 
     def take(self, timeout: float | None = None) -> Block:
         """Step the next group for one block; blocks come in the order of environments."""
+        if not self._groups:
+            raise RuntimeError("this collector is closed")
         if self._turn == 0 and self._taken:
             self._board.publish_staged()
-        worker, g = self._turns[self._turn]
-        self._turn = (self._turn + 1) % len(self._turns)
-        ring, groups = self._workers[worker]
-        group = groups[g]
+        worker, group = self._groups[self._turn]
+        self._turn = (self._turn + 1) % len(self._groups)
         if group.complete:
             group.open_block()
         while not group.complete:
@@ -104,11 +99,9 @@ class SerialCollector:
             self._stepping += time.perf_counter() - acted
         number = group.publish()
         group.index = group.index.free(number + 1)
-        position = group.index.position(number)
-        source = ring.blocks[g][position]
-        if self.config.check and (name := find_poison(source)):
-            raise WorkerError(f"block {number} of group {g} holds rows of {name!r} that nobody wrote")
-        block = copy_block(ring.layouts[g], ring.raw[g][position], source, worker, g, group.first_env)
+        block = copy_block(self._rings[worker], group.number, number, worker, group.first_env)
+        if self.config.check:
+            check_written(block)
         self._taken += len(block)
         return block
 
@@ -116,7 +109,7 @@ class SerialCollector:
         """See Collector.stats."""
         return Stats(
             seconds=time.perf_counter() - self._start,
-            env_steps=sum(int(ring.rows.sum()) for ring, _ in self._workers),
+            env_steps=sum(int(ring.rows.sum()) for ring in self._rings),
             taken=self._taken,
             stepping=self._stepping,
             inferring_inline=self._inferring,

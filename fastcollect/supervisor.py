@@ -15,109 +15,24 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from fastcollect.board import WeightsBoard
 from fastcollect.config import MAX_MODEL_WORKERS, CollectorConfig
 from fastcollect.cpu import allowed_cpus
-from fastcollect.env_worker import EnvWorkerConfig, GroupsConfig
+from fastcollect.env_worker import EnvWorkerConfig, groups_config
 from fastcollect.envs.base import EnvSpec
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
+from fastcollect.handles import Deaths, EnvWorkerHandle, ModelWorkerHandle
 from fastcollect.launcher import Exit, Launcher, LauncherLostError, Process
 from fastcollect.memory import Segment
 from fastcollect.model_worker import ModelWorkerConfig, send_control, stats_layout
 from fastcollect.policies.base import Policy
 from fastcollect.ring import Ring, RingConfig
 from fastcollect.stats import Stats
-from fastcollect.tokens import Inbox, Kind, Token, pipe, send
+from fastcollect.tokens import Inbox, Kind, Token, pipe
 
 _CLOSE_SECONDS = 3.0
-_LIVES_WITHOUT_BLOCK = 3
-
-
-@dataclass
-class EnvWorkerHandle:
-    """The collector's side of one env worker.
-
-    position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
-    workers at this position. model: the model worker it asks. rows: steps published so far. held: blocks
-    published and not freed. last_seen: when it last published, or was given a block back.
-    """
-
-    process: Process
-    position: int
-    life: int
-    first_env: int
-    ring: Ring
-    inbox: tuple[int, int]
-    model: int
-    ready: bool = False
-    alive: bool = True
-    retiring: bool = False
-    rows: int = 0
-    held: int = 0
-    last_seen: float = field(default_factory=time.monotonic)
-
-    def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
-        """Put a token into its inbox; whether it still lives does not matter."""
-        send(self.inbox[1], kind, self.process.ident, group, sequence)
-
-    def free(self, group: int, number: int) -> None:
-        """Give block ``number`` back to it."""
-        self.held -= 1
-        self.last_seen = time.monotonic()
-        self.tell(Kind.FREED, group, number + 1)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether every block of its rings waits for the learner."""
-        return self.held == self.ring.config.capacity * len(self.ring.config.envs)
-
-    def release(self) -> None:
-        """Close its descriptors; the ring stays mapped while blocks of it are read."""
-        for fd in (*self.inbox, self.process.words_fd):
-            os.close(fd)
-        self.ring.segment.close()
-
-
-@dataclass
-class ModelWorkerHandle:
-    """The collector's side of one model worker; its request pipe outlives it."""
-
-    process: Process
-    index: int
-    control: socket.socket
-    stats: Segment
-    times: np.ndarray
-    counts: np.ndarray
-    ready: bool = False
-
-    def counters(self) -> Stats:
-        """What it counted so far."""
-        return Stats(
-            inferring=float(self.times[0]),
-            waiting_requests=float(self.times[1]),
-            batches=int(self.counts[0]),
-            batch_rows=int(self.counts[1]),
-        )
-
-    def release(self) -> None:
-        """Close its descriptors."""
-        self.control.close()
-        self.stats.close()
-        os.close(self.process.words_fd)
-
-
-@dataclass
-class Deaths:
-    """How many workers were replaced, and how many environment steps were lost in unfinished blocks."""
-
-    env_workers: int = 0
-    model_workers: int = 0
-    discarded: int = 0
-    without_block: dict[int, int] = field(default_factory=dict)  # position -> lives in a row
+_LIVES_IN_VAIN = 3
 
 
 class Supervisor:
@@ -166,12 +81,14 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop every worker, kill those that do not listen, release everything."""
+        with contextlib.suppress(LauncherLostError):
+            self.signal_workers(signal.SIGCONT)  # a paused one would not hear
         for worker in self.env_workers.values():
             if worker.alive:
                 worker.tell(Kind.STOP)
         for model in self.model_workers.values():
             self._control(model, "stop")
-        idents = {*self.env_workers, *self._leaving, *(m.process.ident for m in self.model_workers.values())}
+        idents = self._idents()
         # Without a launcher there is nothing to wait for: its workers died with it.
         with contextlib.suppress(LauncherLostError):
             if not self._ended(idents, _CLOSE_SECONDS):
@@ -180,13 +97,17 @@ class Supervisor:
                 self._ended(idents, None)
         self.release()
 
+    def _idents(self) -> set[int]:
+        models = (m.process.ident for m in self.model_workers.values())
+        return {*self.env_workers, *self._leaving, *models}
+
     def _ended(self, idents: set[int], seconds: float | None) -> bool:
         """Wait until all of these workers are gone, or until time is up."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds
-        self.launcher.collect()
+        self.launcher.collect(idents)
         while not idents <= self.launcher.ended and time.monotonic() < deadline:
             self.launcher.wait(0.1)
-            self.launcher.collect()
+            self.launcher.collect(idents)
         return idents <= self.launcher.ended
 
     def release(self) -> None:
@@ -200,7 +121,6 @@ class Supervisor:
             for fd in ends:
                 os.close(fd)
         self._model_pipes = []
-        self.board.segment.close()
 
     # Events.
 
@@ -212,7 +132,7 @@ class Supervisor:
 
     def _poll(self, seconds: float | None) -> list[Token]:
         self._inbox.wait(seconds)
-        exits = self.launcher.collect()
+        exits = self.launcher.collect(self._idents())
         # Read after the exits: what a dead worker published is in the pipe already.
         published = list(self._published())
         for event in exits:
@@ -245,7 +165,7 @@ class Supervisor:
 
     def _on_exit(self, event: Exit) -> None:
         if event.ident in self._leaving:
-            self._on_model_left(self._leaving.pop(event.ident))
+            self._on_model_left(self._leaving.pop(event.ident), event.code)
         elif event.ident in self.env_workers:
             self._on_env_worker_exit(self.env_workers[event.ident], event.code)
         else:
@@ -260,7 +180,9 @@ class Supervisor:
             self._control(model, "detach", worker.process.ident)
         if worker.retiring and code == 0:
             return
-        _raise_last_words(worker.process, code)
+        last_env = worker.first_env + self.config.num_envs - 1
+        name = f"env worker {worker.process.ident} (environments {worker.first_env} to {last_env})"
+        _raise_last_words(worker.process, code, name)
         if self.config.lockstep:
             raise WorkerError(
                 f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
@@ -270,22 +192,24 @@ class Supervisor:
         self.deaths.discarded += int(worker.ring.rows.sum()) - worker.rows
         self.deaths.env_workers += 1
         self.deaths.without_block[position] = self.deaths.without_block.get(position, 0) + 1
-        if self.deaths.without_block[position] >= _LIVES_WITHOUT_BLOCK:
+        if self.deaths.without_block[position] >= _LIVES_IN_VAIN:
             raise WorkerError(
-                f"env worker {worker.process.ident} (environments {worker.first_env} to "
-                f"{worker.first_env + self.config.num_envs - 1}) and its replacements died "
-                f"{_LIVES_WITHOUT_BLOCK} times in a row without finishing a block, the last one of "
-                f"{_how(code)}; is the memory sufficient?"
+                f"{name} and its replacements died {_LIVES_IN_VAIN} times in a row without finishing a "
+                f"block, the last one of {_how(code)}; is the memory sufficient?"
             )
-        if position < self.num_env_workers:
+        if position < self.num_env_workers and not worker.retiring:
             self._start_env_worker(position)
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
-        _raise_last_words(model.process, code)
+        _raise_last_words(model.process, code, f"model worker {model.index}")
         self.deaths.model_workers += 1
-        life = self.deaths.model_workers
-        if not model.ready and life >= _LIVES_WITHOUT_BLOCK:
-            raise WorkerError(f"model worker {model.index} died of {_how(code)} while it started")
+        idle = 0 if model.counts[0] else self.deaths.without_batch.get(model.index, 0) + 1
+        self.deaths.without_batch[model.index] = idle
+        if idle >= _LIVES_IN_VAIN:
+            raise WorkerError(
+                f"model worker {model.index} died {idle} times in a row before it inferred one batch, "
+                f"the last time of {_how(code)}"
+            )
         self._models_gone += model.counters()
         model.release()
         del self.model_workers[model.index]
@@ -323,14 +247,24 @@ class Supervisor:
             total += model.counters()
         return total
 
+    def signal_workers(self, signum: int) -> None:
+        """Send a signal to every worker; what they were silent before does not count as a stall."""
+        for worker in self.env_workers.values():
+            if worker.alive:
+                self.launcher.kill(worker.process.ident, signum)
+                worker.last_seen = time.monotonic()
+        for model in self.model_workers.values():
+            self.launcher.kill(model.process.ident, signum)
+
     # Env workers.
 
     def resize(self, num_env_workers: int, num_model_workers: int) -> None:
         """Change the numbers of workers while they run; leaving env workers finish their blocks first."""
-        for index in range(len(self.model_workers), num_model_workers):
+        before = len(self.model_workers)
+        for index in range(before, num_model_workers):
             self._start_model_worker(index)
-        # Those that start now are asked once they are ready, those that leave no more from now on.
-        self._assign_models(min(num_model_workers, sum(m.ready for m in self.model_workers.values())))
+        # Those that leave are asked no more from now on, those that start once all are ready.
+        self._assign_models(min(num_model_workers, before))
         for index in range(num_model_workers, len(self.model_workers)):
             model = self.model_workers.pop(index)
             self._leaving[model.process.ident] = model
@@ -354,18 +288,7 @@ class Supervisor:
         model = position % max(1, len(self.model_workers))
         for each in self.model_workers.values():
             self._control(each, "attach", ident, (ring.segment.fd, inbox[1]))
-        first_env = position * config.num_envs
-        groups = GroupsConfig(
-            env=config.env,
-            policy=config.policy,
-            ring=self.ring_config,
-            parameters=dict(self.policy.parameters),
-            noise=self.policy.noise[0] if self.policy.noise else None,
-            first_env=first_env,
-            seed=config.seed,
-            life=life,
-            check=config.check,
-        )
+        groups = groups_config(config, self.policy, self.ring_config, position, life)
         writers = [write for _, write in self._model_pipes]
         process = self.launcher.spawn(
             "fastcollect.env_worker:main",
@@ -374,7 +297,9 @@ class Supervisor:
             self._cpus(position, self.num_env_workers),
             ident,
         )
-        self.env_workers[ident] = EnvWorkerHandle(process, position, life, first_env, ring, inbox, model)
+        self.env_workers[ident] = EnvWorkerHandle(
+            process, position, life, groups.first_env, ring, inbox, model
+        )
 
     def _cpus(self, position: int, workers: int) -> list[int]:
         """One processor for each env worker, if there are enough of them."""
@@ -428,24 +353,28 @@ class Supervisor:
                 worker.model = worker.position % count
                 worker.tell(Kind.ASSIGN, sequence=worker.model)
 
-    def _on_model_left(self, model: ModelWorkerHandle) -> None:
+    def _on_model_left(self, model: ModelWorkerHandle, code: int) -> None:
         """A request that reached its pipe after its last look is sent again, to the one now assigned."""
+        _raise_last_words(model.process, code, f"model worker {model.index}")
         self._models_gone += model.counters()
         model.release()
         Inbox(self._model_pipes[model.index][0]).read()
-        self._resend(None)
+        self._resend(model.index)
 
-    def _resend(self, model: int | None) -> None:
+    def _resend(self, model: int) -> None:
+        """Whatever this model worker was asked and did not answer is asked again, of whoever is assigned."""
         for worker in self.env_workers.values():
-            if worker.alive and (model is None or worker.model == model):
-                worker.tell(Kind.RESEND)
+            if worker.alive:
+                worker.tell(Kind.RESEND, sequence=model)
 
 
-def _raise_last_words(process: Process, code: int) -> None:
-    if code == CONFIG_EXIT_CODE:
-        raise ConfigError([process.last_words()])
+def _raise_last_words(process: Process, code: int, name: str) -> None:
+    """What a worker that ended by itself, not by a signal, left as its reason."""
+    words = process.last_words()
+    if code == CONFIG_EXIT_CODE and words:
+        raise ConfigError([words])
     if code > 0:
-        raise WorkerError(process.last_words() or f"a worker ended with exit code {code}")
+        raise WorkerError(words or f"{name} ended with exit code {code} and said nothing")
 
 
 def _how(code: int) -> str:

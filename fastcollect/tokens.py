@@ -13,8 +13,10 @@ import select
 import struct
 from collections.abc import Iterable
 
-_TOKEN = struct.Struct("<iiii")
+_TOKEN = struct.Struct("<hihq")
 _READ_BYTES = 65536  # the pipe's capacity: whole tokens, since every write is a multiple of one
+CAPACITY = _READ_BYTES // _TOKEN.size
+"""Tokens that fit into a pipe; who sends more without an answer may wait for ever."""
 
 
 class Kind(enum.IntEnum):
@@ -25,7 +27,7 @@ class Kind(enum.IntEnum):
     PUBLISHED = 3  # env worker -> collector: this group's block number is complete
     FREED = 4  # collector -> env worker: blocks below this number may be overwritten
     READY = 5  # any worker -> collector: built, warmed up
-    RESEND = 6  # collector -> env worker: ask again for what is outstanding
+    RESEND = 6  # collector -> env worker: ask again for what this model worker (sequence) was asked
     ASSIGN = 7  # collector -> env worker: ask this model worker (sequence) from now on
     RETIRE = 8  # collector -> env worker: finish the blocks at hand, publish them, leave
     STOP = 9  # collector -> any worker: leave now
@@ -41,9 +43,16 @@ def pipe() -> tuple[int, int]:
     return read, write
 
 
+class PeerGoneError(RuntimeError):
+    """Nobody can ever read this pipe."""
+
+
 def send(fd: int, kind: Kind, worker: int, group: int = 0, sequence: int = 0) -> None:
-    """Put one token into a pipe. Raises BrokenPipeError when nobody can ever read it."""
-    os.write(fd, _TOKEN.pack(kind, worker, group, sequence))
+    """Put one token into a pipe. Raises PeerGoneError."""
+    try:
+        os.write(fd, _TOKEN.pack(kind, worker, group, sequence))
+    except BrokenPipeError as error:
+        raise PeerGoneError from error
 
 
 class Inbox:

@@ -17,10 +17,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastcollect import profile, tuner_report
-from fastcollect.autotuner import Candidate, Outcome, Trial, Tuner, TunerConfig, explain
+from fastcollect.autotuner import Tuner, TunerConfig
 from fastcollect.command import check_writable, parse_kwargs, parse_policy, write_atomically
 from fastcollect.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
+from fastcollect.tuner_results import Candidate, Outcome, Trial, explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,10 @@ def tune(arguments: TuneArguments) -> None:
         env,
         policy,
         profile.Profile(
-            num_envs=outcome.best.num_envs,
-            num_env_workers=outcome.best.num_env_workers,
-            num_model_workers=outcome.best.num_model_workers,
-            fps=outcome.fps,
+            num_envs=outcome.best.candidate.num_envs,
+            num_env_workers=outcome.best.candidate.num_env_workers,
+            num_model_workers=outcome.best.candidate.num_model_workers,
+            fps=outcome.best.fps,
         ),
     )
     _show(arguments, policy.name, outcome, saved)
@@ -108,11 +109,11 @@ class _Progress:
     def update(self, candidate: Candidate, rung: int, trials: Sequence[Trial]) -> None:
         """Before each trial."""
         good = [t for t in trials if t.error is None]
-        best = max(good, key=lambda t: (t.rung, t.fps), default=None)
+        best = max(good, key=lambda t: (t.rung, t.score), default=None)
         self._bar.update(
             self._task,
             completed=min(self._budget, time.monotonic() - self._start),
-            description=f"trial {len(trials) + 1}, rung {rung}: {candidate}",
+            description=f"rung {rung}: {candidate}",
             best=f"best {best.fps:,.0f} steps/s at {best.candidate}" if best else "",
         )
 
@@ -120,9 +121,9 @@ class _Progress:
 def _show(arguments: TuneArguments, policy: str, outcome: Outcome, saved: Path) -> None:
     console = Console()
     console.print(tuner_report.table(outcome))
-    best = outcome.best
+    best, fps = outcome.best.candidate, outcome.best.fps
     console.print(
-        f"[bold green]best for {arguments.env}, policy {policy}: {best}, {outcome.fps:,.0f} steps/s[/]",
+        f"[bold green]best for {arguments.env}, policy {policy}: {best}, {fps:,.0f} steps/s[/]",
         soft_wrap=True,
     )
     for line in explain(outcome):
@@ -140,7 +141,7 @@ def _write_run(arguments: TuneArguments, policy: str, outcome: Outcome, result: 
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in arguments.env)
     folder = arguments.runs / "tune" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    title = f"{arguments.env}, policy {policy}: {outcome.best}, {outcome.fps:,.0f} steps/s"
+    title = f"{arguments.env}, policy {policy}: {outcome.best.candidate}, {outcome.best.fps:,.0f} steps/s"
     tuner_report.draw(outcome, title, folder / "search.png")
     why = "\n".join(f"- {line}" for line in explain(outcome))
     write_atomically(

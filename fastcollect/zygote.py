@@ -22,6 +22,7 @@ import sys
 import traceback
 
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError
+from fastcollect.tokens import PeerGoneError
 
 _PR_SET_PDEATHSIG = 1
 MAX_FDS = 200
@@ -34,7 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the collector's to handle
     for module in sys.argv[2:]:
         # A library that is missing is the error of whoever asks for it, not of the launch.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()
@@ -114,8 +115,9 @@ class _Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._sock.close()
-            if request["cpus"]:
-                os.sched_setaffinity(0, request["cpus"])
+            # A place of its own is a gain, not a need; the container's processors may have changed.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, request["cpus"] or os.sched_getaffinity(0))
             code = run_worker(request["target"], fds)
         except BaseException:
             traceback.print_exc()
@@ -134,7 +136,7 @@ def run_worker(target: str, fds: list[int]) -> int:
     import cloudpickle
 
     payload_fd, words_fd, *rest = fds
-    words = os.fdopen(words_fd, "w")
+    words = os.fdopen(words_fd, "w", encoding="utf-8", errors="backslashreplace")
     faulthandler.register(signal.SIGUSR1, file=words, all_threads=True)
     try:
         with os.fdopen(payload_fd, "rb") as file:
@@ -142,7 +144,7 @@ def run_worker(target: str, fds: list[int]) -> int:
             payload = cloudpickle.loads(file.read())
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(payload, rest)
-    except BrokenPipeError:
+    except PeerGoneError:
         pass  # the collector is gone, and with it everyone to talk to
     except ConfigError as error:
         words.write(str(error))

@@ -162,6 +162,7 @@ class MLPPolicy:
         total = cumulative[:, -1:]
         # The last column is left out: rounding must not yield an action that does not exist.
         choice = (noise[:, :1] * total >= cumulative[:, :-1]).sum(-1)
+        choice[np.isnan(total[:, 0])] = -1  # an action that the engine refuses, not a silent 0
         action[...] = choice
         if "log_prob" in extras:
             chosen = np.take_along_axis(head, choice[:, None], -1)

@@ -114,6 +114,17 @@ def test_a_discrete_action_exists_whatever_the_logits(num_actions, uniform):
         assert logits[action[0]] > -1e37 or num_actions == 1
 
 
+@pytest.mark.parametrize("num_actions", [1, 3, 7])
+def test_not_even_a_uniform_number_of_one_picks_an_action_that_does_not_exist(num_actions):
+    spec = discrete_spec(num_actions)
+    policy = in_jax.MLPPolicy(spec, hidden=())
+    policy.load(
+        {"kernel_0": np.zeros((5, num_actions), np.float32), "bias_0": np.zeros(num_actions, np.float32)}
+    )
+    action, _ = act(policy, spec, np.zeros((2, 5), np.float32), np.ones((2, 1), np.float32))
+    assert (action == num_actions - 1).all()
+
+
 def test_a_saturated_action_never_leaves_its_box():
     rng = np.random.default_rng(0)
     low, high = np.sort(rng.normal(size=(2, 500)) * 10 ** rng.uniform(-3, 3, (2, 500)), axis=0)

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -12,20 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcollect import profile
-from fastcollect.autotuner import Candidate, Outcome, Trial, Tuner, TunerConfig, candidate_grid, explain
+from fastcollect.autotuner import Tuner, TunerConfig
 from fastcollect.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.errors import ConfigError
 from fastcollect.policies import mlp_policy, random_policy
+from fastcollect.tuner_results import Candidate, Outcome, Trial, candidate_grid, explain
 
 ROOT = Path(__file__).resolve().parents[2]
 CARTPOLE = CollectorConfig(env=EnvConfig(id="CartPole-v1"), policy=mlp_policy((8,)))
 SHARES = {"env_worker": {"stepping": 0.9, "waiting_actions": 0.1, "inferring": 0.0, "waiting_learner": 0.0}}
 
 
-def trial(n, workers, models, rung, fps, error=None):
+def trial(n, workers, models, rung, score, *slices, error=None):
     return Trial(
-        candidate=Candidate(n, workers, models), rung=rung, seconds=1.0, fps=fps, shares=SHARES, error=error
+        candidate=Candidate(n, workers, models),
+        rung=rung,
+        slices=slices,
+        score=score,
+        shares=SHARES,
+        error=error,
     )
 
 
@@ -46,16 +51,22 @@ def test_the_grid_is_sane_on_any_machine(step, length, cpus):
     assert any(c.num_model_workers == 0 and c.num_env_workers == cpus for c in grid)
 
 
-def test_medians_are_those_of_the_last_rung_a_candidate_reached():
+def test_the_winner_is_the_best_of_the_last_rung_and_ratios_never_cross_rungs():
     trials = (
-        trial(8, 2, 0, 0, 999.0),
-        trial(8, 2, 0, 1, 10.0),
-        trial(8, 2, 0, 1, 30.0),
-        trial(8, 2, 0, 1, 14.0),
-        trial(16, 2, 1, 0, 7.0),
+        trial(8, 2, 0, 0, 1.0, 999.0),
+        trial(16, 2, 1, 0, 0.5, 10.0),
+        trial(32, 2, 0, 0, 9.0, error="too big"),
+        trial(64, 2, 0, 0, 0.8, 20.0),
+        trial(8, 2, 0, 1, 1.1, 10.0, 30.0, 14.0),
+        trial(64, 2, 0, 1, 0.99, 12.0, 12.0),
     )
-    outcome = Outcome(best=Candidate(8, 2, 0), fps=14.0, trials=trials, untried=0, seconds=1.0)
-    assert outcome.medians() == {Candidate(8, 2, 0): 14.0, Candidate(16, 2, 1): 7.0}
+    outcome = Outcome(trials=trials, untried=0, seconds=1.0)
+    assert outcome.best is trials[4]
+    assert outcome.best.fps == 14.0
+    assert outcome.best.spread == pytest.approx(20 / 14)
+    assert [(c.num_envs, t.rung) for c, t in outcome.last().items()] == [(8, 1), (64, 1), (16, 0), (32, 0)]
+    assert outcome.ratio(Candidate(64, 2, 0)) == pytest.approx(0.9)
+    assert outcome.ratio(Candidate(16, 2, 1)) == pytest.approx(0.5)
     text = "\n".join(explain(outcome))
     assert "stepping 90%" in text
     assert "the simulation is the limit" in text
@@ -64,24 +75,31 @@ def test_medians_are_those_of_the_last_rung_a_candidate_reached():
 
 def test_a_run_on_real_processes_keeps_its_budget_and_picks_a_measured_candidate():
     seen = []
-    config = TunerConfig(collector=CARTPOLE, budget=8.0, trial_seconds=0.2)
-    outcome = Tuner(config, lambda c, rung, trials: seen.append((c, rung, len(trials)))).run()
-    assert [s[2] for s in seen] == list(range(len(seen)))
-    assert len(outcome.trials) == len(seen)
+    config = TunerConfig(collector=CARTPOLE, budget=10.0, trial_seconds=0.2)
+    outcome = Tuner(config, lambda *args: seen.append(args[:2])).run()
     good = [t for t in outcome.trials if t.error is None]
+    assert {t.candidate for t in good} <= {candidate for candidate, _ in seen}
     last = max(t.rung for t in good)
     assert last >= 1
-    final = [t.fps for t in good if t.candidate == outcome.best and t.rung == last]
-    assert outcome.fps == pytest.approx(statistics.median(final))
-    assert all(t.fps > 0 and t.start_seconds > 0 and t.rss > 2**20 for t in good)
-    # It never starts a trial after the budget: the last one began before, whatever it took.
-    assert outcome.seconds < 8.0 + 20.0
+    assert outcome.best.score == max(t.score for t in good if t.rung == last)
+    assert all(t.fps > 0 and t.start_seconds > 0 and t.rss > 2**20 and t.slices for t in good)
+    # After the budget nothing new is started.
+    assert outcome.seconds < 10.0 + 20.0
 
 
-def test_a_learners_load_shows_as_back_pressure_of_a_slow_consumer():
-    config = TunerConfig(collector=CARTPOLE, budget=1.0, learner_load=0.9, trial_seconds=1.0)
-    loaded = Tuner(config).sweep([Candidate(64, 1, 0)], 1).trials[0]
+def test_a_learners_load_is_imitated():
+    config = TunerConfig(collector=CARTPOLE, learner_load=0.9, trial_seconds=1.0)
+    (loaded,) = Tuner(config).race([Candidate(64, 1, 0)], 1.0).trials
     assert loaded.shares["learner"]["elsewhere"] > 0.5
+
+
+def test_a_race_measures_every_candidate_equally_often():
+    config = TunerConfig(collector=CARTPOLE, trial_seconds=0.2)
+    outcome = Tuner(config).race([Candidate(64, 1, 0), Candidate(256, 1, 0)], 2.0)
+    assert len({len(t.slices) for t in outcome.trials}) == 1
+    assert len(outcome.trials[0].slices) > 3
+    middle = [t.score for t in outcome.trials]
+    assert min(middle) <= 1 <= max(middle)
 
 
 def test_a_memory_limit_excludes_what_exceeds_it():

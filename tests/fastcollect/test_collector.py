@@ -14,6 +14,8 @@ from fastcollect.config import CollectorConfig
 from fastcollect.env_worker import env_seeds
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.errors import ConfigError
+from fastcollect.policies import PolicyConfig, mlp_policy
+from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.serial import SerialCollector
 
 CODED = EnvConfig(id="coded", entry_point="support.coded_env:CodedEnv")
@@ -195,6 +197,22 @@ def test_resize_while_running_loses_no_row():
             collector.resize(num_model_workers=0)
 
 
+@pytest.mark.parametrize("num_models", (0, 1))
+def test_a_paused_collector_stands_still_and_goes_on(num_models):
+    config = coded_config(num_envs=4, num_model_workers=num_models, block_length=3, stall_seconds=1.0)
+    checker = Checker()
+    with Collector(config) as collector:
+        checker.feed(collector.take(timeout=30), seed_table(config))
+        collector.pause()
+        time.sleep(0.2)
+        done = collector.stats().env_steps
+        time.sleep(1.2)  # longer than what counts as a stall
+        assert collector.stats().env_steps == done
+        collector.resume()
+        for _ in range(40):
+            checker.feed(collector.take(timeout=30), seed_table(config))
+
+
 def lockstep_rounds(config, collector_type, rounds, total_groups):
     """All blocks of some rounds as bytes, with weights published on the way."""
     out = []
@@ -210,9 +228,35 @@ def lockstep_rounds(config, collector_type, rounds, total_groups):
     return out
 
 
-def test_lockstep_gives_the_same_bits_whatever_n_N_M_serial_or_parallel():
-    from fastcollect.policies import mlp_policy
+@pytest.mark.parametrize("num_envs", (3, 8))
+def test_lockstep_serial_equals_parallel_with_uneven_groups_and_float64_observations(num_envs):
+    def config(**changes):
+        return CollectorConfig(
+            env=EnvConfig(id="HalfCheetah-v5"),
+            policy=PolicyConfig(name="exact", inline=f"{__name__}:Exact", batched=f"{__name__}:Exact"),
+            num_envs=num_envs,
+            num_env_workers=2,
+            num_model_workers=1,
+            block_length=4,
+            lockstep=True,
+            **changes,
+        )
 
+    assert lockstep_rounds(config(), Collector, 3, 4) == lockstep_rounds(config(), SerialCollector, 3, 4)
+
+
+class Exact(MLPPolicy):
+    """Looks at more digits of its observation than float32 has."""
+
+    def __init__(self, spec):
+        super().__init__(spec, hidden=(64, 64))
+
+    def act(self, observation, noise, action, extras):
+        super().act(observation, noise, action, extras)
+        action[:, 0] = np.sin(1e9 * observation[:, 0])
+
+
+def test_lockstep_gives_the_same_bits_whatever_n_N_M_serial_or_parallel():
     def config(num_envs, workers, models):
         return CollectorConfig(
             env=EnvConfig(id="CartPole-v1"),

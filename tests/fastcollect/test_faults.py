@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.coded_env import echo, echo_policy
+from support.coded_env import CodedEnv, EchoPolicy, echo, echo_policy
+from threadpoolctl import threadpool_info
 
 from fastcollect.collector import Collector
 from fastcollect.config import CollectorConfig
@@ -22,6 +23,7 @@ from fastcollect.env_worker import env_seeds
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.errors import ConfigError, StallError, WorkerError
 from fastcollect.policies import PolicyConfig
+from fastcollect.serial import SerialCollector
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -301,12 +303,92 @@ def test_an_environment_that_kills_its_worker_again_and_again_ends_the_run():
             collector.take(timeout=30)
 
 
-from support.coded_env import CodedEnv  # noqa: E402
-
-
 class SuicidalEnv(CodedEnv):
     def step(self, action, out):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BrokenPipeEnv(CodedEnv):
+    def step(self, action, out):
+        raise BrokenPipeError("the environment's own subprocess is gone")
+
+
+class ExitingEnv(CodedEnv):
+    def step(self, action, out):
+        os._exit(2)
+
+
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        ("BrokenPipeEnv", r"step 0:(?s:.*)own subprocess is gone"),
+        ("ExitingEnv", r"environments 0 to 3.* code 2"),
+    ],
+)
+def test_an_environment_that_ends_its_worker_is_told_from_the_engine(env, text):
+    config_ = config(env=EnvConfig(id="odd", entry_point=f"{__name__}:{env}"), num_env_workers=1)
+    with pytest.raises(WorkerError, match=text), Collector(config_) as collector:
+        while True:
+            collector.take(timeout=30)
+
+
+class SlowEcho(EchoPolicy):
+    """Takes long enough that workers are moved and killed while it infers."""
+
+    def act(self, observation, noise, action, extras):
+        time.sleep(0.004)
+        super().act(observation, noise, action, extras)
+
+
+def test_requests_survive_moves_between_model_workers_and_their_deaths():
+    path = f"{__name__}:SlowEcho"
+    policy = PolicyConfig(name="slow", inline=path, batched=path)
+    limits = config(policy=policy, num_env_workers=4, num_model_workers=1, stall_seconds=15.0, block_length=3)
+    rng = np.random.default_rng(0)
+    with Collector(limits) as collector:
+        numbers = {}
+        for _ in range(12):
+            models = int(rng.integers(1, 3))
+            collector.resize(num_model_workers=models)
+            if rng.random() < 0.5:
+                os.kill(collector.pids()["model_worker"][0], signal.SIGKILL)
+            for _ in range(24):
+                block = collector.take(timeout=30)
+                key = (block.worker, block.group)
+                assert block.number == numbers.get(key, -1) + 1
+                numbers[key] = block.number
+                assert np.array_equal(block.action, echo(block.observation[:-1]))
+        stats = collector.stats()
+        assert len(numbers) == 8
+        assert (stats.env_worker_deaths, stats.discarded) == (0, 0)
+        assert stats.model_worker_deaths >= 1
+
+
+def test_a_serial_collector_frees_what_it_took_also_when_it_cannot_start():
+    def descriptors():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before, pools = descriptors(), threads()
+    with SerialCollector(config(num_env_workers=4)) as collector:
+        collector.take()
+    with pytest.raises(RuntimeError, match="closed"):
+        collector.take()
+    with pytest.raises(RuntimeError, match="cannot start"):
+        SerialCollector(config(env=EnvConfig(id="odd", entry_point=f"{__name__}:UnbuildableEnv")))
+    del collector
+    assert descriptors() == before
+    assert threads() == pools
+
+
+class UnbuildableEnv(CodedEnv):
+    def __init__(self, seeds):
+        super().__init__(seeds)
+        if len(seeds) > 1:
+            raise RuntimeError("cannot start")
 
 
 SCRIPT = """

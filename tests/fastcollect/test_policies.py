@@ -113,6 +113,14 @@ def test_a_discrete_action_exists_whatever_the_logits(num_actions, uniform):
         assert logits[action[0]] > -1e37 or num_actions == 1  # never one of probability zero
 
 
+@pytest.mark.parametrize("num_actions", [1, 3, 7])
+def test_not_even_a_uniform_number_of_one_picks_an_action_that_does_not_exist(num_actions):
+    spec = discrete_spec(num_actions)
+    policy = constant_policy(spec, np.zeros(num_actions), ())
+    action, _ = act(policy, spec, np.zeros((2, 5), np.float32), np.ones((2, 1), np.float32))
+    assert (action == num_actions - 1).all()
+
+
 @pytest.mark.parametrize("mean", [0.0, 30.0, -30.0, 1e4, -1e4, 1e30, -1e30])
 @pytest.mark.parametrize("log_std", [-1e30, -50.0, 0.0, 50.0, 1e30])
 def test_extreme_heads_give_finite_numbers_inside_the_box(mean, log_std):
