@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 from fastcollect.machine import machine
@@ -18,6 +17,12 @@ _STATES = {
     "waiting_actions": "#e0c04c",
     "waiting_learner": "#b07aa1",
 }
+
+
+_COLUMNS = (
+    *("n", "N", "M", "rung", "steps/s", "spread", "/ best"),
+    *("stepping", "inferring", "waiting", "MiB"),
+)
 
 
 def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
@@ -57,20 +62,8 @@ def _nnm(candidate: Candidate) -> dict[str, int]:
 def table(outcome: Outcome, rows: int = 12) -> Table:
     """The best candidates, by the last rung that each reached and their speed there."""
     last = list(outcome.last().values())
-    out = Table(caption=_caption(len(last), rows, outcome), box=SIMPLE)
-    for name in (
-        "n",
-        "N",
-        "M",
-        "rung",
-        "steps/s",
-        "spread",
-        "/ best",
-        "stepping",
-        "inferring",
-        "waiting",
-        "MiB",
-    ):
+    out = Table(caption=_caption(len(last), rows, outcome), box=None)
+    for name in _COLUMNS:
         out.add_column(name, justify="right", no_wrap=True)
     for trial in last[:rows]:
         style = "bold green" if trial is outcome.best else None

@@ -120,8 +120,7 @@ def explain(outcome: Outcome) -> list[str]:
         inferring = outcome.best.shares["model_worker"]["inferring"]
         lines.append(f"model workers: inferring {inferring:.0%} of the time")
     ratios = {c: outcome.ratio(c) for c, trial in outcome.last().items() if trial.error is None}
-    for name in ("num_model_workers", "num_env_workers", "num_envs"):
-        symbol = {"num_model_workers": "M", "num_env_workers": "N", "num_envs": "n"}[name]
+    for name, symbol in (("num_model_workers", "M"), ("num_env_workers", "N")):
         for value in sorted({getattr(c, name) for c in ratios} - {getattr(best, name)}):
             other = max((c for c in ratios if getattr(c, name) == value), key=lambda c: ratios[c])
             lines.append(f"best with {symbol}={value}: {ratios[other]:.2f} x the winner ({other})")
