@@ -110,19 +110,25 @@ class Racer:
         )
 
     def _consume(self, seconds: float) -> Stats:
-        """Take blocks, computing for the learner's share of the time; returns the interval's counters."""
+        """Take blocks, computing for the learner's share of the time; returns the interval's counters.
+
+        An interval ends after ``seconds``, but not before something was stepped.
+        """
         before = self.collector.stats()
         matrix = np.ones((256, 256), np.float32)
         busy = 0.0
-        while (elapsed := (now := self.collector.stats()).seconds - before.seconds) < seconds:
+        while True:
+            now = self.collector.stats()
+            elapsed = now.seconds - before.seconds
+            if elapsed >= seconds and now.env_steps > before.env_steps:
+                return now - before
             if busy < self._config.learner_load * elapsed:
                 start = time.perf_counter()
                 np.matmul(matrix, matrix)
                 busy += time.perf_counter() - start
                 continue
             with contextlib.suppress(TimeoutError):
-                self.collector.take(timeout=min(0.05, seconds - elapsed))
-        return now - before
+                self.collector.take(timeout=min(0.05, max(0.001, seconds - elapsed)))
 
 
 class Tuner:

@@ -65,6 +65,15 @@ def allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def idle_cpus(seconds: float = 0.05) -> list[int]:
+    """The processors this process may run on, those with least to do first.
+
+    So that two runs side by side do not pin their workers to the same ones.
+    """
+    busy = psutil.cpu_percent(seconds, percpu=True)
+    return sorted(allowed_cpus(), key=lambda cpu: round(busy[cpu], -1) if cpu < len(busy) else 0.0)
+
+
 def cpu_count(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """How many processors' worth of work may run here at once, at least 1."""
     quota = cpu_quota(root, membership)

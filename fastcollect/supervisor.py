@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from fastcollect.board import WeightsBoard
 from fastcollect.config import MAX_MODEL_WORKERS, CollectorConfig
-from fastcollect.cpu import allowed_cpus
+from fastcollect.cpu import allowed_cpus, cpu_quota, idle_cpus
 from fastcollect.env_worker import EnvWorkerConfig, groups_config
 from fastcollect.envs.base import EnvSpec
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
@@ -59,6 +59,8 @@ class Supervisor:
         self._models_gone = Stats()
         self._tokens_in, self._tokens_out = pipe()
         self._inbox = Inbox(self._tokens_in, launcher.fd)
+        # A quota is time on any processor; pinned workers would share a few with other containers.
+        self._processors = idle_cpus() if cpu_quota() is None else []
         cpus = min(len(allowed_cpus()), MAX_MODEL_WORKERS)
         most = 0 if config.inline else max(config.num_model_workers, cpus)
         self._model_pipes = [pipe() for _ in range(most)]
@@ -303,8 +305,7 @@ class Supervisor:
 
     def _cpus(self, position: int, workers: int) -> list[int]:
         """One processor for each env worker, if there are enough of them."""
-        cpus = allowed_cpus()
-        return [cpus[position]] if workers <= len(cpus) else []
+        return [self._processors[position]] if workers <= len(self._processors) else []
 
     def forget(self, worker: EnvWorkerHandle) -> None:
         """Release a worker that is gone and whose blocks were all read."""
