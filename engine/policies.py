@@ -122,7 +122,8 @@ class MLPPolicy:
 
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""
-        self._weights = {name: jnp.array(value) for name, value in parameters.items()}
+        # JAX reads a NumPy array later than the call, or for ever; the caller's may change at once.
+        self._weights = {name: jnp.asarray(value.copy()) for name, value in parameters.items()}
 
     def act(
         self,

@@ -1,5 +1,7 @@
 """Vector environments of every autoreset mode: no row crosses a reset, no row is a reset's fake step."""
 
+import functools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -145,7 +147,9 @@ def test_sync_vector_env(mode):
 
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_async_vector_env(mode):
-    env, out = start(3, entry_point=make_sync, env_kwargs={"mode": mode, "cls": AsyncVectorEnv})
+    # Not fork: other tests of this process have loaded JAX.
+    unforked = functools.partial(AsyncVectorEnv, context="forkserver")
+    env, out = start(3, entry_point=make_sync, env_kwargs={"mode": mode, "cls": unforked})
     check_counters(env, out, success=False)
     env.close()
 
