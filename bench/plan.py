@@ -165,7 +165,7 @@ def _method_problems(methods: Sequence[str]) -> list[str]:
 def _explicit_settings(options: Options) -> tuple[list[Setting], list[str]]:
     """Settings given by --configs, and what is wrong with them or with --n, --N, --M."""
     given = (options.num_envs, options.num_env_workers, options.num_model_workers)
-    tried = tuple(1 if value is None else value for value in given)
+    tried = tuple(low if value is None else value for value, low in zip(given, (1, 1, 0), strict=True))
     problems = _setting_problems(tried, "")
     if not options.configs:
         return [], problems

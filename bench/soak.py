@@ -5,6 +5,9 @@ python -m bench.soak --env CartPole-v1 --steps 10000000 --json FILE
 
 from __future__ import annotations
 
+import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+
+# isort: split
 import json
 import time
 from dataclasses import dataclass
@@ -96,5 +99,5 @@ def _print(rows: list[dict[str, Any]], growth: dict[str, float], fps: float) -> 
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(SoakArguments, description=__doc__)
+    arguments = tyro.cli(SoakArguments, description=__doc__, prog="python -m bench.soak")
     run(lambda: soak(arguments))

@@ -6,6 +6,9 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
 
 from __future__ import annotations
 
+import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+
+# isort: split
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,5 +97,5 @@ def compare(arguments: TuningArguments) -> None:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(TuningArguments, description=__doc__)
+    arguments = tyro.cli(TuningArguments, description=__doc__, prog="python -m bench.tuning")
     run(lambda: compare(arguments))

@@ -51,12 +51,12 @@ class TunerConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.budget > 0:
-            problems.append(f"budget is {self.budget!r}; allowed: above 0 seconds")
+        if not 0 < self.budget <= 1e6:
+            problems.append(f"budget is {self.budget!r}; allowed: above 0, at most 1000000 seconds")
         if not 0 < self.trial_seconds <= 60:
             problems.append(f"trial_seconds is {self.trial_seconds!r}; allowed: above 0, at most 60")
-        if not 0 <= self.learner_load < 1:
-            problems.append(f"learner_load is {self.learner_load!r}; allowed: 0 to below 1")
+        if not 0 <= self.learner_load <= 0.95:
+            problems.append(f"learner_load is {self.learner_load!r}; allowed: 0 to 0.95")
         if self.memory_limit is not None and self.memory_limit <= 0:
             problems.append(f"memory_limit is {self.memory_limit!r} bytes; allowed: above 0")
         if problems:
@@ -114,18 +114,15 @@ class Racer:
 
         An interval ends after ``seconds``, but not before something was stepped.
         """
-        before = self.collector.stats()
-        matrix = np.ones((256, 256), np.float32)
-        busy = 0.0
+        before, start, busy = self.collector.stats(), time.perf_counter(), 0.0
         while True:
-            now = self.collector.stats()
-            elapsed = now.seconds - before.seconds
-            if elapsed >= seconds and now.env_steps > before.env_steps:
-                return now - before
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                interval = self.collector.stats() - before
+                if interval.env_steps > 0:
+                    return interval
             if busy < self._config.learner_load * elapsed:
-                start = time.perf_counter()
-                np.matmul(matrix, matrix)
-                busy += time.perf_counter() - start
+                busy += _compute()
                 continue
             with contextlib.suppress(TimeoutError):
                 self.collector.take(timeout=min(0.05, max(0.001, seconds - elapsed)))
@@ -243,8 +240,11 @@ class Tuner:
         """Start as many of these as budget and memory allow, the best first."""
         racers: list[Racer] = []
         used = 0
+        known = {t.candidate: t.rss for t in self._trials}
         for candidate in candidates:
-            if racers and (self.elapsed >= self.config.budget or used >= self._memory):
+            workers = candidate.num_env_workers + candidate.num_model_workers
+            full = used + workers * known.get(candidate, 0) > self._memory
+            if racers and (self.elapsed >= self.config.budget or full):
                 break
             self._report(candidate, 1, self._trials)
             with self._recording_errors(candidate, 1):
@@ -268,7 +268,13 @@ class Tuner:
             measured = {}
             for racer in racers[shift:] + racers[:shift]:
                 self._report(racer.candidate, rung, self._trials)
-                measured[racer.candidate] = racer.measure(0.4 * self.config.trial_seconds)
+                with self._recording_errors(racer.candidate, rung):
+                    measured[racer.candidate] = racer.measure(0.4 * self.config.trial_seconds)
+                if racer.candidate not in measured:
+                    racers.remove(racer)
+                    _close([racer])
+            if not racers:
+                return
             rounds.append(measured)
         middles = [statistics.median(r.values()) or 1.0 for r in rounds]
         for racer in racers:
@@ -307,6 +313,15 @@ class Tuner:
         except (ConfigError, WorkerError, StallError) as error:
             reason = str(error).splitlines()[0]
             self._trials.append(Trial(candidate=candidate, rung=rung, error=reason))
+
+
+def _compute(seconds: float = 0.005) -> float:
+    """Matrix products for about that long, as a learner's; returns the seconds."""
+    matrix = np.ones((256, 256), np.float32)
+    start = time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        np.matmul(matrix, matrix)
+    return elapsed
 
 
 def _close(racers: Sequence[Racer]) -> None:

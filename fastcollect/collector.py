@@ -13,7 +13,15 @@ import numpy as np
 
 from fastcollect.block import Block, check_written, copy_block
 from fastcollect.board import WeightsBoard
-from fastcollect.config import CollectorConfig, allow_descriptors, build_policy, check_memory, resolve_env
+from fastcollect.config import (
+    MAX_ENV_WORKERS,
+    CollectorConfig,
+    allow_descriptors,
+    build_policy,
+    check_memory,
+    is_integer,
+    resolve_env,
+)
 from fastcollect.envs.registry import preload_modules
 from fastcollect.errors import ConfigError
 from fastcollect.handles import EnvWorkerHandle
@@ -21,6 +29,8 @@ from fastcollect.launcher import Launcher
 from fastcollect.probe import env_spec
 from fastcollect.stats import Stats
 from fastcollect.supervisor import Supervisor
+
+_CHECK_SECONDS = 0.5  # how often a wait for blocks looks whether workers are stuck
 
 
 class Collector:
@@ -36,7 +46,7 @@ class Collector:
 
     def __init__(self, config: CollectorConfig, launcher: Launcher | None = None) -> None:
         # Resolved here, because a name that was registered in this process means nothing in a worker.
-        self.config = config = replace(config, env=resolve_env(config.env))
+        self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
         self._supervisor: Supervisor | None = None
@@ -59,6 +69,7 @@ class Collector:
         self._arrived: deque[tuple[int, int]] = deque()
         self._unfreed: list[tuple[EnvWorkerHandle, int, int]] = []
         self._turn = 0
+        self._paused = False
         self._taken = 0
         self._waited = 0.0
         self._gone = Stats()  # counters of workers that are gone
@@ -106,7 +117,6 @@ class Collector:
         """
         self._require_open()
         start = time.perf_counter()
-        stall = start + self.config.stall_seconds
         if self.config.lockstep and self._turn == 0:
             self._free_round()
         try:
@@ -114,10 +124,8 @@ class Collector:
                 now = time.perf_counter()
                 if timeout is not None and now >= start + timeout:
                     raise TimeoutError(f"no block within {timeout:g} s")
-                if now >= stall:
-                    raise self._supervisor.stalled()
-                until = min(stall, stall if timeout is None else start + timeout)
-                self._receive(until - now)
+                left = _CHECK_SECONDS if timeout is None else start + timeout - now
+                self._receive(min(left, _CHECK_SECONDS))
         finally:
             self._waited += time.perf_counter() - start
         return self._copy(key)
@@ -135,11 +143,11 @@ class Collector:
         problems = []
         if self.config.lockstep:
             problems.append("a lockstep collector keeps its number of workers")
-        if not 1 <= env_workers <= 512:
-            problems.append(f"num_env_workers (N) is {env_workers!r}; allowed: 1 to 512")
+        if not is_integer(env_workers) or not 1 <= env_workers <= MAX_ENV_WORKERS:
+            problems.append(f"num_env_workers (N) is {env_workers!r}; allowed: 1 to {MAX_ENV_WORKERS}")
         if self.config.inline and model_workers:
             problems.append("a collector that was started with M = 0 has no model workers; start a new one")
-        if not self.config.inline and not 1 <= model_workers <= most:
+        if not self.config.inline and (not is_integer(model_workers) or not 1 <= model_workers <= most):
             problems.append(f"num_model_workers (M) is {model_workers!r}; allowed here: 1 to {most}")
         if problems:
             raise ConfigError(problems)
@@ -152,12 +160,14 @@ class Collector:
     def pause(self) -> None:
         """Stop every worker where it is, until ``resume``; what was published can still be taken."""
         self._require_open()
+        self._paused = True
         self._supervisor.signal_workers(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let the workers go on."""
         self._require_open()
         self._supervisor.signal_workers(signal.SIGCONT)
+        self._paused = False
 
     def stats(self) -> Stats:
         """Counters since the start; subtract two of them for an interval."""
@@ -194,7 +204,8 @@ class Collector:
         for _, ident, group, number in self._supervisor.poll(seconds):
             self._pending.setdefault((ident, group), deque()).append(number)
             self._arrived.append((ident, group))
-        self._supervisor.check_stalls()
+        if not self._paused:
+            self._supervisor.check_stalls()
         self._forget_finished()
 
     def _forget_finished(self) -> None:
@@ -246,6 +257,8 @@ def new_launcher(config: CollectorConfig) -> Launcher:
     Only modules known to start no threads: a user's own are imported after the fork.
     """
     modules = [
-        m for m in preload_modules(resolve_env(config.env)) if m.startswith(("fastcollect.", "gymnasium."))
+        m
+        for m in preload_modules(resolve_env(config.env, config.total_envs))
+        if m.startswith(("fastcollect.", "gymnasium."))
     ]
     return Launcher(["fastcollect.env_worker", *modules])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
 from fastcollect.launcher import LauncherLostError
 from fastcollect.policies.base import PolicyConfig, mlp_policy, random_policy
@@ -24,8 +25,8 @@ def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
     Raises ConfigError.
     """
     if text is None:
-        native = env_id.endswith("-v3")  # Meta-World
-        return mlp_policy(_SMALL.get(env_id, (256, 256) if native else (64, 64)))
+        wide = (256, 256) if env_id in METAWORLD_TASKS else (64, 64)
+        return mlp_policy(_SMALL.get(env_id, wide))
     if text == "random":
         return random_policy()
     try:
@@ -70,6 +71,13 @@ def check_writable(*files: Path | None) -> None:
             problems.append(f"{str(file)!r} cannot be written")
     if problems:
         raise ConfigError(problems)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError if this folder could not be made or written to."""
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError([f"{str(folder)!r} cannot be written: {str(existing)!r} is no writable folder"])
 
 
 def write_atomically(file: Path, text: str) -> None:

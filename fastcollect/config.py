@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import resource
 from dataclasses import dataclass, field
 
 from fastcollect.cpu import memory_available
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig, resolve
+from fastcollect.envs.registry import EnvConfig, resolve, select_rows
 from fastcollect.errors import ConfigError
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
@@ -65,10 +66,10 @@ class CollectorConfig:
                 ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
                 ("seed", self.seed, 0, 2**32 - 1),
             )
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+            if not is_integer(value) or not low <= value <= high
         ]
         size = self.group_size
-        if not problems and size is not None and (size < 1 or self.num_envs % size):
+        if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
         if not problems:
@@ -80,10 +81,13 @@ class CollectorConfig:
                 )
         if self.model_device not in ("cpu", "gpu"):
             problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
-        if not 0 < self.deadline <= 10:
+        if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
             problems.append(f"deadline is {self.deadline!r}; allowed: above 0, at most 10 seconds")
-        if not self.stall_seconds > 0:
+        if not isinstance(self.stall_seconds, numbers.Real) or not self.stall_seconds > 0:
             problems.append(f"stall_seconds is {self.stall_seconds!r}; allowed: above 0")
+        for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig)):
+            if not isinstance(value, kind):
+                problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
         if problems:
             raise ConfigError(problems)
 
@@ -91,6 +95,11 @@ class CollectorConfig:
     def inline(self) -> bool:
         """M = 0: no model workers."""
         return self.num_model_workers == 0
+
+    @property
+    def total_envs(self) -> int:
+        """n times N."""
+        return self.num_envs * self.num_env_workers
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -111,16 +120,23 @@ class CollectorConfig:
         )
 
 
+def is_integer(value: object) -> bool:
+    """Whether this counts something: any integer but a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec]) -> None:
     """Raises ConfigError when the rings cannot fit, saying how much is needed and how much there is."""
-    need = workers * ring.nbytes() + 3 * sum(field.nbytes for field in parameters.values())
+    rings = workers * ring.nbytes()
+    board = 3 * sum(field.nbytes for field in parameters.values())
     have = memory_available()
-    if need > have:
+    if rings + board > have:
         raise ConfigError(
             [
-                f"the rings need {need / 2**30:.2f} GiB of shared memory ({workers} env workers of "
-                f"{sum(ring.envs)} environments, {ring.capacity} blocks of {ring.length} steps), "
-                f"{have / 2**30:.2f} GiB are available: lower num_envs, num_env_workers or block_length"
+                f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
+                f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
+                f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
+                f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
             ]
         )
 
@@ -142,14 +158,16 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
-def resolve_env(config: EnvConfig) -> EnvConfig:
-    """See registry.resolve. Raises ConfigError for whatever the user named wrongly."""
+def resolve_env(config: EnvConfig, num_envs: int) -> EnvConfig:
+    """See registry.resolve. Raises ConfigError for what the user named wrongly or gave too few of."""
     try:
-        return resolve(config)
+        resolved = resolve(config)
+        select_rows(resolved, 0, num_envs)
     except ConfigError:
         raise
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError([f"environment {config.id!r}: {error}"]) from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError([f"environment {config.id!r}: {type(error).__name__}: {error}"]) from error
+    return resolved
 
 
 def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig
-from fastcollect.envs.base import EnvStepError
+from fastcollect.envs.base import EnvSpec, EnvStepError
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
+from fastcollect.errors import ConfigError
 from fastcollect.group import ActionError, Group
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
@@ -76,9 +78,11 @@ def make_groups(config: GroupsConfig, ring: Ring) -> list[Group]:
     """Build and reset every group of a worker."""
     groups, first = [], config.first_env
     for number, size in enumerate(config.ring.envs):
-        env = make_env(select_rows(config.env, first, size), env_seeds(config.seed, first, size, config.life))
-        groups.append(
-            Group(
+        seeds = env_seeds(config.seed, first, size, config.life)
+        try:
+            env = make_env(select_rows(config.env, first, size), seeds)
+            check_spec(env.spec, config.ring.spec, first)
+            group = Group(
                 env,
                 ring,
                 number,
@@ -88,9 +92,29 @@ def make_groups(config: GroupsConfig, ring: Ring) -> list[Group]:
                 noise=config.noise,
                 check=config.check,
             )
-        )
+        except EnvStepError as error:
+            error.add_note(f"environment {first + error.env_index}, step 0:")
+            raise
+        groups.append(group)
         first += size
     return groups
+
+
+def check_spec(found: EnvSpec, expected: EnvSpec, first_env: int) -> None:
+    """Raises ConfigError if environments of one run differ in what they emit or take."""
+
+    def essence(spec: EnvSpec) -> tuple[Any, ...]:
+        action = spec.action
+        observation = spec.observation_shape, np.dtype(spec.observation_dtype)
+        return *observation, action.shape, np.dtype(action.dtype), action.num_actions, spec.has_success
+
+    if essence(found) != essence(expected):
+        raise ConfigError(
+            [
+                "all environments of a run must have the same spaces: those from environment "
+                f"{first_env} on have {essence(found)}, environment 0 has {essence(expected)}"
+            ]
+        )
 
 
 class Inference:
@@ -132,26 +156,19 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
     try:
         ring = Ring(config.groups.ring, ring_fd)
         groups = make_groups(config.groups, ring)
-    except EnvStepError as error:
-        error.add_note(_place(config, error.env_index, 0))
-        raise
     except BaseException as error:
         error.add_note(f"env worker {config.ident} could not build its environments")
         raise
     inference = None
     if config.inline:
         board = WeightsBoard(config.groups.parameters, board_fd)
-        inference = Inference(config.groups.policy.build(groups[0].env.spec, batched=False), board)
+        inference = Inference(config.groups.policy.build(config.groups.ring.spec, batched=False), board)
     worker = EnvWorker(config, ring, groups, Inbox(inbox_fd), collector_fd, model_fds, inference)
     try:
         worker.run()
     finally:
         for group in groups:
             group.env.close()
-
-
-def _place(config: EnvWorkerConfig, env_index: int, step: int) -> str:
-    return f"env worker {config.ident}, environment {env_index}, step {step}:"
 
 
 class EnvWorker:
@@ -197,16 +214,14 @@ class EnvWorker:
         start = time.perf_counter()
         try:
             group.step()
-        except (EnvStepError, ActionError) as error:
-            step = group.first_step + group.t
-            error.add_note(_place(self._config, group.first_env + error.env_index, step))
+        except ActionError as error:
+            # No traceback of ours would help: it is the policy's number, and the user's to mend.
+            raise ConfigError([f"{self._place(group, error.env_index)} {error}"]) from error
+        except EnvStepError as error:
+            error.add_note(self._place(group, error.env_index))
             raise
         except BaseException as error:
-            step = group.first_step + group.t
-            last = group.first_env + group.env.num_envs - 1
-            error.add_note(
-                f"env worker {self._config.ident}, environments {group.first_env} to {last}, step {step}:"
-            )
+            error.add_note(self._place(group))
             raise
         if group.complete:
             send(self._collector_fd, Kind.PUBLISHED, self._config.ident, g, group.publish())
@@ -233,13 +248,27 @@ class EnvWorker:
             self._send_request(g)
             return
         start = time.perf_counter()
-        self._inference.act(self._groups[g])
+        try:
+            self._inference.act(self._groups[g])
+        except BaseException as error:
+            error.add_note(f"{self._place(self._groups[g])} in the policy:")
+            raise
         self._ring.times[_INFERRING] += time.perf_counter() - start
         self._ready.append(g)
 
     def _send_request(self, g: int) -> None:
         self._outstanding[g] = self._model
         send(self._model_fds[self._model], Kind.REQUEST, self._config.ident, g, self._requests[g])
+
+    def _place(self, group: Group, row: int | None = None) -> str:
+        """Which environments and which step an error belongs to."""
+        last = group.first_env + group.env.num_envs - 1
+        one = (
+            f"environments {group.first_env} to {last}"
+            if row is None
+            else f"environment {group.first_env + row}"
+        )
+        return f"env worker {self._config.ident}, {one}, step {group.first_step + group.t}:"
 
     def _wait(self) -> None:
         start = time.perf_counter()

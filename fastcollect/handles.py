@@ -22,7 +22,8 @@ class EnvWorkerHandle:
 
     position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
     workers at this position. model: the model worker it asks. rows: steps published so far. held: blocks
-    published and not freed. last_seen: when it last published, or was given a block back.
+    published and not freed. steps: done when last looked at. last_seen: when it last got on, or was given a
+    block back.
     """
 
     process: Process
@@ -37,6 +38,7 @@ class EnvWorkerHandle:
     retiring: bool = False
     rows: int = 0
     held: int = 0
+    steps: int = 0
     last_seen: float = field(default_factory=time.monotonic)
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
@@ -59,6 +61,12 @@ class EnvWorkerHandle:
             inferring_inline=inferring,
             waiting_learner=waiting_learner,
         )
+
+    def look(self) -> None:
+        """Note whether it got on."""
+        steps = int(self.ring.rows.sum())
+        if steps != self.steps:
+            self.steps, self.last_seen = steps, time.monotonic()
 
     @property
     def blocked(self) -> bool:

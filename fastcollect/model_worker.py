@@ -12,7 +12,9 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,14 +76,18 @@ def main(config: ModelWorkerConfig, fds: list[int]) -> None:
         batch = Batch(config, WeightsBoard(config.parameters, board_fd))
         batch.warm_up()
     except BaseException as error:
-        error.add_note(f"model worker {config.index} could not build the policy {config.policy.name!r}")
+        error.add_note(f"model worker {config.index} could not start the policy {config.policy.name!r}")
         raise
     control = socket.socket(fileno=control_fd)
     control.setblocking(False)
     stats = stats_layout().views(Segment(stats_layout().nbytes, stats_fd).buffer)
     worker = ModelWorker(config, batch, control, Inbox(pipe_fd, control_fd), stats)
     send(collector_fd, Kind.READY, -1 - config.index)
-    worker.run()
+    try:
+        worker.run()
+    except BaseException as error:
+        error.add_note(f"model worker {config.index}, policy {config.policy.name!r}:")
+        raise
 
 
 def limit_jax(device: str) -> None:
@@ -111,6 +117,15 @@ class Batch:
             self._policy = config.policy.build(config.spec, batched=not config.lockstep)
         except (ImportError, ValueError, TypeError) as error:
             raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
+        for name, expected in (("parameters", config.parameters), ("extras", config.extras)):
+            declared = getattr(self._policy, name, expected)
+            if not _same_fields(declared, expected):
+                raise ConfigError(
+                    [
+                        f"policy {config.policy.name!r}: {name} of the batched policy are "
+                        f"{dict(declared)}, of the inline one {expected}; they must be the same"
+                    ]
+                )
         groups, self.sizes = 1, [self._group]
         while groups < config.max_groups:
             groups = min(2 * groups, config.max_groups)
@@ -148,6 +163,13 @@ class Batch:
         size = rows if self._lockstep else next(size for size in self.sizes if size >= rows)
         extras = {name: array[:size] for name, array in self.extras.items()}
         self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
+
+
+def _same_fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two declarations agree in names, shapes and dtypes."""
+    return a.keys() == b.keys() and all(
+        (tuple(a[k].shape), np.dtype(a[k].dtype)) == (tuple(b[k].shape), np.dtype(b[k].dtype)) for k in a
+    )
 
 
 class ModelWorker:

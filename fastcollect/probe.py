@@ -35,7 +35,10 @@ def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
         os.close(process.words_fd)
         if ours[0].code != 0:
             raise WorkerError(words or f"{config.id}: the process that builds it ended with {ours[0].code}")
-        answer: Any = cloudpickle.loads(os.pread(result_fd, os.fstat(result_fd).st_size, 0))
+        size = os.fstat(result_fd).st_size
+        if size == 0:
+            raise WorkerError(f"{config.id}: the process that builds it ended before it was done")
+        answer: Any = cloudpickle.loads(os.pread(result_fd, size, 0))
     finally:
         os.close(result_fd)
     if isinstance(answer, EnvSpec):
@@ -45,11 +48,13 @@ def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
 
 def main(config: EnvConfig, fds: list[int]) -> None:
     """In the child: write the pickled spec, or the text of the user's error."""
+    import gymnasium
+
     try:
         env = make_env(select_rows(config, 0, 1), np.zeros(1, np.int64))
         answer: EnvSpec | str = env.spec
         env.close()
-    except (ValueError, ImportError, TypeError) as error:
+    except (ValueError, ImportError, TypeError, gymnasium.error.Error) as error:
         answer = str(error) if isinstance(error, ConfigError) else f"environment {config.id!r}: {error}"
     with os.fdopen(fds[0], "wb") as file:
         file.write(cloudpickle.dumps(answer))

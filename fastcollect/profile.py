@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastcollect.command import write_atomically
 from fastcollect.cpu import cpu_count
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.machine import cpu_model
@@ -52,12 +52,7 @@ def path(env: EnvConfig, policy: PolicyConfig) -> Path:
 def save(env: EnvConfig, policy: PolicyConfig, profile: Profile) -> Path:
     """Write the profile atomically; returns its path."""
     target = path(env, policy)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"key": _key(env, policy), "best": asdict(profile)}, indent=2) + "\n"
-    fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    with os.fdopen(fd, "w") as file:
-        file.write(text)
-    os.replace(temporary, target)
+    write_atomically(target, json.dumps({"key": _key(env, policy), "best": asdict(profile)}, indent=2) + "\n")
     return target
 
 

@@ -29,7 +29,7 @@ class SerialCollector:
     """
 
     def __init__(self, config: CollectorConfig) -> None:
-        self.config = config = replace(config, env=resolve_env(config.env))
+        self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
         self.spec = _spec(config.env)
         self.policy = build_policy(config, self.spec)
         ring = config.ring(self.spec, self.policy)

@@ -45,7 +45,7 @@ class Stats:
         return self.taken / self.seconds if self.seconds else 0.0
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """For each kind of process, the share of its time in each state; idle kinds are left out."""
+        """For each kind of process, the share of its time in each state; no model workers, no entry."""
         env_worker = {
             "stepping": self.stepping,
             "waiting_actions": self.waiting_actions,
@@ -62,8 +62,9 @@ class Stats:
             "model_worker": model_worker,
             "learner": learner,
         }
+        if not any(model_worker.values()):
+            del kinds["model_worker"]
         return {
-            kind: {state: value / total for state, value in times.items()}
+            kind: {state: value / (sum(times.values()) or 1.0) for state, value in times.items()}
             for kind, times in kinds.items()
-            if (total := sum(times.values())) > 0
         }

@@ -220,9 +220,10 @@ class Supervisor:
         self._resend(model.index)
 
     def check_stalls(self) -> None:
-        """Raises StallError if a worker that could go on has not for ``stall_seconds``."""
+        """Raises StallError if a worker that could go on has not made one step for ``stall_seconds``."""
         latest = time.monotonic() - self.config.stall_seconds
         for worker in self.env_workers.values():
+            worker.look()
             if worker.alive and worker.last_seen < latest and not worker.blocked:
                 raise self.stalled()
 

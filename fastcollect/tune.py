@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -18,9 +19,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from fastcollect import profile, tuner_report
 from fastcollect.autotuner import Tuner, TunerConfig
-from fastcollect.command import check_writable, parse_kwargs, parse_policy, write_atomically
+from fastcollect.command import check_folder, check_writable, parse_kwargs, parse_policy, write_atomically
 from fastcollect.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
+from fastcollect.errors import ConfigError
+from fastcollect.policies.base import PolicyConfig
 from fastcollect.tuner_results import Candidate, Outcome, Trial, explain
 
 
@@ -54,9 +57,13 @@ def tune(arguments: TuneArguments) -> None:
     """Search, show, save. Raises ConfigError before anything is started or written."""
     console = Console(stderr=True)
     check_writable(arguments.json)
+    check_folder(arguments.runs)
     env = EnvConfig(id=arguments.env, kwargs=parse_kwargs(arguments.env_kwargs))
     policy = parse_policy(arguments.policy, arguments.env)
-    memory = None if arguments.memory_limit is None else int(arguments.memory_limit * 2**30)
+    limit = arguments.memory_limit
+    if limit is not None and not 0 < limit < math.inf:
+        raise ConfigError([f"memory_limit is {limit!r}; allowed: above 0 GiB"])
+    memory = None if limit is None else int(limit * 2**30)
     config = TunerConfig(
         collector=CollectorConfig(
             env=env,
@@ -71,17 +78,32 @@ def tune(arguments: TuneArguments) -> None:
     )
     with _Progress(console, config.budget) as progress:
         outcome = Tuner(config, progress.update).run()
-    saved = profile.save(
-        env,
-        policy,
-        profile.Profile(
-            num_envs=outcome.best.candidate.num_envs,
-            num_env_workers=outcome.best.candidate.num_env_workers,
-            num_model_workers=outcome.best.candidate.num_model_workers,
-            fps=outcome.best.fps,
-        ),
-    )
-    _show(arguments, policy.name, outcome, saved)
+    _show(arguments, policy.name, outcome)
+    _save_profile(arguments, env, policy, outcome)
+
+
+def _save_profile(arguments: TuneArguments, env: EnvConfig, policy: PolicyConfig, outcome: Outcome) -> None:
+    """Remember the winner, unless it was found under a learner's load, which other commands do not have."""
+    best = outcome.best
+    if arguments.learner_load or best.rung == 0:
+        why = "a learner's load was imitated" if arguments.learner_load else "the budget allowed no race"
+        print(f"profile not saved: {why}")
+        return
+    try:
+        saved = profile.save(
+            env,
+            policy,
+            profile.Profile(
+                num_envs=best.candidate.num_envs,
+                num_env_workers=best.candidate.num_env_workers,
+                num_model_workers=best.candidate.num_model_workers,
+                fps=best.fps,
+            ),
+        )
+    except OSError as error:
+        print(f"profile not saved: {error}", file=sys.stderr)
+        return
+    print(f"profile, every other command's default: {saved}")
 
 
 class _Progress:
@@ -118,30 +140,32 @@ class _Progress:
         )
 
 
-def _show(arguments: TuneArguments, policy: str, outcome: Outcome, saved: Path) -> None:
+def _show(arguments: TuneArguments, policy: str, outcome: Outcome) -> None:
     console = Console()
+    label = " ".join([arguments.env, *arguments.env_kwargs])
+    result = tuner_report.record(label, policy, outcome)
+    result["env"] = arguments.env
+    result["env_kwargs"] = list(arguments.env_kwargs)
+    result["command"] = shlex.join(["python", *sys.argv])
+    if arguments.json is not None:
+        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
     console.print(tuner_report.table(outcome))
     best, fps = outcome.best.candidate, outcome.best.fps
     console.print(
-        f"[bold green]best for {arguments.env}, policy {policy}: {best}, {fps:,.0f} steps/s[/]",
+        f"[bold green]best for {label}, policy {policy}: {best}, {fps:,.0f} steps/s[/]",
         soft_wrap=True,
     )
     for line in explain(outcome):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
-    result = tuner_report.record(arguments.env, policy, outcome)
-    result["command"] = shlex.join(["python", *sys.argv])
-    folder = _write_run(arguments, policy, outcome, result)
+    folder = _write_run(arguments, label, policy, outcome, result)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
-    console.print(f"profile, every other command's default: {saved}", highlight=False, soft_wrap=True)
-    if arguments.json is not None:
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
 
 
-def _write_run(arguments: TuneArguments, policy: str, outcome: Outcome, result: dict) -> Path:
+def _write_run(arguments: TuneArguments, label: str, policy: str, outcome: Outcome, result: dict) -> Path:
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in arguments.env)
     folder = arguments.runs / "tune" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    title = f"{arguments.env}, policy {policy}: {outcome.best.candidate}, {outcome.best.fps:,.0f} steps/s"
+    title = f"{label}, policy {policy}: {outcome.best.candidate}, {outcome.best.fps:,.0f} steps/s"
     tuner_report.draw(outcome, title, folder / "search.png")
     why = "\n".join(f"- {line}" for line in explain(outcome))
     write_atomically(

@@ -141,7 +141,7 @@ class CartPole:
             raise ValueError(f"actions must have shape ({self.num_envs},), got {action.shape}")
         if action.min() < 0 or action.max() > 1:
             row = int(np.flatnonzero((action < 0) | (action > 1))[0])
-            raise EnvStepError(row, f"CartPole: action {action[row]} of environment {row} is not 0 or 1")
+            raise EnvStepError(row, f"CartPole: action {action[row]} of row {row} is not 0 or 1")
 
     def _advance(self, action: np.ndarray) -> None:
         """The equations of stock CartPole; their order of operations decides the last bits."""

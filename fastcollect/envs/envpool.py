@@ -112,7 +112,7 @@ class EnvPoolEnv:
         if spec.discrete and (action.min() < 0 or action.max() >= spec.num_actions):
             row = int(np.flatnonzero((action < 0) | (action >= spec.num_actions))[0])
             choices = f"0 to {spec.num_actions - 1}"
-            raise EnvStepError(row, f"action {action[row]} of environment {row} is not one of {choices}")
+            raise EnvStepError(row, f"action {action[row]} of row {row} is not one of {choices}")
 
     def get_state(self) -> State:
         """Always raises StateUnsupportedError."""

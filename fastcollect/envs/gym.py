@@ -79,7 +79,7 @@ def make(
             try:
                 envs.append(build(kwargs))
             except Exception as exc:
-                exc.add_note(f"while constructing environment {i}")
+                exc.add_note(f"while constructing row {i}")
                 raise
         spec = _batch_spec(envs, has_success, partial(build, rows[0]))
         return GymEnv(seeds, envs, spec, record_actions)
@@ -240,7 +240,7 @@ class GymEnv:
 
     def _error(self, i: int, where: str, exc: Exception) -> EnvStepError:
         name = type(getattr(self._envs[i], "unwrapped", self._envs[i])).__name__
-        return EnvStepError(i, f"environment {i} ({name}) failed in {where}: {type(exc).__name__}: {exc}")
+        return EnvStepError(i, f"row {i} ({name}) failed in {where}: {type(exc).__name__}: {exc}")
 
     def get_state(self) -> State:
         """seeds and lengths (n,) int64, observation (n, ...), actions (sum(lengths), ...), starts (JSON

@@ -84,7 +84,7 @@ class HalfCheetah:
                 qvel[...] = live_qvel
                 warmstart[...] = live_warmstart
         except Exception as error:
-            raise EnvStepError(index, f"MuJoCo failed in environment {index}: {error}") from error
+            raise EnvStepError(index, f"MuJoCo failed in row {index}: {error}") from error
 
     def _observe(self, observation: np.ndarray) -> None:
         shown = self._qpos.shape[1] - 1  # all but the horizontal place

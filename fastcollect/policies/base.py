@@ -81,8 +81,8 @@ def import_path(path: str) -> Any:
         target = importlib.import_module(module)
         for part in name.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise ImportError(f"cannot import {path!r}: {error}") from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ImportError(f"cannot import {path!r}: {type(error).__name__}: {error}") from error
     return target
 
 

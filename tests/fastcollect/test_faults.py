@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from threadpoolctl import threadpool_info
 from fastcollect.collector import Collector
 from fastcollect.config import CollectorConfig
 from fastcollect.env_worker import env_seeds
+from fastcollect.envs.base import EnvStepError
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.errors import ConfigError, StallError, WorkerError
 from fastcollect.policies import PolicyConfig
@@ -255,7 +257,7 @@ def test_nan_actions_are_named(models):
     path = f"{__name__}:NaNPolicy"
     policy = PolicyConfig(name="nan", inline=path, batched=path)
     with (
-        pytest.raises(WorkerError, match=r"(?s)environment \d+, step \d+:.*nan.*allowed: finite numbers"),
+        pytest.raises(ConfigError, match=r"^env worker \d+, environment \d+, step \d+:.*nan.*finite numbers"),
         Collector(config(policy=policy, num_model_workers=models, num_env_workers=1)) as collector,
     ):
         while True:
@@ -395,6 +397,7 @@ SCRIPT = """
 import sys, time
 from fastcollect.collector import Collector
 from fastcollect.config import CollectorConfig
+from fastcollect.envs.base import EnvStepError
 from fastcollect.envs.registry import EnvConfig
 from support.coded_env import echo_policy
 
@@ -439,10 +442,119 @@ def test_the_death_of_the_parent_leaves_no_orphan(tmp_path, signum, whole_group)
     assert shared_memory_files() == before
 
 
+class FailingResetEnv(CodedEnv):
+    def reset(self, observation):
+        super().reset(observation)
+        if len(self._state) > 1 and env_seeds(0, 7, 1, 0)[0] in self._state[:, 0]:
+            raise EnvStepError(
+                int(np.flatnonzero(self._state[:, 0] == env_seeds(0, 7, 1, 0)[0])[0]), "no start"
+            )
+
+
+@pytest.mark.parametrize("models", (0, 1))
+def test_a_failing_reset_names_the_environment_of_the_whole_run(models):
+    env = EnvConfig(id="failing", entry_point=f"{__name__}:FailingResetEnv")
+    with pytest.raises(WorkerError, match=r"environment 7, step 0"):
+        Collector(config(env=env, num_model_workers=models))
+
+
+class ShapeShifter(CodedEnv):
+    """Emits other observations in the second worker, as other kwargs might make it."""
+
+    def __init__(self, seeds):
+        super().__init__(seeds)
+        if env_seeds(0, 4, 1, 0)[0] in seeds:
+            self.spec = replace(self.spec, observation_dtype=np.dtype(np.float64))
+
+
+def test_environments_that_differ_between_workers_are_refused():
+    env = EnvConfig(id="shifting", entry_point=f"{__name__}:ShapeShifter")
+    with pytest.raises(ConfigError, match=r"same spaces.*environment 4"):
+        Collector(config(env=env))
+
+
+class OtherExtras(EchoPolicy):
+    def __init__(self, spec):
+        super().__init__(spec)
+        del self.extras["drawn"]
+
+
+def test_a_batched_policy_that_declares_other_extras_is_refused():
+    policy = replace(echo_policy(), batched=f"{__name__}:OtherExtras")
+    with pytest.raises(ConfigError, match=r"extras of the batched policy"):
+        Collector(config(policy=policy, num_model_workers=1))
+
+
+@pytest.mark.parametrize("models", (0, 1))
+def test_an_exception_in_a_policy_names_the_worker(models):
+    path = f"{__name__}:LateRaisingPolicy"
+    policy = PolicyConfig(name="late", inline=path, batched=path)
+    who = (
+        r"^env worker \d+, environments \d+ to \d+, step \d+: in the policy:"
+        if models == 0
+        else "^model worker 0"
+    )
+    with (
+        pytest.raises(WorkerError, match=rf"{who}(?s:.*)FloatingPointError: late"),
+        Collector(config(policy=policy, num_model_workers=models)) as collector,
+    ):
+        while True:
+            collector.take(timeout=30)
+
+
+class LateRaisingPolicy(NaNPolicy):
+    def act(self, observation, noise, action, extras):
+        self._calls += 1
+        action[...] = echo(observation)
+        if self._calls > 5:
+            raise FloatingPointError("late")
+
+
+def test_a_paused_collector_hands_out_what_was_published_and_never_stalls():
+    with Collector(config(stall_seconds=1.0)) as collector:
+        time.sleep(0.5)
+        collector.pause()
+        waiting = collector.stats().env_steps // 20
+        blocks = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                collector.take(timeout=1.5)
+                blocks += 1
+        assert waiting - 2 <= blocks <= waiting
+
+
+def test_slow_environments_are_no_stall_while_they_step():
+    path = EnvConfig(id="slow", entry_point=f"{__name__}:SlowEnv")
+    with Collector(config(env=path, stall_seconds=1.0, block_length=12)) as collector:
+        assert len(collector.take(timeout=30)) == 48  # a block takes longer than the limit
+
+
+class SlowEnv(CodedEnv):
+    def step(self, action, out):
+        time.sleep(0.15)
+        super().step(action, out)
+
+
+def test_too_few_kwargs_for_the_environments_of_all_workers():
+    env = EnvConfig(id="gym:Pendulum-v1", kwargs={"per_env_kwargs": [{"g": 9.0 + i} for i in range(7)]})
+    with pytest.raises(ConfigError, match=r"7 entries, environment 7 needs one"):
+        Collector(config(env=env))
+
+
+@pytest.mark.parametrize("workers", (2.5, True, "3"))
+def test_resize_refuses_what_is_no_number_of_workers(workers):
+    with Collector(config()) as collector:
+        with pytest.raises(ConfigError, match=r"\(N\) is"):
+            collector.resize(num_env_workers=workers)
+        collector.resize(num_env_workers=3)
+        collector.take()
+
+
 def test_too_little_memory_says_how_much_is_needed(monkeypatch):
     monkeypatch.setattr("fastcollect.config.memory_available", lambda: 10_000)
     before = shared_memory_files()
-    with pytest.raises(ConfigError, match=r"need 0\.\d\d GiB of shared memory.*0\.00 GiB are available"):
+    text = r"^0\.\d\d GiB of shared memory are needed, 0\.00 GiB are available: 0\.\d\d for the rings of 2"
+    with pytest.raises(ConfigError, match=text):
         Collector(config(num_envs=4000))
     assert shared_memory_files() == before
 

@@ -57,8 +57,10 @@ def test_shares_are_of_the_right_counters():
     }
 
 
-def test_a_kind_that_did_nothing_is_left_out():
-    assert Stats().shares() == {}
+def test_without_model_workers_there_is_no_entry_and_without_time_there_are_zeros():
+    nothing = Stats().shares()
+    assert set(nothing) == {"env_worker", "learner"}
+    assert not any(share for states in nothing.values() for share in states.values())
     assert set(Stats(seconds=1.0, stepping=0.5).shares()) == {"env_worker", "learner"}
 
 

@@ -164,7 +164,7 @@ class BatchedSawyer:
                 sites[...] = live_sites
                 matrix[...] = live_matrix
         except Exception as error:
-            raise EnvStepError(index, f"MuJoCo failed in environment {index}: {error}") from error
+            raise EnvStepError(index, f"MuJoCo failed in row {index}: {error}") from error
 
     def _observe(self, observation: np.ndarray) -> None:
         observation[:, _PREVIOUS] = self._current

@@ -55,7 +55,7 @@ class StockMetaWorld:
             try:
                 self._step_one(i, action[i], out)
             except Exception as error:
-                raise EnvStepError(i, f"environment {i} failed: {type(error).__name__}: {error}") from error
+                raise EnvStepError(i, f"row {i} failed: {type(error).__name__}: {error}") from error
         out.observation[...] = self._observation
 
     def _step_one(self, i: int, action: np.ndarray, out: StepBuffers) -> None:
