@@ -182,7 +182,7 @@ def test_a_second_reset_starts_other_episodes():
 def test_misuse():
     env, out = start(range(3))
     before = env.get_state()
-    with pytest.raises(EnvStepError, match="action 2 of environment 1") as error:
+    with pytest.raises(EnvStepError, match="action 2 of row 1") as error:
         env.step(np.array([0, 2, 1]), out)
     assert error.value.env_index == 1
     assert env.get_state()["state"].tobytes() == before["state"].tobytes()

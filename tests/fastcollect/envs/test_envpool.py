@@ -114,7 +114,7 @@ def test_success():
 
 def test_misuse():
     env, out = start([0, 1], env_id="CartPole-v1")
-    with pytest.raises(EnvStepError, match="action 2 of environment 1 is not one of 0 to 1") as error:
+    with pytest.raises(EnvStepError, match="action 2 of row 1 is not one of 0 to 1") as error:
         env.step(np.array([0, 2]), out)
     assert error.value.env_index == 1
     with pytest.raises(ValueError, match="shape"):

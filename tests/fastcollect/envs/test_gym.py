@@ -314,7 +314,7 @@ def test_rows_of_different_spaces_are_refused():
 def test_an_exception_carries_its_row(fault, where, cause):
     rows = [{"mark": 4}, {"mark": 4}, {"mark": 4, **fault}]
     env, out = start(3, entry_point=Counter, per_env_kwargs=rows)
-    with pytest.raises(EnvStepError, match=rf"environment 2 \(Counter\) failed in {where}") as error:
+    with pytest.raises(EnvStepError, match=rf"row 2 \(Counter\) failed in {where}") as error:
         run(env, out, draw_actions(env, 10))
     assert error.value.env_index == 2
     assert type(error.value.__cause__) is cause
@@ -333,7 +333,7 @@ def test_a_wrong_observation_shape_is_not_broadcast():
 def test_a_failing_constructor_names_its_row():
     with pytest.raises(TypeError) as error:
         gym.make(np.arange(2), entry_point=Counter, per_env_kwargs=[{}, {"nonsense": 1}])
-    assert error.value.__notes__ == ["while constructing environment 1"]
+    assert error.value.__notes__ == ["while constructing row 1"]
     with pytest.raises(TypeError, match="no gymnasium environment"):
         gym.make(np.arange(2), entry_point=dict)
 
