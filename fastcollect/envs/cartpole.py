@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, State, StepBuffers
+from fastcollect.noise import mix64
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -28,8 +29,6 @@ THETA_LIMIT = 12 * 2 * math.pi / 360
 RESET_BOUND = 0.05
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _COORDINATES = np.arange(1, 5, dtype=np.uint64)[:, None]
 
 
@@ -43,16 +42,6 @@ def make(seeds: np.ndarray, *, max_episode_steps: int = 500, sutton_barto_reward
     return CartPole(seeds, max_episode_steps=max_episode_steps, sutton_barto_reward=sutton_barto_reward)
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function, in place; ``z`` is uint64. Array arithmetic wraps silently."""
-    z ^= z >> np.uint64(30)
-    z *= _MIX_1
-    z ^= z >> np.uint64(27)
-    z *= _MIX_2
-    z ^= z >> np.uint64(31)
-    return z
-
-
 def first_states(key: np.ndarray, episode: np.ndarray) -> np.ndarray:
     """First states of episodes: (4, k) float64, uniform in [-0.05, 0.05).
 
@@ -60,7 +49,7 @@ def first_states(key: np.ndarray, episode: np.ndarray) -> np.ndarray:
     """
     counter = (episode * np.uint64(4) + _COORDINATES) * _GOLDEN
     counter += key
-    bits = _mix(counter) >> np.uint64(11)
+    bits = mix64(counter) >> np.uint64(11)
     states = bits.astype(np.float64)
     states *= 2.0**-53 * (2 * RESET_BOUND)
     states -= RESET_BOUND
@@ -95,7 +84,7 @@ class CartPole:
         self.num_envs = n = seeds.size
         self.spec = _make_spec(max_episode_steps)
         self._sutton_barto = sutton_barto_reward
-        self._key = _mix(seeds.astype(np.uint64) + _GOLDEN)
+        self._key = mix64(seeds.astype(np.uint64) + _GOLDEN)
         self._episode = np.zeros(n, np.uint64)  # episodes started so far
         self._steps = np.zeros(n, np.int64)
         self._state = np.zeros((4, n))
