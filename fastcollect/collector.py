@@ -113,7 +113,7 @@ class Collector:
         """The next block, copied out of its ring.
 
         Raises TimeoutError after ``timeout`` seconds, WorkerError when a worker raised, StallError when
-        nothing arrived for ``config.stall_seconds``.
+        one that could step did not for ``config.stall_seconds``.
         """
         self._require_open()
         start = time.perf_counter()

@@ -34,7 +34,7 @@ class CollectorConfig:
     group_size: environments that step together; must divide n. None: half of n if there are model workers,
         so that one half steps while the other waits for its actions; else n.
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
-    stall_seconds: how long nothing may arrive before it is an error that shows every worker's stack.
+    stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 

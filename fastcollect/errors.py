@@ -21,4 +21,4 @@ class WorkerError(RuntimeError):
 
 
 class StallError(RuntimeError):
-    """Nothing arrived within the deadline; the text holds the stack of every worker."""
+    """A worker stood still for too long; the text holds the stack of every worker."""

@@ -228,7 +228,7 @@ class Supervisor:
                 raise self.stalled()
 
     def stalled(self) -> StallError:
-        """The error for a run in which nothing arrives: every worker's stack."""
+        """The error for a run in which a worker stands still: every worker's stack."""
         processes = {
             f"env worker {w.process.ident}": w.process for w in self.env_workers.values() if w.alive
         } | {f"model worker {m.index}": m.process for m in self.model_workers.values()}
@@ -236,7 +236,7 @@ class Supervisor:
             self.launcher.kill(process.ident, signal.SIGUSR1)
         time.sleep(0.5)  # they write their stacks
         stacks = "\n\n".join(f"{name}:\n{p.last_words()}" for name, p in processes.items())
-        return StallError(f"nothing arrived for {self.config.stall_seconds:g} s\n\n{stacks}")
+        return StallError(f"a worker stood still for {self.config.stall_seconds:g} s\n\n{stacks}")
 
     @property
     def max_model_workers(self) -> int:
