@@ -62,6 +62,25 @@ class WeightsBoard:
         self._staged = {name: np.array(parameters[name]) for name in self._parameters.fields}
         return self.version + 1
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """version () int64, published/NAME; staged () bool: whether staged/NAME wait to be published."""
+        version, published = self.read()
+        staged = self._staged or {}
+        return {
+            "version": np.array(version),
+            "staged": np.array(self._staged is not None),
+            **{f"published/{name}": array.copy() for name, array in published.items()},
+            **{f"staged/{name}": array.copy() for name, array in staged.items()},
+        }
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Publish and stage what ``get_state`` returned, with its version, before anybody reads."""
+        fields = self._parameters.fields
+        self._versions[:] = int(state["version"]) - 1
+        self.publish({name: state[f"published/{name}"] for name in fields})
+        if state["staged"]:
+            self.stage({name: state[f"staged/{name}"] for name in fields})
+
     def publish_staged(self) -> None:
         """Publish what was staged last, if anything was since."""
         if self._staged is not None:
@@ -80,13 +99,17 @@ class WeightsBoard:
                 return version, self._parameters.views(self._copy)
 
     def _check(self, parameters: Mapping[str, np.ndarray]) -> None:
-        fields = self._parameters.fields
-        problems = [f"unknown parameter {name!r}" for name in parameters.keys() - fields.keys()]
-        problems += [f"missing parameter {name!r}" for name in fields.keys() - parameters.keys()]
-        problems += [
-            f"parameter {name!r} has shape {np.shape(parameters[name])}, the policy has {field.shape}"
-            for name, field in fields.items()
-            if name in parameters and np.shape(parameters[name]) != field.shape
-        ]
-        if problems:
-            raise ValueError("; ".join(sorted(problems)))
+        if problems := mismatches(parameters, self._parameters.fields):
+            raise ValueError("; ".join(problems))
+
+
+def mismatches(parameters: Mapping[str, np.ndarray], fields: Mapping[str, FieldSpec]) -> list[str]:
+    """How given parameters differ in names and shapes from those that a policy has; sorted."""
+    problems = [f"unknown parameter {name!r}" for name in parameters.keys() - fields.keys()]
+    problems += [f"missing parameter {name!r}" for name in fields.keys() - parameters.keys()]
+    problems += [
+        f"parameter {name!r} has shape {np.shape(parameters[name])}, the policy has {field.shape}"
+        for name, field in fields.items()
+        if name in parameters and np.shape(parameters[name]) != field.shape
+    ]
+    return sorted(problems)

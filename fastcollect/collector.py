@@ -22,13 +22,16 @@ from fastcollect.config import (
     is_integer,
     resolve_env,
 )
+from fastcollect.envs.base import State
 from fastcollect.envs.registry import preload_modules
 from fastcollect.errors import ConfigError
 from fastcollect.handles import EnvWorkerHandle
 from fastcollect.launcher import Launcher
 from fastcollect.probe import env_spec
+from fastcollect.state import between_rounds_only, check_fits, common_state, saved_blocks
 from fastcollect.stats import Stats
 from fastcollect.supervisor import Supervisor
+from fastcollect.workers import Workers
 
 _CHECK_SECONDS = 0.5  # how often a wait for blocks looks whether workers are stuck
 
@@ -39,17 +42,25 @@ class Collector:
     Use it as a context manager: leaving it stops every process. ``spec`` is the environment's, ``policy``
     the NumPy policy (its ``parameters`` are what ``publish`` takes). Raises ConfigError for what was chosen
     wrongly, WorkerError with the worker's own traceback when one raises, at start or in ``take``.
+    state: what ``get_state`` returned, to go on from there; ConfigError names all that does not fit.
+    parameters: weights of the first step, where there is no state; default: the policy's initial ones.
 
         with Collector(CollectorConfig(env=EnvConfig(id="reach-v3"))) as collector:
             block = collector.take()
     """
 
-    def __init__(self, config: CollectorConfig, launcher: Launcher | None = None) -> None:
+    def __init__(
+        self,
+        config: CollectorConfig,
+        launcher: Launcher | None = None,
+        state: Mapping[str, np.ndarray] | None = None,
+        parameters: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         # Resolved here, because a name that was registered in this process means nothing in a worker.
         self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
-        self._supervisor: Supervisor | None = None
+        self._workers: Workers | None = None
         self._board: WeightsBoard | None = None
         self._closed = False
         try:
@@ -58,16 +69,25 @@ class Collector:
             ring = config.ring(self.spec, self.policy)
             check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
             allow_descriptors(config.num_env_workers, config.num_model_workers)
+            life = 0 if state is None else check_fits(state, config, self.policy)
             self._board = WeightsBoard(self.policy.parameters)
-            self._board.publish(self.policy.initial_parameters(config.seed))
-            self._supervisor = Supervisor(config, self.spec, self.policy, ring, self._board, self._launcher)
-            self._supervisor.start()
+            if state is None:
+                self._board.publish(parameters or self.policy.initial_parameters(config.seed))
+            else:
+                self._board.set_state(state)
+            self._workers = Workers(config, self.spec, self.policy, ring, self._board, self._launcher, life)
+            self._supervisor = Supervisor(self._workers)
+            self._supervisor.start(state)
         except BaseException:
             self.close()
             raise
         self._pending: dict[tuple[int, int], deque[int]] = {}
         self._arrived: deque[tuple[int, int]] = deque()
         self._unfreed: list[tuple[EnvWorkerHandle, int, int]] = []
+        if state is not None and config.lockstep:
+            # The round before is taken and not freed, as it was when the state was saved.
+            number = saved_blocks(state, config) - 1
+            self._unfreed = [(worker, g, number) for worker, g in self._groups()]
         self._turn = 0
         self._paused = False
         self._taken = 0
@@ -87,8 +107,8 @@ class Collector:
             return
         self._closed = True
         try:
-            if self._supervisor is not None:
-                self._supervisor.close()
+            if self._workers is not None:
+                self._workers.close()
         finally:
             if self._board is not None:
                 self._board.segment.close()
@@ -136,10 +156,10 @@ class Collector:
         Raises ConfigError out of range, in lockstep, or between M = 0 and M > 0.
         """
         self._require_open()
-        supervisor = self._supervisor
-        env_workers = supervisor.num_env_workers if num_env_workers is None else num_env_workers
-        model_workers = len(supervisor.model_workers) if num_model_workers is None else num_model_workers
-        most = supervisor.max_model_workers
+        workers = self._workers
+        env_workers = workers.num_env_workers if num_env_workers is None else num_env_workers
+        model_workers = len(workers.model) if num_model_workers is None else num_model_workers
+        most = workers.max_model_workers
         problems = []
         if self.config.lockstep:
             problems.append("a lockstep collector keeps its number of workers")
@@ -151,32 +171,53 @@ class Collector:
             problems.append(f"num_model_workers (M) is {model_workers!r}; allowed here: 1 to {most}")
         if problems:
             raise ConfigError(problems)
-        check_memory(
-            supervisor.ring_config, env_workers - supervisor.num_env_workers, dict(self.policy.parameters)
-        )
+        check_memory(workers.ring_config, env_workers - workers.num_env_workers, dict(self.policy.parameters))
         allow_descriptors(env_workers, model_workers)
-        supervisor.resize(env_workers, model_workers)
+        workers.resize(env_workers, model_workers)
+
+    def get_state(self) -> State:
+        """What ``Collector(config, state=...)`` needs to go on: named plain arrays, ready for ``np.savez``.
+
+        In lockstep: the environments with their generators, the running episodes, steps and block numbers,
+        weights published and staged. Blocks of a collector that goes on from it equal, bit for bit, those
+        that follow here, whatever its n, N and M (with n * N, the groups' sizes and ``block_length`` kept),
+        serial or parallel. It exists between two rounds: RuntimeError where a round is begun and not taken,
+        or the collector is paused; ConfigError where an environment cannot save its state, and this collector
+        goes on; WorkerError or StallError where a worker dies or hangs.
+
+        Else: the weights, their version, and which life the environments are in. A collector that goes on
+        from it begins the next life, of new episodes with new noise; what was not taken is not repeated.
+        """
+        self._require_open()
+        state = common_state(self.config, self._workers.life, self._board)
+        if not self.config.lockstep:
+            return state
+        if self._paused:
+            raise RuntimeError("a paused collector cannot save its environments: call resume first")
+        if self._turn or not self._unfreed:
+            raise between_rounds_only(self._turn, len(self._groups()))
+        return state | self._supervisor.save()
 
     def pause(self) -> None:
         """Stop every worker where it is, until ``resume``; what was published can still be taken."""
         self._require_open()
         self._paused = True
-        self._supervisor.signal_workers(signal.SIGSTOP)
+        self._workers.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let the workers go on."""
         self._require_open()
-        self._supervisor.signal_workers(signal.SIGCONT)
+        self._workers.signal(signal.SIGCONT)
         self._paused = False
 
     def stats(self) -> Stats:
         """Counters since the start; subtract two of them for an interval."""
         self._require_open()
-        supervisor, deaths = self._supervisor, self._supervisor.deaths
+        deaths = self._supervisor.deaths
         total = self._gone
-        for worker in supervisor.env_workers.values():
+        for worker in self._workers.env.values():
             total += worker.counters()
-        total += supervisor.model_stats()
+        total += self._workers.model_stats()
         return total + Stats(
             seconds=time.perf_counter() - self._start,
             taken=self._taken,
@@ -189,11 +230,10 @@ class Collector:
     def pids(self) -> dict[str, list[int]]:
         """Process ids by kind: "launcher", "env_worker", "model_worker"."""
         self._require_open()
-        supervisor = self._supervisor
         return {
             "launcher": [self._launcher.pid],
-            "env_worker": [w.process.pid for w in supervisor.env_workers.values() if w.alive],
-            "model_worker": [m.process.pid for m in supervisor.model_workers.values()],
+            "env_worker": [w.process.pid for w in self._workers.env.values() if w.alive],
+            "model_worker": [m.process.pid for m in self._workers.model.values()],
         }
 
     def _require_open(self) -> None:
@@ -209,19 +249,18 @@ class Collector:
         self._forget_finished()
 
     def _forget_finished(self) -> None:
-        for ident, worker in list(self._supervisor.env_workers.items()):
+        for ident, worker in list(self._workers.env.items()):
             if not worker.alive and not any(
                 self._pending.get((ident, g)) for g in range(len(self.config.groups))
             ):
                 self._gone += worker.counters()
-                self._supervisor.forget(worker)
+                self._workers.forget_env_worker(worker)
 
     def _next_key(self) -> tuple[int, int] | None:
         """The (worker, group) to take from: the first that arrived, in lockstep the one whose turn it is."""
         if not self.config.lockstep:
             return self._arrived.popleft() if self._arrived else None
-        workers = sorted(self._supervisor.env_workers.values(), key=lambda w: (w.position, w.life))
-        turns = [(w.process.ident, g) for w in workers for g in range(len(self.config.groups)) if w.alive]
+        turns = [(worker.process.ident, g) for worker, g in self._groups()]
         key = turns[self._turn]
         if not self._pending.get(key):
             return None
@@ -231,7 +270,7 @@ class Collector:
     def _copy(self, key: tuple[int, int]) -> Block:
         ident, group = key
         number = self._pending[key].popleft()
-        worker = self._supervisor.env_workers[ident]
+        worker = self._workers.env[ident]
         first_env = worker.first_env + sum(worker.ring.config.envs[:group])
         block = copy_block(worker.ring, group, number, ident, first_env)
         if self.config.check:
@@ -242,6 +281,10 @@ class Collector:
         else:
             worker.free(group, number)
         return block
+
+    def _groups(self) -> list[tuple[EnvWorkerHandle, int]]:
+        """(worker, group) in the order of environments."""
+        return [(worker, g) for worker in self._workers.in_order() for g in range(len(self.config.groups))]
 
     def _free_round(self) -> None:
         if self._unfreed:

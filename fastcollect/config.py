@@ -141,7 +141,7 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
         )
 
 
-_DESCRIPTORS_PER_WORKER = 6
+_DESCRIPTORS_PER_WORKER = 7
 
 
 def allow_descriptors(env_workers: int, model_workers: int) -> None:

@@ -22,8 +22,11 @@ from fastcollect.group import ActionError, Group
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
 from fastcollect.ring import TIMES, Ring, RingConfig
+from fastcollect.state import read_arrays, restore_groups, save_groups, write_arrays
 from fastcollect.tokens import Inbox, Kind, Token, send
 
+REFUSAL = "refusal"
+"""The one entry of a state file whose worker could not save: a text that says why."""
 _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
 
 
@@ -151,11 +154,17 @@ class EnvWorkerConfig:
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
-    """Run until told to stop. Descriptors: ring, board, inbox, collector, every model worker's pipe."""
-    ring_fd, board_fd, inbox_fd, collector_fd, *model_fds = fds
+    """Run until told to stop.
+
+    Descriptors: ring, board, inbox, state (a file that is empty for a fresh start), collector, every model
+    worker's pipe.
+    """
+    ring_fd, board_fd, inbox_fd, state_fd, collector_fd, *model_fds = fds
     try:
         ring = Ring(config.groups.ring, ring_fd)
         groups = make_groups(config.groups, ring)
+        if state := read_arrays(state_fd):
+            restore_groups(groups, config.groups.env.id, state)
     except BaseException as error:
         error.add_note(f"env worker {config.ident} could not build its environments")
         raise
@@ -163,7 +172,7 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
     if config.inline:
         board = WeightsBoard(config.groups.parameters, board_fd)
         inference = Inference(config.groups.policy.build(config.groups.ring.spec, batched=False), board)
-    worker = EnvWorker(config, ring, groups, Inbox(inbox_fd), collector_fd, model_fds, inference)
+    worker = EnvWorker(config, ring, groups, Inbox(inbox_fd), state_fd, collector_fd, model_fds, inference)
     try:
         worker.run()
     finally:
@@ -181,15 +190,18 @@ class EnvWorker:
         ring: Ring,
         groups: list[Group],
         inbox: Inbox,
+        state_fd: int,
         collector_fd: int,
         model_fds: list[int],
         inference: Inference | None,
     ) -> None:
         self._config, self._ring, self._groups = config, ring, groups
-        self._inbox, self._collector_fd, self._model_fds = inbox, collector_fd, model_fds
+        self._inbox, self._state_fd = inbox, state_fd
+        self._collector_fd, self._model_fds = collector_fd, model_fds
         self._inference = inference
         self._model = config.model
-        self._requests = [0] * len(groups)  # how many each group has made
+        # How many each group has made, those before it was restored included: the number says the slot.
+        self._requests = [group.first_step for group in groups]
         self._ready: deque[int] = deque()
         self._outstanding: dict[int, int] = {}  # group -> the model worker that was asked
         self._blocked: set[int] = set()
@@ -198,8 +210,11 @@ class EnvWorker:
     def run(self) -> None:
         """Step until stopped, or until every group has retired."""
         send(self._collector_fd, Kind.READY, self._config.ident)
-        for g in range(len(self._groups)):
-            self._request(g)
+        for g, group in enumerate(self._groups):
+            if group.complete:  # restored with a block that was taken and not freed
+                self._blocked.add(g)
+            else:
+                self._request(g)
         while not self._stopped:
             if self._ready:
                 self._step(self._ready.popleft())
@@ -301,5 +316,18 @@ class EnvWorker:
         elif kind == Kind.RETIRE:
             self._retiring = True
             self._blocked.clear()
+        elif kind == Kind.SAVE:
+            self._save()
         elif kind == Kind.STOP:
             self._stopped = True
+
+    def _save(self) -> None:
+        try:
+            arrays = save_groups(self._groups, self._config.groups.env.id)
+        except ConfigError as error:  # no reason to end: only the state cannot be had
+            arrays = {REFUSAL: np.array(str(error))}
+        except BaseException as error:
+            error.add_note(f"env worker {self._config.ident} could not save the state of its environments")
+            raise
+        write_arrays(self._state_fd, arrays)
+        send(self._collector_fd, Kind.SAVED, self._config.ident)

@@ -5,10 +5,12 @@ Env workers and the serial collector run this same code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from fastcollect import noise as noise_streams
-from fastcollect.envs.base import BatchedEnv, StepBuffers
+from fastcollect.envs.base import BatchedEnv, State, StepBuffers
 from fastcollect.ring import POISON, Ring, RingIndex
 
 
@@ -116,6 +118,48 @@ class Group:
         self._begin_block()
         self._block["observation"][0] = last_observation
 
+    def get_state(self) -> State:
+        """What the continuation depends on, after ``publish`` and before ``open_block``; n environments.
+
+        first_step () int64: of the next block. observation (n, ...): its first one. episode_return (n,)
+        float64, episode_steps (n,) int64, success_any (n,) bool, success_first (n,) int64: of the running
+        episodes. env/NAME: the environment's own. Raises StateUnsupportedError where it has none.
+        """
+        own = {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
+        return {**{name: array.copy() for name, array in self._held().items()}, **own}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Be where ``get_state`` was called, with the last block not yet freed.
+
+        Raises ValueError that names every array of another shape or type, and what the environment raises.
+        """
+        problems = [
+            f"{name} is {_shape_of(state.get(name))} in the saved state, {_shape_of(array)} here"
+            for name, array in self._held().items()
+            if _shape_of(state.get(name)) != _shape_of(array)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self.first_step = int(state["first_step"])
+        written = self.first_step // self._length
+        self.index = RingIndex(self.index.capacity, written, written - 1)
+        self._bind(self.index.position(written - 1))
+        self.t = self._length
+        for name, array in self._held().items():
+            array[...] = state[name]
+        own = {name.removeprefix("env/"): state[name] for name in state if name.startswith("env/")}
+        self.env.set_state(own)
+
+    def _held(self) -> dict[str, np.ndarray]:
+        return {
+            "first_step": np.array(self.first_step),
+            "observation": self.observation,
+            "episode_return": self._return,
+            "episode_steps": self._steps,
+            "success_any": self._success_any,
+            "success_first": self._success_first,
+        }
+
     def _bind(self, position: int) -> None:
         self._block = self._blocks[position]
         self._extras = {
@@ -174,3 +218,7 @@ class Group:
         self._steps[ended] = 0
         self._success_any[ended] = False
         self._success_first[ended] = -1
+
+
+def _shape_of(array: np.ndarray | None) -> str:
+    return "missing" if array is None else f"{array.dtype} of shape {array.shape}"

@@ -21,9 +21,9 @@ class EnvWorkerHandle:
     """The collector's side of one env worker.
 
     position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
-    workers at this position. model: the model worker it asks. rows: steps published so far. held: blocks
-    published and not freed. steps: done when last looked at. last_seen: when it last got on, or was given a
-    block back.
+    workers at this position. state_fd: a memfd through which states travel. model: the model worker it asks.
+    saving: whether it was asked for its state. rows: steps published so far. held: blocks published and not
+    freed. steps: done when last looked at. last_seen: when it last got on, or was given a block back.
     """
 
     process: Process
@@ -32,9 +32,11 @@ class EnvWorkerHandle:
     first_env: int
     ring: Ring
     inbox: tuple[int, int]
+    state_fd: int
     model: int
     ready: bool = False
     alive: bool = True
+    saving: bool = False
     retiring: bool = False
     rows: int = 0
     held: int = 0
@@ -75,7 +77,7 @@ class EnvWorkerHandle:
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
-        for fd in (*self.inbox, self.process.words_fd):
+        for fd in (*self.inbox, self.state_fd, self.process.words_fd):
             os.close(fd)
         self.ring.segment.close()
 

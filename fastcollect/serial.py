@@ -14,10 +14,11 @@ from fastcollect.block import Block, check_written, copy_block
 from fastcollect.board import WeightsBoard
 from fastcollect.config import CollectorConfig, build_policy, check_memory, resolve_env
 from fastcollect.env_worker import Inference, groups_config, make_groups
-from fastcollect.envs.base import EnvSpec
+from fastcollect.envs.base import EnvSpec, State
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.group import Group
 from fastcollect.ring import Ring
+from fastcollect.state import between_rounds_only, check_fits, common_state, restore_groups, save_groups
 from fastcollect.stats import Stats
 
 
@@ -26,16 +27,26 @@ class SerialCollector:
 
     Environments are stepped group after group, actions come from the NumPy policy. An exception in an
     environment surfaces where it happens, under a debugger if you like.
+    state, parameters: as for ``Collector``.
     """
 
-    def __init__(self, config: CollectorConfig) -> None:
+    def __init__(
+        self,
+        config: CollectorConfig,
+        state: Mapping[str, np.ndarray] | None = None,
+        parameters: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
         self.spec = _spec(config.env)
         self.policy = build_policy(config, self.spec)
         ring = config.ring(self.spec, self.policy)
         check_memory(ring, config.num_env_workers, dict(self.policy.parameters))
+        self._life = 0 if state is None else check_fits(state, config, self.policy)
         self._board = WeightsBoard(self.policy.parameters)
-        self._board.publish(self.policy.initial_parameters(config.seed))
+        if state is None:
+            self._board.publish(parameters or self.policy.initial_parameters(config.seed))
+        else:
+            self._board.set_state(state)
         self._inference = Inference(self.policy, self._board)
         self._rings = [Ring(ring) for _ in range(config.num_env_workers)]
         self._groups: list[tuple[int, Group]] = []
@@ -43,8 +54,10 @@ class SerialCollector:
         self._limits = threadpool_limits(1, "blas")
         try:
             for position, memory in enumerate(self._rings):
-                groups = make_groups(groups_config(config, self.policy, ring, position), memory)
+                groups = make_groups(groups_config(config, self.policy, ring, position, self._life), memory)
                 self._groups += [(position, group) for group in groups]
+                if state is not None and config.lockstep:
+                    restore_groups(groups, config.env.id, state)
         except BaseException:
             self.close()
             raise
@@ -84,11 +97,12 @@ class SerialCollector:
         """Step the next group for one block; blocks come in the order of environments."""
         if not self._groups:
             raise RuntimeError("this collector is closed")
-        if self._turn == 0 and self._taken:
-            self._board.publish_staged()
         worker, group = self._groups[self._turn]
+        if self._turn == 0 and group.complete:
+            self._board.publish_staged()
         self._turn = (self._turn + 1) % len(self._groups)
         if group.complete:
+            group.index = group.index.free(group.index.written)
             group.open_block()
         while not group.complete:
             start = time.perf_counter()
@@ -98,12 +112,23 @@ class SerialCollector:
             self._inferring += acted - start
             self._stepping += time.perf_counter() - acted
         number = group.publish()
-        group.index = group.index.free(number + 1)
         block = copy_block(self._rings[worker], group.number, number, worker, group.first_env)
         if self.config.check:
             check_written(block)
         self._taken += len(block)
         return block
+
+    def get_state(self) -> State:
+        """See Collector.get_state."""
+        if not self._groups:
+            raise RuntimeError("this collector is closed")
+        state = common_state(self.config, self._life, self._board)
+        if not self.config.lockstep:
+            return state
+        groups = [group for _, group in self._groups]
+        if self._turn or not all(group.complete for group in groups):
+            raise between_rounds_only(self._turn, len(groups))
+        return state | save_groups(groups, self.config.env.id)
 
     def stats(self) -> Stats:
         """See Collector.stats."""

@@ -31,6 +31,8 @@ class Kind(enum.IntEnum):
     ASSIGN = 7  # collector -> env worker: ask this model worker (sequence) from now on
     RETIRE = 8  # collector -> env worker: finish the blocks at hand, publish them, leave
     STOP = 9  # collector -> any worker: leave now
+    SAVE = 10  # collector -> env worker: write the state of your groups to your state file
+    SAVED = 11  # env worker -> collector: it is there, or why there is none
 
 
 Token = tuple[int, int, int, int]

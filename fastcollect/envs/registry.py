@@ -83,6 +83,9 @@ class UnknownEnvError(ConfigError):
         return type(self), (self.name, self.nearest, self.reason)
 
 
+_ROW_BY_ROW = ("per_env_kwargs", "goal_indices")
+
+
 def register(name: str, entry_point: str | Callable[..., Any], **kwargs: Any) -> None:
     """Give an entry point (and default keyword arguments) a name, in this process.
 
@@ -233,18 +236,20 @@ def make_env(config: EnvConfig, seeds: np.ndarray) -> BatchedEnv:
 
 
 def select_rows(config: EnvConfig, first: int, count: int) -> EnvConfig:
-    """The config of rows first .. first + count - 1 of a batch: their part of ``per_env_kwargs``.
+    """The config of rows first .. first + count - 1 of a batch: their part of what is given row by row.
 
-    A config without per_env_kwargs is returned as it is. Raises ValueError where it has too few.
+    That is ``per_env_kwargs``, and ``goal_indices`` where it is a sequence. A config with neither is
+    returned as it is. Raises ValueError where one has too few entries.
     """
-    per_env = config.kwargs.get("per_env_kwargs")
-    if per_env is None:
-        return config
-    if len(per_env) < first + count:
-        raise ValueError(
-            f"per_env_kwargs has {len(per_env)} entries, environment {first + count - 1} needs one"
-        )
-    return replace(config, kwargs={**config.kwargs, "per_env_kwargs": list(per_env[first : first + count])})
+    chosen = {}
+    for name in _ROW_BY_ROW:
+        rows = config.kwargs.get(name)
+        if rows is None or isinstance(rows, str):
+            continue
+        if len(rows) < first + count:
+            raise ValueError(f"{name} has {len(rows)} entries, environment {first + count - 1} needs one")
+        chosen[name] = list(rows[first : first + count])
+    return replace(config, kwargs={**config.kwargs, **chosen}) if chosen else config
 
 
 def preload_modules(config: EnvConfig) -> list[str]:

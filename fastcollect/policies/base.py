@@ -92,14 +92,16 @@ def random_policy() -> PolicyConfig:
     return PolicyConfig(name="random", inline=path, batched=path)
 
 
-def mlp_policy(hidden: tuple[int, ...] = (256, 256), extras: tuple[str, ...] = ()) -> PolicyConfig:
+def mlp_policy(
+    hidden: tuple[int, ...] = (256, 256), extras: tuple[str, ...] = (), *, deterministic: bool = False
+) -> PolicyConfig:
     """A multilayer perceptron: tanh-Gaussian for boxes, categorical for discrete actions.
 
-    extras: any of "log_prob", "mean_action", "policy_version".
+    extras: any of "log_prob", "mean_action", "policy_version". deterministic: act without noise, with none.
     """
     return PolicyConfig(
         name="mlp-" + "x".join(map(str, hidden)),
         inline="fastcollect.policies.mlp:MLPPolicy",
         batched="engine.policies:MLPPolicy",
-        kwargs={"hidden": tuple(hidden), "extras": tuple(extras)},
+        kwargs={"hidden": tuple(hidden), "extras": tuple(extras), "deterministic": deterministic},
     )

@@ -71,14 +71,28 @@ def action_scale(action: ActionSpec) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 class MLPPolicy:
-    """ReLU layers of the widths ``hidden``; see the module's text for the two heads."""
+    """ReLU layers of the widths ``hidden``; see the module's text for the two heads.
 
-    def __init__(self, spec: EnvSpec, *, hidden: Sequence[int], extras: Sequence[str] = ()) -> None:
+    deterministic: the mean action, or the most probable one, without noise and without extras.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        hidden: Sequence[int],
+        extras: Sequence[str] = (),
+        deterministic: bool = False,
+    ) -> None:
+        if deterministic and extras:
+            raise ValueError(f"a deterministic policy has no extras, {list(extras)} were asked for")
         self.parameters = mlp_parameters(spec, hidden)
         self.extras = mlp_extras(spec.action, extras)
         self._action = spec.action
         self._size = 1 if spec.action.discrete else math.prod(spec.action.shape)
         self.noise = ("uniform", 1) if spec.action.discrete else ("normal", self._size)
+        if deterministic:
+            self.noise = None
         self._scale = None if spec.action.discrete else action_scale(spec.action)
         self._layers: list[tuple[np.ndarray, np.ndarray]] = []
         self._scratch: dict[int, list[np.ndarray]] = {}
@@ -113,16 +127,24 @@ class MLPPolicy:
     def act(
         self,
         observation: np.ndarray,
-        noise: np.ndarray,
+        noise: np.ndarray | None,
         action: np.ndarray,
         extras: Mapping[str, np.ndarray],
     ) -> None:
         """See Policy.act."""
         head = self._forward(observation)
-        if self._action.discrete:
+        if self.noise is None:
+            self._most_likely(head, action)
+        elif self._action.discrete:
             self._sample_categorical(head, noise, action, extras)
         else:
             self._sample_gaussian(head, noise, action, extras)
+
+    def _most_likely(self, head: np.ndarray, action: np.ndarray) -> None:
+        if self._action.discrete:
+            action[...] = np.where(np.isnan(head).any(-1), -1, head.argmax(-1))  # -1: refused by the engine
+        else:
+            self._squash(head[:, : self._size], action)
 
     def _sample_gaussian(
         self, head: np.ndarray, noise: np.ndarray, action: np.ndarray, extras: Mapping[str, np.ndarray]

@@ -276,3 +276,12 @@ def test_unsupported_environments_stay_errors_of_their_own():
 
     with pytest.raises(ValueError, match="observation space Text"):
         make_env(EnvConfig(id="x", entry_point=Texts), np.arange(2))
+
+
+def test_select_rows_gives_each_environment_its_own_goal():
+    config = EnvConfig(id="reach-v3", kwargs={"goal_indices": [5, 6, 7, 8]})
+    assert select_rows(config, 1, 2).kwargs["goal_indices"] == [6, 7]
+    pinned = EnvConfig(id="reach-v3", kwargs={"goal_indices": "seed"})
+    assert select_rows(pinned, 1, 2) is pinned
+    with pytest.raises(ValueError, match="goal_indices has 4 entries"):
+        select_rows(config, 3, 2)
