@@ -15,31 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-
-
-def mlp(parameters: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    """ReLU layers kernel_0, bias_0, ... on x (batch, inputs); the last layer is linear."""
-    depth = len(parameters) // 2
-    for i in range(depth):
-        x = x @ parameters[f"kernel_{i}"] + parameters[f"bias_{i}"]
-        if i < depth - 1:
-            x = jax.nn.relu(x)
-    return x
-
-
-def tanh_gaussian(head: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(action, log probability, mean action) in [-1, 1] of a squashed Gaussian.
-
-    head: (batch, 2 k) mean and log standard deviation; noise: (batch, k) standard normals.
-    Haarnoja et al. 2018, appendix C; log(1 - tanh(u)^2) in the form that does not cancel.
-    """
-    mean, log_std = jnp.split(head, 2, axis=-1)
-    log_std = jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
-    raw = mean + jnp.exp(log_std) * noise
-    squash = 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
-    density = -0.5 * jnp.square(noise) - log_std - 0.5 * math.log(2 * math.pi)
-    return jnp.tanh(raw), (density - squash).sum(-1), jnp.tanh(mean)
+from engine.networks import mlp, tanh_gaussian
 
 
 def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,13 +54,20 @@ class MLPPolicy:
     spec: the environment's spec (observation_shape, action.discrete, .shape, .low, .high and .num_actions
         are read).
     extras: any of "log_prob", "mean_action"; other names are the engine's own.
+    deterministic: the mean action, or the most probable one, without noise and without extras.
     """
 
-    def __init__(self, spec: Any, *, hidden: Sequence[int], extras: Sequence[str] = ()) -> None:
+    def __init__(
+        self, spec: Any, *, hidden: Sequence[int], extras: Sequence[str] = (), deterministic: bool = False
+    ) -> None:
+        if deterministic and extras:
+            raise ValueError(f"a deterministic policy has no extras, {list(extras)} were asked for")
         action = spec.action
         size = 1 if action.discrete else math.prod(action.shape)
         self.parameters = mlp_parameters(spec, hidden)
         self.noise = ("uniform", 1) if action.discrete else ("normal", size)
+        if deterministic:
+            self.noise = None
         self.extras = {name: _EXTRAS[name](action) for name in extras}
         self._action = action
         self._weights: dict[str, jax.Array] = {}
@@ -102,6 +85,11 @@ class MLPPolicy:
 
         def act(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
             head = mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32))
+            if action.discrete and deterministic:
+                # An action that the engine refuses, not a silent 0.
+                return {"action": jnp.where(jnp.isnan(head).any(-1), -1, head.argmax(-1))}
+            if deterministic:
+                return {"action": centre + half_width * jnp.tanh(head[:, :size])}
             if action.discrete:
                 chosen, log_prob = categorical(head, noise)
                 return {"action": chosen, "log_prob": log_prob}

@@ -189,3 +189,31 @@ def test_weights_may_be_overwritten_after_load(width):
     for array in aligned.values():
         array[...] = np.nan
     agree(act(policy, spec, observation, noise, ("log_prob",)), before)
+
+
+@pytest.mark.parametrize("spec", [box_spec([-2.0, 0.0], [2.0, 3.0]), discrete_spec(5)])
+def test_deterministic_twins_take_the_mean_or_the_most_probable_action(spec):
+    hidden = (24, 17)
+    config = mlp_policy(hidden, deterministic=True)
+    weights = random_weights(in_numpy.MLPPolicy(spec, hidden=hidden).parameters, 0)
+    observation = np.random.default_rng(1).standard_normal((6, *spec.observation_shape))
+    head = reference_head(weights, observation)
+    if spec.action.discrete:
+        expected = head.argmax(-1)
+    else:
+        low, high = spec.action.low, spec.action.high
+        expected = (low + high) / 2 + (high - low) / 2 * np.tanh(head[:, : len(low)])
+    for batched in (False, True):
+        policy = config.build(spec, batched=batched)
+        assert policy.noise is None
+        policy.load(weights)
+        action = np.zeros((6, *spec.action.shape), spec.action.dtype)
+        policy.act(observation.astype(spec.observation_dtype), None, action, {})
+        np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_deterministic_policy_refuses_extras_in_both_twins():
+    config = mlp_policy((8,), ("log_prob",), deterministic=True)
+    for batched in (False, True):
+        with pytest.raises(ValueError, match="log_prob"):
+            config.build(box_spec([-1.0], [1.0]), batched=batched)

@@ -1,0 +1,81 @@
+"""Multilayer perceptrons as flat dicts of arrays: kernel_0 (in, out), bias_0 (out,), kernel_1, ...
+
+A twin critic is one flat dict whose names carry the prefixes "q0/" and "q1/".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Parameters = dict[str, jax.Array]
+"""Weights by name, float32."""
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+CRITICS = ("q0/", "q1/")
+
+
+def init_mlp(key: jax.Array, widths: Sequence[int], prefix: str = "") -> Parameters:
+    """LeCun-normal kernels and zero biases for layers of these widths, inputs and outputs included."""
+    initializer = jax.nn.initializers.lecun_normal()
+    parameters = {}
+    for i, shape in enumerate(itertools.pairwise(widths)):
+        parameters[f"{prefix}kernel_{i}"] = initializer(jax.random.fold_in(key, i), shape, jnp.float32)
+        parameters[f"{prefix}bias_{i}"] = jnp.zeros(shape[1], jnp.float32)
+    return parameters
+
+
+def init_actor(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
+    """A tanh-Gaussian actor; its last layer is (mean, log standard deviation)."""
+    return init_mlp(key, (observations, *hidden, 2 * actions))
+
+
+def init_critic(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
+    """Twin critics of (observation, action)."""
+    widths = (observations + actions, *hidden, 1)
+    parameters = {}
+    for i, prefix in enumerate(CRITICS):
+        parameters |= init_mlp(jax.random.fold_in(key, i), widths, prefix)
+    return parameters
+
+
+def mlp(parameters: Mapping[str, jax.Array], x: jax.Array, prefix: str = "") -> jax.Array:
+    """ReLU layers on x (..., inputs); the last layer is linear."""
+    depth = sum(name.startswith(f"{prefix}kernel_") for name in parameters)
+    for i in range(depth):
+        x = x @ parameters[f"{prefix}kernel_{i}"] + parameters[f"{prefix}bias_{i}"]
+        if i < depth - 1:
+            x = jax.nn.relu(x)
+    return x
+
+
+def q_values(critic: Mapping[str, jax.Array], observation: jax.Array, action: jax.Array) -> jax.Array:
+    """Both critics' values, (2, batch); observation (batch, o), action (batch, a)."""
+    x = jnp.concatenate([observation, action], -1)
+    # Two networks of their own, not one stacked: a batched matrix product is slower on CPUs.
+    return jnp.stack([mlp(critic, x, prefix)[..., 0] for prefix in CRITICS])
+
+
+def tanh_gaussian(head: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(action, log probability, mean action) in [-1, 1] of a squashed Gaussian.
+
+    head: (batch, 2 k) mean and log standard deviation; noise: (batch, k) standard normals.
+    Haarnoja et al. 2018, appendix C; log(1 - tanh(u)^2) in the form that does not cancel.
+    """
+    mean, log_std = jnp.split(head, 2, axis=-1)
+    log_std = jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
+    raw = mean + jnp.exp(log_std) * noise
+    squash = 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
+    density = -0.5 * jnp.square(noise) - log_std - 0.5 * math.log(2 * math.pi)
+    return jnp.tanh(raw), (density - squash).sum(-1), jnp.tanh(mean)
+
+
+def fold_normalizer(actor: Mapping[str, jax.Array], mean: jax.Array, scale: jax.Array) -> Parameters:
+    """The actor that does on raw observations what ``actor`` does on (observation - mean) * scale."""
+    kernel = actor["kernel_0"] * scale[:, None]
+    bias = actor["bias_0"] - jnp.dot(mean, kernel, precision=jax.lax.Precision.HIGHEST)
+    return {**actor, "kernel_0": kernel, "bias_0": bias}
