@@ -1,7 +1,12 @@
-"""Train a dense policy, a lottery ticket, or transfer one: not yet."""
+"""Train a dense policy, draw lottery tickets from it, transfer them to another task."""
 
+import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+
+# isort: split
 import sys
 
+from fastcollect.command import run
+from trainers.command import parse, train
+
 if __name__ == "__main__":
-    print("error: train.py cannot train yet; tune_throughput.py and bench/ work", file=sys.stderr)
-    sys.exit(2)
+    run(lambda: train(parse(sys.argv[1:])))
