@@ -156,7 +156,7 @@ def _transfer(arguments: TrainArguments, progress: Progress) -> None:
 def _all(arguments: TrainArguments, progress: Progress) -> None:
     from trainers.orchestrator import run_all
 
-    run_all(arguments, progress, _command())
+    run_all(arguments, progress, sys.argv[1:])
 
 
 _STAGES = {"dense": _dense, "ticket": _ticket, "transfer": _transfer, "all": _all}
@@ -213,8 +213,13 @@ def _title(config: TrainConfig, stage: str) -> str:
     return f"{config.env} seed {config.seed} {stage}"
 
 
+def written(argv: Sequence[str]) -> list[str]:
+    """The whole command, for manifests."""
+    return ["python", "train.py", *argv]
+
+
 def _command() -> list[str]:
-    return ["python", *sys.argv]
+    return written(sys.argv[1:])
 
 
 def _report(progress: Progress, path: Path, summary: Mapping[str, Any]) -> None:

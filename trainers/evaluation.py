@@ -18,7 +18,6 @@ from fastcollect.policies import mlp_policy
 from trainers.config import EvaluationConfig
 
 NUM_GOALS = 50
-_HORIZON = 500
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Evaluator:
         """horizon: of an episode, if it is known. Raises ConfigError where an evaluation has no end."""
         episodes, kwargs = config.episodes, dict(env.kwargs)
         if env.id in METAWORLD_TASKS:
-            episodes, horizon = NUM_GOALS, _HORIZON
+            episodes = NUM_GOALS
             kwargs["goal_indices"] = list(range(NUM_GOALS))
         elif horizon is None:
             raise ConfigError([f"{env.id} has no known horizon, so that an evaluation would have no end"])

@@ -6,13 +6,12 @@ its hash, and what was interrupted goes on where it was.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastcollect.errors import ConfigError
 from trainers import command, stages
-from trainers.config import check_prune, plain
+from trainers.config import TrainConfig, check_prune, plain
 from trainers.progress import Progress
 from trainers.rewind import Source, open_source
 from trainers.run_folder import RunFolder, read_summary
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def run_all(arguments: TrainArguments, progress: Progress, argv: Sequence[str]) -> None:
-    """The whole study in one folder. Raises as its stages do; starting it again goes on."""
+    """The whole study in one folder. Raises as its stages do; starting it again goes on.
+
+    argv: what the user typed after the command's name.
+    """
     check_prune(arguments.prune)
     rounds = command.control_rounds(arguments)
     if problems := [f"{n} is empty" for n in ("tasks", "seeds") if not getattr(arguments, n)]:
@@ -36,7 +38,7 @@ def run_all(arguments: TrainArguments, progress: Progress, argv: Sequence[str]) 
         **{name: list(getattr(arguments, name)) for name in ("tasks", "seeds", "targets")},
     }
     root = arguments.run or command.default_path(arguments.runs, "study", arguments.seed, identity)
-    with RunFolder.create(root, identity, argv, resume=True) as folder:
+    with RunFolder.create(root, identity, command.written(argv), resume=True) as folder:
         if folder.finished():
             progress.say(f"{str(root)!r} is finished already")
             return
@@ -59,9 +61,9 @@ def _one(
     rounds: Sequence[int],
 ) -> list[dict[str, Any]]:
     def context(stage: str, identity: Mapping[str, Any], env: str) -> stages.Context:
-        return stages.Context(identity, argv, progress, True, f"{env} seed {seed} {stage}")
+        return stages.Context(identity, command.written(argv), progress, True, f"{env} seed {seed} {stage}")
 
-    config = _for_task(arguments, task, seed)
+    config = _for_task(argv, task, seed)
     identity = command.dense_identity(config)
     stages.dense(context("dense", identity, task), base / "dense", config)
     dense = open_source(str(base / "dense"))
@@ -82,12 +84,13 @@ def _one(
         _result("ticket", task, seed, read_summary(base / "ticket")),
     ]
     for target in arguments.targets:
-        results += _transfer(arguments, context, base, target, seed, ticket, dense)
+        results += _transfer(arguments, argv, context, base, target, seed, ticket, dense)
     return results
 
 
 def _transfer(
     arguments: TrainArguments,
+    argv: Sequence[str],
     context: Any,
     base: Any,
     target: str,
@@ -96,7 +99,7 @@ def _transfer(
     dense: Source,
 ) -> list[dict[str, Any]]:
     """The transfer's variants, and the target's own dense run to hold them against."""
-    config = _for_task(arguments, target, seed)
+    config = _for_task(argv, target, seed)
     identity = command.dense_identity(config)
     own = base / f"{target}-dense"
     stages.dense(context("dense", identity, target), own, config)
@@ -109,14 +112,9 @@ def _transfer(
     ]
 
 
-def _for_task(arguments: TrainArguments, task: str, seed: int) -> Any:
-    """The configuration of one run: a task's own settings stand unless the study names another task first."""
-    settings = command.TASK_SETTINGS.get(task, {}) if task != arguments.env else {}
-    changes = {
-        key: dataclasses.replace(getattr(arguments, key), **value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-    }
-    return command.train_config(arguments, env=task, seed=seed, **changes)
+def _for_task(argv: Sequence[str], task: str, seed: int) -> TrainConfig:
+    """The configuration of one run: what the user said, over the task's own settings."""
+    return command.train_config(command.parse([*argv, "--env", task, "--seed", str(seed)]))
 
 
 def _result(stage: str, task: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:

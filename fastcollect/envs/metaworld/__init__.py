@@ -2,7 +2,7 @@
 
 reach-v3, push-v3 and pick-place-v3 run batched (``BatchedSawyer``); the other tasks run as a loop over
 stock's classes (``StockMetaWorld``). Goals are MT1's 50 of the task; every reset draws one of them from
-the environment's own generator. Episodes are truncated after 500 steps and never terminate.
+the environment's own generator. Episodes are truncated after 500 steps, or earlier if asked, and never terminate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from fastcollect.envs.base import BatchedEnv
 from fastcollect.envs.metaworld.goals import NUM_GOALS, GoalChooser
-from fastcollect.envs.metaworld.sawyer import PHYSICS, TASKS, BatchedSawyer
+from fastcollect.envs.metaworld.sawyer import MAX_HORIZON, PHYSICS, TASKS, BatchedSawyer
 from fastcollect.envs.metaworld.stock import StockMetaWorld
 
 __all__ = ["NUM_GOALS", "BatchedSawyer", "StockMetaWorld", "make"]
@@ -30,6 +30,7 @@ def make(
     goal_visible: bool = True,
     goal_indices: Sequence[int] | Literal["seed"] | None = None,
     mt1_seed: int = 0,
+    horizon: int = MAX_HORIZON,
 ) -> BatchedEnv:
     """One Meta-World environment for each seed.
 
@@ -42,19 +43,30 @@ def make(
     goal_indices: None draws a goal at every reset. n integers in 0..49 pin each environment to a goal;
         "seed" pins environment i to goal ``seeds[i] % 50``, however the environments are spread over workers.
     mt1_seed: the seed of ``metaworld.MT1`` that fixes the 50 goals.
+    horizon: steps after which an episode is truncated, 1 to 500.
     """
     if task not in ALL_V3_ENVIRONMENTS:
         raise ValueError(f"unknown Meta-World task {task!r}{_suggestion(task)}")
     if physics not in PHYSICS:
         raise ValueError(f"physics={physics!r}: allowed are {', '.join(map(repr, PHYSICS))}")
+    if not 1 <= horizon <= MAX_HORIZON:
+        raise ValueError(f"horizon={horizon!r}: allowed are 1 to {MAX_HORIZON}")
     chooser = GoalChooser(seeds, goal_indices)
     if task in TASKS:
         return BatchedSawyer(
-            task, chooser, len(seeds), physics=physics, goal_visible=goal_visible, mt1_seed=mt1_seed
+            task,
+            chooser,
+            len(seeds),
+            physics=physics,
+            goal_visible=goal_visible,
+            mt1_seed=mt1_seed,
+            horizon=horizon,
         )
     if physics != "exact":
         raise ValueError(f"physics={physics!r} exists for {', '.join(TASKS)}; {task} allows 'exact' only")
-    return StockMetaWorld(task, chooser, len(seeds), goal_visible=goal_visible, mt1_seed=mt1_seed)
+    return StockMetaWorld(
+        task, chooser, len(seeds), goal_visible=goal_visible, mt1_seed=mt1_seed, horizon=horizon
+    )
 
 
 def _suggestion(task: str) -> str:

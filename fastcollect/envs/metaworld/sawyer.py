@@ -40,6 +40,9 @@ PHYSICS = {"exact": mujoco.mj_forward, "fast": mujoco.mj_kinematics}
 poses are needed, but without the new warm start the next step differs in its last bits."""
 
 
+MAX_HORIZON = int(SawyerXYZEnv.max_path_length)
+
+
 def sawyer_spec(stock: SawyerXYZEnv, goal_visible: bool) -> EnvSpec:
     """The specification of any Sawyer task, with the bounds to which stock's ``step`` clips.
 
@@ -78,8 +81,10 @@ class BatchedSawyer:
         physics: str,
         goal_visible: bool,
         mt1_seed: int,
+        horizon: int,
     ) -> None:
         stock = ALL_V3_ENVIRONMENTS[task]()
+        stock.max_path_length = horizon
         self.num_envs = num_envs
         self.spec = sawyer_spec(stock, goal_visible)
         self._task = TASKS[task]

@@ -23,12 +23,21 @@ class StockMetaWorld:
     """
 
     def __init__(
-        self, task: str, chooser: GoalChooser, num_envs: int, *, goal_visible: bool, mt1_seed: int
+        self,
+        task: str,
+        chooser: GoalChooser,
+        num_envs: int,
+        *,
+        goal_visible: bool,
+        mt1_seed: int,
+        horizon: int,
     ) -> None:
         self.num_envs = num_envs
         self._tasks = mt1_tasks(task, mt1_seed, goal_visible)
         self._chooser = chooser
         self._envs = [ALL_V3_ENVIRONMENTS[task]() for _ in range(num_envs)]
+        for env in self._envs:
+            env.max_path_length = horizon
         self.spec: EnvSpec = sawyer_spec(self._envs[0], goal_visible)
         self._goal = np.full(num_envs, -1, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
@@ -74,7 +83,7 @@ class StockMetaWorld:
             raise RuntimeError("no episode has begun: call reset or set_state first")
 
     def get_state(self) -> State:
-        """See ``BatchedEnv.get_state``; actions: (n, 500, 4) float32, of which ``elapsed`` rows count."""
+        """See ``BatchedEnv.get_state``; actions: (n, horizon, 4) float32, of which ``elapsed`` rows count."""
         self._require_episode()
         return {
             "goal": self._goal.copy(),

@@ -290,3 +290,14 @@ def test_protocol_and_use_before_reset(task: str) -> None:
 def test_bad_arguments_are_explained(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(np.array([0]), **kwargs)
+
+
+@pytest.mark.parametrize("task", ["reach-v3", STOCK_TASK])
+def test_a_shorter_horizon_truncates_there(task: str) -> None:
+    env, out = start(task, [3, 4], horizon=7)
+    assert env.spec.max_episode_steps == 7
+    rng = np.random.default_rng(0)
+    for step in range(1, 16):
+        env.step(random_actions(rng, 2), out)
+        assert (out.truncated == (step % 7 == 0)).all()
+        assert not out.terminated.any()
