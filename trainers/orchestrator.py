@@ -83,7 +83,7 @@ def _one(
         _result("dense", task, seed, read_summary(base / "dense")),
         _result("ticket", task, seed, read_summary(base / "ticket")),
     ]
-    for target in arguments.targets:
+    for target in (each for each in arguments.targets if each != task):
         results += _transfer(arguments, argv, context, base, target, seed, ticket, dense)
     return results
 

@@ -137,7 +137,13 @@ def ticket(
             if number in controls:
                 rows += _controls(context, path, config, matrix, source, number, masks, before)
         _save_masks(folder, masks)
-        summary = {"stage": "ticket", "dense": read_summary(source.path), "rounds": rows}
+        anchor = source.snapshot("anchor", like)
+        summary = {
+            "stage": "ticket",
+            "dense": read_summary(source.path),
+            "anchor": {"env_steps": anchor.env_steps, "updates": anchor.updates},
+            "rounds": rows,
+        }
         folder.write_summary(summary | _of_last(rows))
         return read_summary(path)
 
