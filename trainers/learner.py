@@ -111,11 +111,14 @@ class Learner:
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that the continuation depends on, as named arrays."""
         replay = {f"replay/{name}": value for name, value in self.replay.get_state().items()}
-        return {**to_arrays(self.snapshot()), **replay, "next_step": self._next_step.copy()}
+        # Of the last update's normaliser, which has seen more since.
+        acting = {f"acting/{name}": np.asarray(value) for name, value in self.acting.items()}
+        return {**to_arrays(self.snapshot()), **acting, **replay, "next_step": self._next_step.copy()}
 
     def set_state(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         """Go on from ``get_state``'s result. Raises ConfigError, naming ``where``, if it does not fit."""
         self.start_from(from_arrays(arrays, self.state, where))
+        self.acting = {name: jax.numpy.array(arrays[f"acting/{name}"].copy()) for name in self.acting}
         self.set_replay(arrays, where)
         self._next_step[:] = arrays["next_step"]
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from engine import masks as mask_functions
 from engine.sac import DENSE, Masks
 from fastcollect.block import Block
 from fastcollect.collector import Collector, new_launcher
@@ -33,14 +31,13 @@ from trainers.evaluation import Evaluation, Evaluator
 from trainers.learner import Learner, as_numpy
 from trainers.metrics import MetricsWriter
 from trainers.progress import Progress
+from trainers.record import Record
 from trainers.run_folder import RunFolder
 from trainers.snapshots import Snapshot, to_arrays
 
 SALIENCY_BATCHES = 100
 _LOG_SECONDS = 2.0
 _CHECKPOINT_SECONDS = 120.0
-_RECENT = 100
-_THRESHOLDS = {"success_any": 0.95, "success_last": 0.8}
 
 
 class InterruptedRunError(Exception):
@@ -116,7 +113,10 @@ def train(
             contextlib.closing(MetricsWriter(folder.path, learner.env_steps if state is not None else None))
         )
         with _stop_on_signal(run):
-            return run.to_the_end()
+            summary = run.to_the_end()
+    if run.stop_signal is not None:  # too late for this run, and not for those that may follow it
+        raise InterruptedRunError(run.stop_signal)
+    return summary
 
 
 @contextlib.contextmanager
@@ -158,19 +158,11 @@ class Run:
         self.stop_signal: int | None = None
         self._keep = start.keep
         self._random_actions = start.random_actions
-        self._began = began  # moved back on resume by what the run took before
-        self._first_step = learner.env_steps
+        self.record = Record(config, learner, began)
         self._pending: tuple[Snapshot, float] | None = None
-        self._best: tuple[float, ...] | None = None
-        self._in_a_row = 0
-        self._reached: dict[str, dict[str, float]] = {}
-        self._last_evaluation: dict[str, Any] = {}
-        self._returns: deque[float] = deque(maxlen=_RECENT)
-        self._successes: deque[float] = deque(maxlen=_RECENT)
         self._blocks = 0
         self._next_evaluation = learner.env_steps
         self._anchored = learner.env_steps >= config.anchor_steps
-        self._logged = (began, learner.env_steps, learner.updates)
         self._checkpointed = began
 
     # Start and resume.
@@ -199,35 +191,23 @@ class Run:
         where = f"checkpoint {self.checkpoints.latest()} of {str(self.folder.path)!r}"
         self.learner.set_state(arrays, where)
         self.evaluator.set_state(_part(arrays, "evaluator/"))
-        self._first_step = meta["first_step"]
-        self._best = tuple(meta["best"]) if meta["best"] is not None else None
-        self._in_a_row, self._reached = meta["in_a_row"], meta["reached"]
-        self._last_evaluation = meta["last_evaluation"]
-        self._returns.extend(meta["returns"])
-        self._successes.extend(meta["successes"])
+        self.record.set_state(meta["record"])
         self._next_evaluation, self._anchored = meta["next_evaluation"], meta["anchored"]
-        self._began -= meta["wall_seconds"]
-        self._logged = (time.perf_counter(), self.learner.env_steps, self.learner.updates)
         return _part(arrays, "collector/")
 
     def _checkpoint(self) -> None:
         self._finish_evaluation()
+        # Without lockstep episodes are not repeated, so that environments need not be able to save theirs.
+        evaluator = self.evaluator.get_state() if self.config.collect.lockstep else {}
         arrays = {
             **self.learner.get_state(),
             **{f"collector/{k}": v for k, v in self.collector.get_state().items()},
-            **{f"evaluator/{k}": v for k, v in self.evaluator.get_state().items()},
+            **{f"evaluator/{k}": v for k, v in evaluator.items()},
         }
         meta = {
-            "first_step": self._first_step,
-            "best": self._best,
-            "in_a_row": self._in_a_row,
-            "reached": self._reached,
-            "last_evaluation": self._last_evaluation,
-            "returns": list(self._returns),
-            "successes": list(self._successes),
+            "record": self.record.get_state(),
             "next_evaluation": self._next_evaluation,
             "anchored": self._anchored,
-            "wall_seconds": self._wall(),
         }
         self.checkpoints.save(self.learner.env_steps, arrays, meta)
         self._checkpointed = time.perf_counter()
@@ -238,7 +218,7 @@ class Run:
         """Everything from the first block to the summary."""
         learner, config = self.learner, self.config
         self._milestones()
-        while learner.env_steps < config.env_steps and not self._stopped_early():
+        while learner.env_steps < config.env_steps and not self.record.stopped_early:
             self._step(self.collector.take())
             if self._between_rounds():
                 self._milestones()
@@ -252,8 +232,7 @@ class Run:
     def _step(self, block: Block) -> None:
         self.learner.learn_from(block)
         self._blocks += 1
-        self._returns.extend(block.episodes.episode_return.tolist())
-        self._successes.extend(block.episodes.success_any.tolist())
+        self.record.took(block)
         while self.learner.due() >= self.config.updates_per_dispatch:
             self._update(self.config.updates_per_dispatch)
 
@@ -284,10 +263,10 @@ class Run:
         if self._next_evaluation <= learner.env_steps < self.config.env_steps:
             self._finish_evaluation()
             self._start_evaluation()
-        now = time.perf_counter()
-        if now - self._logged[0] >= _LOG_SECONDS:
-            self._log(now)
-        if now - self._checkpointed >= _CHECKPOINT_SECONDS:
+        if self.record.since_logged() >= _LOG_SECONDS:
+            self._log()
+        # Before the first block there is nothing to save, and in lockstep no state.
+        if self._blocks and time.perf_counter() - self._checkpointed >= _CHECKPOINT_SECONDS:
             self._checkpoint()
 
     # Evaluation.
@@ -296,7 +275,7 @@ class Run:
         while self._next_evaluation <= self.learner.env_steps:
             self._next_evaluation += self.config.evaluation.every
         self.learner.check_masks()
-        self._pending = self.learner.snapshot(), self._wall()
+        self._pending = self.learner.snapshot(), self.record.wall()
         self.evaluator.start(as_numpy(self.learner.acting))
         if self.config.collect.lockstep:
             self._finish_evaluation()
@@ -314,49 +293,16 @@ class Run:
 
     def _judge(self, evaluation: Evaluation, snapshot: Snapshot, wall: float) -> None:
         row = {"env_steps": snapshot.env_steps, "updates": snapshot.updates, "wall_seconds": wall}
-        row |= evaluation.row() | {"density": self._densities()}
-        self._last_evaluation = row
+        row |= evaluation.row() | {"density": self.record.densities()}
         self.metrics.write_evaluation(row)
         self.progress.evaluated(row)
-        for name, threshold in _THRESHOLDS.items():
-            if row[name] >= threshold and name not in self._reached:
-                self._reached[name] = {"at": threshold, "env_steps": snapshot.env_steps, "wall_seconds": wall}
-        merit = (row["success_any"], row["success_last"], row["return_mean"])
-        if self._best is None or merit > self._best:
-            self._best = merit
-            if "best" in self._keep:
-                self._save("best", snapshot)
-        enough = self.config.stop_success is not None and row["success_any"] >= self.config.stop_success
-        self._in_a_row = self._in_a_row + 1 if enough else 0
-
-    def _stopped_early(self) -> bool:
-        return self.config.stop_success is not None and self._in_a_row >= self.config.stop_patience
+        if self.record.judge(row) and "best" in self._keep:
+            self._save("best", snapshot)
 
     # Records.
 
-    def _densities(self) -> dict[str, float]:
-        masks = self.learner.masks
-        return {name: 1 - mask_functions.sparsity(masks[name]) for name in ("actor", "critic")}
-
-    def _wall(self) -> float:
-        return time.perf_counter() - self._began
-
-    def _log(self, now: float) -> None:
-        then, steps, updates = self._logged
-        learner = self.learner
-        self._logged = (now, learner.env_steps, learner.updates)
-        learned = max(1, learner.env_steps - self.config.start_steps)
-        row = {
-            "env_steps": learner.env_steps,
-            "updates": learner.updates,
-            "wall_seconds": self._wall(),
-            "env_steps_per_second": (learner.env_steps - steps) / (now - then),
-            "updates_per_second": (learner.updates - updates) / (now - then),
-            "updates_per_step": learner.updates / learned,
-            "return_mean": float(np.mean(self._returns)) if self._returns else None,
-            "success_any": float(np.mean(self._successes)) if self._successes else None,
-            **{name: float(value) for name, value in learner.metrics.items()},
-        }
+    def _log(self) -> None:
+        row = self.record.training_row()
         self.metrics.write_metrics(row)
         self.progress.trained(row)
 
@@ -372,37 +318,17 @@ class Run:
     def _finish(self) -> dict[str, Any]:
         learner = self.learner
         self._finish_evaluation()
-        trained = self._wall()
-        if self._last_evaluation.get("updates") != learner.updates:
+        trained = self.record.wall()
+        if self.record.last_evaluation.get("updates") != learner.updates:
             learner.check_masks()
-            self._pending = learner.snapshot(), self._wall()
+            self._pending = learner.snapshot(), self.record.wall()
             self.evaluator.start(as_numpy(learner.acting))
             self._finish_evaluation()
-        self._log(time.perf_counter())
+        self._log()
         self._save("final", learner.snapshot())
         if "saliency" in self._keep:
             self._save_arrays("saliency", learner.samples(SALIENCY_BATCHES), "")
-        row, stats = self._last_evaluation, self.collector.stats()
-        learned = max(1, learner.env_steps - self.config.start_steps)
-        summary = {
-            **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
-            "best": dict(zip(("success_any", "success_last", "return_mean"), self._best, strict=True)),
-            "reached": self._reached,
-            "env": self.config.env,
-            "seed": self.config.seed,
-            "env_steps": learner.env_steps,
-            "updates": learner.updates,
-            "updates_per_step": learner.updates / learned,
-            "transitions_stored": learner.replay.added,
-            "wall_seconds": self._wall(),
-            "training_seconds": trained,
-            "stopped_early": self._stopped_early(),
-            "density": self._densities(),
-            "kept_weights": {
-                name: mask_functions.counts(learner.masks[name])[0] for name in ("actor", "critic")
-            },
-            "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
-        }
+        summary = self.record.summary(self.collector.stats(), trained)
         self.folder.write_summary(summary)
         return summary
 
