@@ -104,7 +104,9 @@ STORAGES = {"host": HostStorage, "device": DeviceStorage}
 
 
 class Replay:
-    """``capacity`` transitions of ``num_envs`` environments, raw: oldest steps of each give way to new ones.
+    """Raw transitions of ``num_envs`` environments: the oldest steps of each give way to new ones.
+
+    capacity: transitions in all, rounded down to as many of each environment.
 
     Row e * steps + t % steps holds step t of environment e. ``added`` counts what ever came in.
     """
@@ -117,6 +119,7 @@ class Replay:
         self._terminated = np.zeros(self.steps * num_envs, np.bool_)
         self._reward = np.zeros(self.steps * num_envs, np.float32)
         widths = {"observation": observations, "action": actions, "next_observation": observations}
+        self._widths = widths
         self._storage = STORAGES[storage](self.steps * num_envs, widths)
 
     @property
@@ -173,7 +176,7 @@ class Replay:
             going &= age + k < held[env]
             following = base + (step + k) % self.steps
             last = np.where(going, following, last)
-            reward += np.where(going, discount**k * self._reward[following], 0)
+            reward += np.where(going, discount**k * self._reward[following].astype(np.float64), 0)
             bootstrap = np.where(going, discount ** (k + 1), bootstrap)
             going &= ~self._ended[following]
         bootstrap = np.where(self._terminated[last], 0, bootstrap)
@@ -204,10 +207,14 @@ class Replay:
             raise ValueError(
                 f"a replay of {state['written'].size} environments does not fit one of {self.num_envs}"
             )
+        places = int(np.minimum(state["written"], self.steps).sum())
+        if places != len(state["reward"]):
+            raise ValueError(f"{len(state['reward'])} saved transitions do not fit {places} places")
+        for name, width in self._widths.items():
+            if state[name].shape != (places, width):
+                raise ValueError(f"{name} is {state[name].shape} there and {(places, width)} here")
         self.written[:] = state["written"]
         rows = self._held_rows()
-        if len(rows) != len(state["reward"]):
-            raise ValueError(f"{len(state['reward'])} saved transitions do not fit {len(rows)} places")
         self._reward[rows] = state["reward"]
         self._terminated[rows] = state["terminated"]
         self._ended[rows] = state["ended"]

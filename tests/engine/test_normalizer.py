@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.normalizer import Moments
@@ -26,6 +26,7 @@ def rows_and_cuts(draw):
     return rows, draw(st.lists(st.integers(0, count), max_size=6))
 
 
+@settings(deadline=None)
 @given(rows_and_cuts())
 def test_any_split_gives_the_mean_and_variance_of_all_rows(case):
     rows, cuts = case
@@ -36,6 +37,7 @@ def test_any_split_gives_the_mean_and_variance_of_all_rows(case):
     assert (abs(moments.squares / moments.count - rows.var(0)) <= 1e-12 * spread**2).all()
 
 
+@settings(deadline=None)
 @given(rows_and_cuts())
 def test_scaling_gives_normalised_rows_mean_zero_and_variance_one(case):
     rows, cuts = case

@@ -97,6 +97,7 @@ def assert_same_state(got, expected):
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 3))
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_the_newest_steps_of_each_environment_are_held_once_and_whole(shape, seed, calls):
     num_envs, steps, spare = shape
@@ -120,6 +121,7 @@ def test_the_newest_steps_of_each_environment_are_held_once_and_whole(shape, see
     assert held["ended"].tolist() == [any(row[1:]) for row in sent]
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
 def test_n_step_rows_equal_a_walk_along_the_raw_stream(shape, seed, calls, n_step):
     num_envs, steps, _ = shape
@@ -358,7 +360,7 @@ def test_a_state_of_another_shape_is_refused_and_leaves_no_trace(storage, shape)
     assert_same_state(replay.get_state(), before)
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_order_of_environments_in_a_block_does_not_matter(seed):
     rng = np.random.default_rng(seed)
