@@ -212,7 +212,7 @@ class Replay:
             raise ValueError(f"{len(state['reward'])} saved transitions do not fit {places} places")
         for name, width in self._widths.items():
             if state[name].shape != (places, width):
-                raise ValueError(f"{name} is {state[name].shape} there and {(places, width)} here")
+                raise ValueError(f"{name} of shape {state[name].shape} does not fit {(places, width)}")
         self.written[:] = state["written"]
         rows = self._held_rows()
         self._reward[rows] = state["reward"]
