@@ -42,7 +42,11 @@ class Learner:
         self._next_step = np.full(total, -1, np.int64)  # the environments' own count of steps
 
     def start_from(self, snapshot: Snapshot) -> None:
-        """Take over what a snapshot holds, with every pruned weight zero in all of its parts."""
+        """Take over what a snapshot holds, with every pruned weight zero in all of its parts.
+
+        Raises ConfigError naming every leaf of another shape, and both shapes.
+        """
+        snapshot = from_arrays(to_arrays(snapshot), self.state, "the start")
         self.state = sac.apply_masks(snapshot.state, self.masks)
         self.moments = snapshot.moments
         self.env_steps, self.updates = snapshot.env_steps, snapshot.updates

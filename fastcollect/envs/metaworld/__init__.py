@@ -2,7 +2,8 @@
 
 reach-v3, push-v3 and pick-place-v3 run batched (``BatchedSawyer``); the other tasks run as a loop over
 stock's classes (``StockMetaWorld``). Goals are MT1's 50 of the task; every reset draws one of them from
-the environment's own generator. Episodes are truncated after 500 steps, or earlier if asked, and never terminate.
+the environment's own generator. Episodes are truncated after 500 steps, or earlier if asked, and never
+terminate.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""Whole studies without training: the stages' own code, and a trainer that only writes what one writes."""
+
+import sys
+
+import jax
+import numpy as np
+
+from engine import masks, sac
+from engine.normalizer import Moments
+from trainers import artifacts, command, stages
+from trainers.metrics import MetricsWriter
+from trainers.snapshots import Snapshot, to_arrays
+
+OBSERVATIONS, ACTIONS = 39, 4
+CONSTANT = (*range(11, 18), *range(29, 36))
+FLAGS = (
+    *("--sac.hidden", "8", "6", "--sac.batch-size", "16", "--collect.n", "2", "--collect.N", "1"),
+    *("--env-steps", "3000", "--start-steps", "100", "--anchor-steps", "1000", "--evaluation.every", "1000"),
+)
+
+
+def study(monkeypatch, path, *flags):
+    """``train.py`` with these flags into ``path``, its trainer replaced by ``fake_train``."""
+    argv = [*FLAGS, "--run", str(path), *flags]
+    monkeypatch.setattr(stages, "train", fake_train)
+    monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+    command.train(command.parse(argv))
+    return path
+
+
+def fake_train(folder, config, start, progress, *, resume=False):
+    """A run that learns at random, with every file of a real one but checkpoints."""
+    snapshot = start.snapshot or fresh(config)
+    final = learned(config, snapshot, start.masks)
+    densities = {kind: 1 - masks.sparsity(start.masks[kind]) for kind in ("actor", "critic")}
+    with MetricsWriter(folder.path) as writer:
+        rows = [evaluation(config, step, densities) for step in range(snapshot.env_steps, 3001, 1000)]
+        for row in rows:
+            writer.write_evaluation(row)
+    kept = {"initial": snapshot, "anchor": at(snapshot, 1000), "best": final}
+    for name in (name for name in start.keep if name in kept):
+        save(folder, name, to_arrays(kept[name]))
+    if "saliency" in start.keep:
+        save(folder, "saliency", {"observation": observations(config.seed).reshape(4, 16, OBSERVATIONS)})
+    if "anchor" in start.keep:
+        save(folder, "anchor-replay", {"replay/observation": observations(config.seed + 1)})
+    save(folder, "final", to_arrays(final))
+    summary = {
+        **{key: rows[-1][key] for key in ("success_any", "success_last", "return_mean")},
+        "best": {key: rows[-1][key] for key in ("success_any", "success_last", "return_mean")},
+        "reached": {"success_any": {"at": 0.95, "env_steps": 2000, "wall_seconds": 1.0}}
+        if config.seed
+        else {},
+        "env": config.env,
+        "seed": config.seed,
+        "env_steps": 3000,
+        "updates": 187,
+        "density": densities,
+        "updates_per_step": 0.0625,
+        "wall_seconds": 4.0,
+        "training_seconds": 2.0,
+        "stopped_early": False,
+    }
+    folder.write_summary(summary)
+    return summary
+
+
+def fresh(config):
+    state = sac.init(config.sac, config.seed, OBSERVATIONS, ACTIONS)
+    return Snapshot(state, Moments.empty(OBSERVATIONS), 0, 0)
+
+
+def at(snapshot, step):
+    return Snapshot(snapshot.state, snapshot.moments, step, step // 16)
+
+
+def learned(config, snapshot, kept):
+    """Other weights, zero where they are pruned, and a normaliser that has seen something."""
+    rng = np.random.default_rng([config.seed, len(config.env), snapshot.env_steps])
+
+    def shaken(tree):
+        return {name: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32) for name, leaf in tree.items()}
+
+    state = snapshot.state.replace(actor=shaken(snapshot.state.actor), critic=shaken(snapshot.state.critic))
+    state = sac.apply_masks(jax.tree.map(jax.numpy.asarray, state), kept)
+    return Snapshot(state, Moments.empty(OBSERVATIONS).update(observations(config.seed)), 3000, 187)
+
+
+def observations(seed):
+    rows = np.random.default_rng(seed).normal(0.5, 0.3, (64, OBSERVATIONS)).astype(np.float32)
+    rows[:, CONSTANT] = 0
+    return rows
+
+
+def evaluation(config, step, densities):
+    value = min(1.0, 0.2 * config.seed + step / 10_000)
+    return {
+        "env_steps": step,
+        "updates": step // 16,
+        "wall_seconds": step / 1000,
+        "density": densities,
+        "success_any": value,
+        "success_last": value / 2,
+        "return_mean": 1000 * value,
+    }
+
+
+def save(folder, name, arrays):
+    artifacts.save(folder.path, name, arrays, config_hash=folder.config_hash)

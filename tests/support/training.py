@@ -1,0 +1,184 @@
+"""Tiny training runs: in this process with real workers, or as a real ``train.py``."""
+
+import atexit
+import functools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from engine.sac import SACConfig
+from fastcollect.launcher import Launcher
+from trainers import artifacts, loop
+from trainers.checkpoints import Checkpoints
+from trainers.config import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig, plain
+from trainers.learner import Learner
+from trainers.metrics import read_rows
+from trainers.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "support.tiny_env:TinyEnv"
+SAC = SACConfig(hidden=(8,), batch_size=8)
+
+
+def tiny_config(**changes):
+    """20 rounds of 16 steps, a dispatch of 4 updates every second round; nested names as "collect__n"."""
+    collect = {"n": 2, "N": 2, "block_length": 4, "group_size": 2, "lockstep": True}
+    nested = {"collect": collect, "evaluation": {"every": 48, "episodes": 3}, "replay": {}}
+    top = {
+        "env": TINY,
+        "seed": 3,
+        "env_steps": 320,
+        "start_steps": 64,
+        "updates_per_step": 0.125,
+        "updates_per_dispatch": 4,
+        "anchor_steps": 128,
+        "sac": SAC,
+    }
+    for name, value in changes.items():
+        part, _, rest = name.partition("__")
+        if rest and part == "sac":
+            top["sac"] = replace(top["sac"], **{rest: value})
+        elif rest:
+            nested[part][rest] = value
+        else:
+            top[name] = value
+    return TrainConfig(
+        **top,
+        collect=CollectConfig(**nested["collect"]),
+        evaluation=EvaluationConfig(**nested["evaluation"]),
+        replay=ReplayConfig(**{"capacity": 4096, **nested["replay"]}),
+    )
+
+
+class Silent:
+    """A progress that nobody sees. on_evaluation: called with each evaluation's row."""
+
+    def __init__(self, on_evaluation=None):
+        self.rows, self.lines, self._on_evaluation = [], [], on_evaluation
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def run(self, title, total):
+        self.lines.append(title)
+
+    def trained(self, row):
+        pass
+
+    def evaluated(self, row):
+        self.rows.append(row)
+        if self._on_evaluation is not None:
+            self._on_evaluation(row)
+
+
+class SharedLauncher(Launcher):
+    """Serves many runs, one after the other; what starts it for each costs more than a tiny run."""
+
+    def close(self):
+        pass
+
+
+@functools.cache
+def launcher():
+    """The one launcher of this process."""
+    shared = SharedLauncher(["fastcollect.env_worker"])
+    atexit.register(Launcher.close, shared)
+    return shared
+
+
+@pytest.fixture
+def one_launcher(monkeypatch):
+    """All runs of a test have their workers from one launcher, the session's."""
+    monkeypatch.setattr(loop, "new_launcher", lambda config: launcher())
+
+
+def train(path, config, start=None, *, resume=False, progress=None, identity=None):
+    """The loop in this process, in a run folder of its own."""
+    identity = {"stage": "dense", **plain(config)} if identity is None else identity
+    with RunFolder.create(path, identity, ["test"], resume=resume) as folder:
+        return loop.train(folder, config, start or loop.Start(), progress or Silent(), resume=resume)
+
+
+def artifact(path, name="final"):
+    return artifacts.load(path, name).arrays
+
+
+def assert_same(got, expected):
+    """Two dicts of arrays, bit for bit."""
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        here = np.asarray(got[name])
+        assert (here.dtype, here.shape) == (value.dtype, value.shape), name
+        assert here.tobytes() == np.asarray(value).tobytes(), name
+
+
+def evaluations(path):
+    """Rows of evaluations.jsonl without what time it was."""
+    return [
+        {k: v for k, v in row.items() if k != "wall_seconds"} for row in read_rows(path / "evaluations.jsonl")
+    ]
+
+
+def assert_same_run(path, expected):
+    """Everything that two runs of the same bits leave behind."""
+    assert evaluations(path) == evaluations(expected)
+    index = json.loads((expected / "artifacts" / "index.json").read_text())
+    assert json.loads((path / "artifacts" / "index.json").read_text()).keys() == index.keys()
+    for name in index:
+        assert_same(artifact(path, name), artifact(expected, name))
+    summaries = [json.loads((each / "summary.json").read_text()) for each in (path, expected)]
+    for summary in summaries:
+        for name in ("wall_seconds", "training_seconds", "collector", "reached"):
+            del summary[name]
+    assert summaries[0] == summaries[1]
+
+
+def checkpoint(path):
+    """Arrays and meta of a run's newest checkpoint."""
+    checkpoints = Checkpoints(path)
+    try:
+        return checkpoints.load()
+    finally:
+        checkpoints.close()
+
+
+class KeptLearner(Learner):
+    """A learner that a test finds again. log: ("stored" | "updated", env_steps, updates) in order."""
+
+    made: ClassVar[list[Learner]] = []
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.log = []
+        KeptLearner.made.append(self)
+
+    def learn_from(self, block):
+        super().learn_from(block)
+        self.log.append(("stored", self.env_steps, self.updates))
+
+    def update(self, count):
+        super().update(count)
+        self.log.append(("updated", self.env_steps, self.updates))
+
+
+def keep_learners(monkeypatch):
+    """The list that learners of later runs are found in."""
+    monkeypatch.setattr(KeptLearner, "made", [])
+    monkeypatch.setattr(loop, "Learner", KeptLearner)
+    return KeptLearner.made
+
+
+def environment(folder):
+    """Of a real ``train.py`` that knows the tests' environments and shares what was compiled."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }

@@ -1,0 +1,277 @@
+"""A trained actor as a small file: normaliser folded in, units without influence removed, checked, timed.
+
+python -m trainers.export RUN [--out FILE]
+
+The file needs NumPy alone:
+
+    actor = np.load(FILE)
+    x = observation[:, actor["inputs"]]
+    for i in range(depth - 1):
+        x = np.maximum(x @ actor[f"kernel_{i}"] + actor[f"bias_{i}"], 0)
+    head = x @ actor[f"kernel_{depth - 1}"] + actor[f"bias_{depth - 1}"]
+    action = np.tanh(head[:, : head.shape[1] // 2])  # in [-1, 1], to be stretched to the environment's box
+    meta = json.loads(actor["meta.json"])
+"""
+
+from __future__ import annotations
+
+import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+
+# isort: split
+import json
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from engine import flops
+from engine.compact import CompactMLP, compact, forward
+from engine.normalizer import Moments
+from fastcollect.command import check_writable, run
+from fastcollect.errors import ConfigError
+from fastcollect.machine import cpu_model
+from trainers import artifacts
+from trainers.run_folder import read_summary
+from trainers.run_reader import Run, find_source, identity, load
+
+BATCHES = (1, 32, 256)
+TOLERANCE = 1e-6
+_ROWS = 4096
+_ROUNDS = 21
+_SLICE_SECONDS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """What ``python -m trainers.export`` takes."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Finished run folder: dense, a ticket (its last round is taken), or any run inside a stage."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where to write; default: RUN/actor.npz."""
+
+
+class DifferentOutputsError(RuntimeError):
+    """The small network does not do what the trained one does; nothing was written."""
+
+
+def export(arguments: ExportArguments) -> None:
+    """Write the file and print what became smaller. Raises ConfigError before anything is written."""
+    out = arguments.out or arguments.run / "actor.npz"
+    chosen = exportable(arguments.run)
+    check_writable(out)
+    observations = check_observations(chosen)
+    actor = folded_actor(chosen)
+    small = compact(chosen.masks["actor"], actor)
+    differences = check_outputs(chosen, actor, small, observations)
+    write(out, small, _meta(chosen, actor, small, len(observations), differences))
+    console = Console()
+    _print(console, chosen, actor, small)
+    console.print(
+        f"largest difference of an output over {len(observations):,} observations, over the largest output: "
+        f"{differences['removal']:.1e}; rounding of the folded normaliser: {differences['folding']:.1e}",
+        soft_wrap=True,
+    )
+    console.print(f"written: {out}", soft_wrap=True)
+
+
+def exportable(path: Path) -> Run:
+    """The finished run whose actor is meant by a run folder. Raises ConfigError where there is not one."""
+    identity(path)
+    read_summary(path)
+    runs, folders = load([path])
+    if folders and folders[0].stage != "ticket":
+        raise ConfigError([f"{str(path)!r} holds several runs; name one run folder inside it"])
+    tickets = [each for each in runs if each.stage == "ticket"] if folders else runs
+    if not tickets:
+        raise ConfigError([f"{str(path)!r} holds no round of a ticket"])
+    chosen = tickets[-1]
+    if chosen.summary is None:
+        raise ConfigError([f"{str(chosen.path)!r} is not finished"])
+    if not all(np.isfinite(leaf).all() for leaf in chosen.parameters["actor"].values()):
+        raise ConfigError([f"the actor of {str(chosen.path)!r} has weights that are not finite"])
+    return chosen
+
+
+def scaling(moments: Moments, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """As Moments.scaling, float64."""
+    if not moments.count:
+        return np.zeros(len(moments.mean)), np.ones(len(moments.mean))
+    return moments.mean, 1 / np.sqrt(moments.squares / moments.count + floor)
+
+
+def folded_actor(chosen: Run) -> dict[str, np.ndarray]:
+    """The actor on raw observations, float32; the folding itself is done in float64."""
+    mean, scale = scaling(chosen.moments, chosen.config["variance_floor"])
+    actor = {name: np.asarray(leaf, np.float64) for name, leaf in chosen.parameters["actor"].items()}
+    actor["kernel_0"] = actor["kernel_0"] * scale[:, None]
+    actor["bias_0"] = actor["bias_0"] - mean @ actor["kernel_0"]
+    return {name: leaf.astype(np.float32) for name, leaf in actor.items()}
+
+
+def check_observations(chosen: Run) -> np.ndarray:
+    """Observations to check outputs on, (rows, o): the run's own if it kept any, else those of its source.
+
+    Raises ConfigError where neither can be found.
+    """
+    facts = chosen.manifest["facts"]
+    source = facts.get("source") or facts.get("sources", {}).get("dense")
+    found = find_source(chosen.path, source) if source else None
+    for folder in (chosen.path, found):
+        hashed = identity(folder)[1]["config_hash"] if folder is not None else ""
+        for name, key in (("saliency", "observation"), ("anchor-replay", "replay/observation")):
+            if folder is None or not artifacts.exists(folder, name, hashed):
+                continue
+            rows = artifacts.load(folder, name, hashed).arrays[key]
+            rows = rows.reshape(-1, rows.shape[-1])
+            return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
+    where = f" nor its source {source['path']!r}" if source else ""
+    raise ConfigError([f"neither {str(chosen.path)!r}{where} has observations to check the outputs on"])
+
+
+def check_outputs(
+    chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP, observations: np.ndarray
+) -> dict[str, float]:
+    """{"removal", "folding"}: largest difference of an output, relative to the largest output.
+
+    All in float64 arithmetic, so that what differs are the networks and not the order of float32 sums.
+    removal: by taking units out. folding: by rounding the folded weights to float32.
+    Raises DifferentOutputsError where the removal changes more than TOLERANCE of the largest output.
+    """
+    rows = observations.astype(np.float64)
+    mean, scale = scaling(chosen.moments, chosen.config["variance_floor"])
+    trained = masked_forward(chosen.parameters["actor"], (rows - mean) * scale)
+    folded, removed = masked_forward(actor, rows), forward(small, rows)
+    largest = max(np.abs(folded).max(), np.finfo(np.float64).tiny)
+    difference = float(np.abs(removed - folded).max() / largest)
+    if not difference <= TOLERANCE:
+        raise DifferentOutputsError(
+            f"the compacted actor of {str(chosen.path)!r} differs from the trained one by {difference:.2e} "
+            f"of the largest output, more than {TOLERANCE:.0e}"
+        )
+    return {"removal": difference, "folding": float(np.abs(folded - trained).max() / largest)}
+
+
+def masked_forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Outputs of the network as it was trained: full-size kernels, pruned weights being zeros in them."""
+    depth = len(parameters) // 2
+    for i in range(depth):
+        x = x @ parameters[f"kernel_{i}"] + parameters[f"bias_{i}"]
+        if i < depth - 1:
+            x = np.maximum(x, 0)
+    return x
+
+
+def measure(
+    actor: Mapping[str, np.ndarray], small: CompactMLP, batches: Sequence[int] = BATCHES
+) -> dict[int, tuple[float, float]]:
+    """Batch -> seconds of a call of (the masked network, the compact one), on one thread.
+
+    Medians of slices that take turns, so that what else the machine does hits both.
+    """
+    rng = np.random.default_rng(0)
+    out = {}
+    with threadpool_limits(1):
+        for batch in batches:
+            x = rng.standard_normal((batch, len(actor["kernel_0"])), dtype=np.float32)
+            calls = (lambda x=x: masked_forward(actor, x)), (lambda x=x: forward(small, x))
+            counts = [max(1, int(_SLICE_SECONDS / _slice(call, 3))) for call in calls]
+            slices = [[_slice(*each) for each in zip(calls, counts, strict=True)] for _ in range(_ROUNDS)]
+            out[batch] = tuple(float(median) for median in np.median(slices, axis=0))
+    return out
+
+
+def _slice(call: Any, count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def widths(parameters: Mapping[str, np.ndarray]) -> list[int]:
+    """Inputs, hidden units of each layer, outputs."""
+    depth = len(parameters) // 2
+    return [len(parameters["kernel_0"]), *(len(parameters[f"bias_{i}"]) for i in range(depth))]
+
+
+def write(file: Path, small: CompactMLP, meta: Mapping[str, Any]) -> None:
+    """inputs, kernel_i, bias_i and meta.json. Raises ConfigError if the file cannot be written."""
+
+    def content(stream: BinaryIO) -> None:
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("meta.json", json.dumps(meta, indent=2))
+            for name, array in {"inputs": small.inputs, **small.parameters}.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    artifacts.write_file(file, content)
+
+
+def _sizes(chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, list[int]]:
+    """Parameters: {"trained": [all, without pruned weights], "exported": [all]}."""
+    everything = sum(leaf.size for leaf in actor.values())
+    pruned = sum(int((~np.asarray(kept)).sum()) for kept in chosen.masks["actor"].values())
+    return {
+        "trained": [everything, everything - pruned],
+        "exported": [sum(leaf.size for leaf in small.parameters.values())],
+    }
+
+
+def _meta(
+    chosen: Run,
+    actor: Mapping[str, np.ndarray],
+    small: CompactMLP,
+    rows: int,
+    differences: Mapping[str, float],
+) -> dict[str, Any]:
+    sizes = _sizes(chosen, actor, small)
+    return {
+        "env": chosen.env,
+        "env_kwargs": list(chosen.config["env_kwargs"]),
+        "seed": chosen.seed,
+        "run": chosen.label,
+        "config_hash": chosen.manifest["config_hash"],
+        "env_steps": chosen.summary["env_steps"],
+        "outputs": "mean and log standard deviation of each action before tanh",
+        "widths": {"trained": widths(actor), "exported": [len(small.inputs), *widths(small.parameters)[1:]]},
+        "parameters": {
+            "trained": sizes["trained"][0],
+            "kept": sizes["trained"][1],
+            "exported": sizes["exported"][0],
+        },
+        "flops": flops.forward(chosen.masks["actor"], actor),
+        "checked_observations": rows,
+        "largest_relative_difference": differences["removal"],
+        "rounding_of_folded_normalizer": differences["folding"],
+    }
+
+
+def _print(console: Console, chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP) -> None:
+    before, after = widths(actor), [len(small.inputs), *widths(small.parameters)[1:]]
+    names = ["inputs", *(f"hidden layer {i + 1}" for i in range(len(before) - 2)), "outputs"]
+    sizes, operations = _sizes(chosen, actor, small), flops.forward(chosen.masks["actor"], actor)
+    table = Table(title=f"actor of {chosen.env} seed {chosen.seed}, {chosen.label}", box=None)
+    for column in ("", "trained", "kept by the mask", "exported"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in zip(names, before, after, strict=True):
+        table.add_row(row[0], f"{row[1]:,}", "", f"{row[2]:,}")
+    table.add_row("parameters", *(f"{n:,}" for n in (*sizes["trained"], *sizes["exported"])))
+    table.add_row("FLOPs of a row", *(f"{operations[k]:,}" for k in ("dense", "masked", "compact")))
+    for batch, (masked, compacted) in measure(actor, small).items():
+        times = f"{masked * 1e6:,.1f} us", "", f"{compacted * 1e6:,.1f} us"
+        table.add_row(f"time of a call, batch {batch}", *times)
+    console.print(table)
+    console.print(f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns")
+
+
+if __name__ == "__main__":
+    given = tyro.cli(ExportArguments, description=__doc__, prog="python -m trainers.export")
+    run(lambda: export(given))

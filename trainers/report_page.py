@@ -1,0 +1,113 @@
+"""Pieces of an HTML page that stands alone. Every text is escaped here, and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
+  max-width: 1280px; padding: 1.5rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; border-bottom: 2px solid #0072b2; padding-bottom: .2rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+nav a { margin-right: 1rem; }
+a { color: #005a8e; }
+p { max-width: 75ch; }
+.note { background: #fdf3e1; border-left: 4px solid #e69f00; padding: .5rem .8rem; max-width: 75ch; }
+figure { margin: 1rem 0 1.6rem; }
+figure img { max-width: 100%; height: auto; border: 1px solid #ddd; }
+figcaption { color: #444; font-size: .9rem; max-width: 85ch; }
+.scroll { overflow-x: auto; margin: .6rem 0 1.2rem; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
+caption { caption-side: bottom; text-align: left; color: #444; padding-top: .3rem; max-width: 85ch; }
+th, td { padding: .22rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
+th { border-bottom: 2px solid #999; vertical-align: bottom; white-space: normal; max-width: 8rem; }
+th:first-child, td:first-child, th.text, td.text { text-align: left; }
+tbody tr:hover { background: #f2f7fa; }
+pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .8rem; line-height: 1.35; }
+details { margin: .3rem 0; }
+summary { cursor: pointer; }
+"""
+
+
+def escape(text: Any) -> str:
+    """Text as HTML shows it."""
+    return html.escape(str(text))
+
+
+def paragraph(text: str) -> str:
+    """A paragraph."""
+    return f"<p>{escape(text)}</p>\n"
+
+
+def note(text: str) -> str:
+    """A paragraph that is hard to miss."""
+    return f'<p class="note">{escape(text)}</p>\n'
+
+
+def bullets(texts: Iterable[str]) -> str:
+    """A list."""
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>\n" for text in texts) + "</ul>\n"
+
+
+def heading(text: str) -> str:
+    """Of a part of a section."""
+    return f"<h3>{escape(text)}</h3>\n"
+
+
+def section(anchor: str, title: str, *parts: str) -> str:
+    """A section of pieces made here."""
+    return f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{"".join(parts)}</section>\n'
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()
+) -> str:
+    """A table; the first column and those named in ``texts`` are aligned left."""
+    kinds = [' class="text"' if name in texts else "" for name in columns]
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, columns, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
+        + "</tr>\n"
+        for row in rows
+    )
+    below = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll"><table>{below}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>\n"
+    )
+
+
+def picture(content: bytes, kind: str, alternative: str, caption: str) -> str:
+    """A picture inside the page; kind: "png" or "gif"."""
+    data = base64.b64encode(content).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(alternative)}" src="data:image/{kind};base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def details(summary: str, text: str) -> str:
+    """Text to be unfolded, as it stands."""
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
+
+
+def document(title: str, lead: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """The page. lead: its first pieces. sections: (anchor, name in the contents, the section's HTML)."""
+    contents = "".join(f'<a href="#{escape(anchor)}">{escape(name)}</a>\n' for anchor, name, _ in sections)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="generator" content="{GENERATOR}">\n'
+        f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{lead}\n"
+        f"<nav>{contents}</nav>\n{''.join(content for *_, content in sections)}</body></html>\n"
+    )
+
+
+GENERATOR = "fastcollect trainers.report"
+"""By which a page of ours is known from others."""
