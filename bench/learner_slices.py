@@ -144,14 +144,14 @@ def ours(storage: str, settings: dict[str, Any]) -> Iterator[Train]:
 def collecting(settings: dict[str, Any]) -> Iterator[Train]:
     """The product's loop: workers collect, and the ratio of updates to their steps is kept."""
     from engine.sac import DENSE
-    from fastcollect.collector import Collector, new_launcher
+    from fastcollect.collector import Collector
     from fastcollect.probe import env_spec
     from trainers.learner import Learner, as_numpy
-    from trainers.loop import collector_config
+    from trainers.loop import collector_config, yielding_launcher
 
     config = _config(settings, None)
     collection = collector_config(config)
-    with contextlib.closing(new_launcher(collection)) as launcher:
+    with contextlib.closing(yielding_launcher(collection)) as launcher:
         learner = Learner(config, env_spec(launcher, collection.env), DENSE)
         learner.refresh_acting()
         with Collector(collection, launcher, parameters=as_numpy(learner.acting)) as collector:

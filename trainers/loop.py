@@ -7,6 +7,7 @@ and this process only moves blocks and weights. In lockstep each waits for the o
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ from trainers.snapshots import Snapshot, to_arrays
 SALIENCY_BATCHES = 100
 _LOG_SECONDS = 2.0
 _CHECKPOINT_SECONDS = 120.0
+_NICENESS = 15
 
 
 class InterruptedRunError(Exception):
@@ -80,6 +82,18 @@ def collector_config(config: TrainConfig) -> CollectorConfig:
     )
 
 
+def yielding_launcher(config: CollectorConfig) -> Launcher:
+    """A launcher whose workers make way for this process.
+
+    The threads of an update wait for each other: a worker in the place of one of them holds up all. While
+    the learner has nothing to do, the workers run as fast as ever.
+    """
+    launcher = new_launcher(config)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, launcher.pid, min(own + _NICENESS, 19))
+    return launcher
+
+
 def train(
     folder: RunFolder, config: TrainConfig, start: Start, progress: Progress, *, resume: bool = False
 ) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def train(
     began = time.perf_counter()
     collection = collector_config(config)
     with contextlib.ExitStack() as stack:
-        launcher = stack.enter_context(contextlib.closing(new_launcher(collection)))
+        launcher = stack.enter_context(contextlib.closing(yielding_launcher(collection)))
         spec = env_spec(launcher, collection.env)
         learner = Learner(config, spec, start.masks)
         learner.start_from(start.snapshot or learner.snapshot())

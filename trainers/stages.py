@@ -16,18 +16,19 @@ import numpy as np
 
 from engine import masks as mask_functions
 from engine import pruning
-from engine.sac import DENSE, Masks
+from engine.sac import DENSE, Masks, SACState
 from fastcollect.errors import ConfigError
 from trainers import artifacts, rewind
 from trainers.config import PruneConfig, RewindConfig, TrainConfig, plain
 from trainers.loop import Start, train
 from trainers.progress import Progress
 from trainers.rewind import NETWORKS, Source
-from trainers.run_folder import RunFolder, read_summary
+from trainers.run_folder import SUMMARY, RunFolder, read_summary
 from trainers.snapshots import Snapshot
 
 CONTROLS = ("permuted-weights", "permuted-mask", "random-mask", "dense")
 VARIANTS = ("mask-anchor", "mask-only", "dense-finetuned", "random-mask")
+_NEED_GRADIENTS = ("taylor", "gradient")
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ def _save_masks(folder: RunFolder, masks: Masks) -> None:
 
 def dense(context: Context, path: Path, config: TrainConfig) -> dict[str, Any]:
     """Round 0: a dense run that keeps its initial, anchor, best and final states and saliency batches."""
+    if config.anchor_steps > config.env_steps:
+        raise ConfigError([f"anchor_steps is {config.anchor_steps}; allowed: 1 to env_steps"])
     with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
         if folder.finished():
             context.progress.say(f"{str(path)!r} is finished already")
             return read_summary(path)
-        if config.anchor_steps > config.env_steps:
-            raise ConfigError([f"anchor_steps is {config.anchor_steps}; allowed: 1 to env_steps"])
         folder.annotate(stage="dense", training=plain(config))
         context.progress.run(context.title, config.env_steps)
         return train(folder, config, Start(), context.progress, resume=context.resume)
@@ -108,6 +109,11 @@ def ticket(
 
     Returns the summary: the source's, and one row for each round and control with its sparsities.
     """
+    if not (path / SUMMARY).exists():
+        snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
+        others = ["anchor-replay"] if matrix.replay == "anchor" else []
+        others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
+        _check_source(config, source, snapshots, others)
     with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
         if folder.finished():
             context.progress.say(f"{str(path)!r} is finished already")
@@ -171,7 +177,7 @@ def _round_masks(
     """What the weights of the round before leave over; nested in its masks."""
     found: dict[str, Any] = {}
     gradients = {}
-    if prune.criterion in ("taylor", "gradient"):
+    if prune.criterion in _NEED_GRADIENTS:
         gradients = rewind.saliency(config, last, source.arrays("saliency"))
     for index, kind in enumerate(NETWORKS):
         if not sparsities[kind]:
@@ -269,13 +275,14 @@ def transfer(
 
     ticket_source: a finished ticket. dense: the run it was drawn from. Returns the summary with a row each.
     """
+    if not (path / SUMMARY).exists():
+        like = _check_source(config, dense, ["final", _rewound_to(matrix)])
+        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
+        rewind.check_mask(masks, like, f"the mask of {ticket_source.path!r}")
     with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
         if folder.finished():
             context.progress.say(f"{str(path)!r} is finished already")
             return read_summary(path)
-        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
-        like = rewind.template(config, dense.arrays("final"))
-        rewind.check_mask(masks, like, f"the mask of {ticket_source.path!r}")
         sources = {"ticket": vars(ticket_source), "dense": vars(dense)}
         folder.annotate(stage="transfer", sources=sources, rewind=plain(matrix))
         rows = []
@@ -305,12 +312,34 @@ def variant_start(
     mask-only. All begin at step 0 with a fresh optimizer, temperature and replay.
     """
     if name == "mask-anchor":
-        which = "initial" if matrix.parameters == "initial" else "anchor"
-        return masks, lambda: rewind.restarted(config, dense.snapshot(which, like), masks)
+        return masks, lambda: rewind.restarted(config, dense.snapshot(_rewound_to(matrix), like), masks)
     if name == "dense-finetuned":
         return DENSE, lambda: rewind.restarted(config, dense.snapshot("final", like), DENSE)
     chosen = masks if name == "mask-only" else random_masks(rng, masks)
     return chosen, lambda: Start(chosen, rewind.fresh(config, like, other_seed=False), keep=())
+
+
+def _rewound_to(matrix: RewindConfig) -> str:
+    return "initial" if matrix.parameters == "initial" else "anchor"
+
+
+def _check_source(
+    config: TrainConfig, source: Source, snapshots: Sequence[str], others: Sequence[str] = ()
+) -> SACState:
+    """Before a folder is made: raises ConfigError for artifacts that are missing, changed, or do not fit.
+
+    Returns a state of the source's shapes.
+    """
+    like = rewind.template(config, source.arrays("final"))
+    problems: list[str] = []
+    for name in (*snapshots, *others):
+        try:
+            source.snapshot(name, like) if name in snapshots else source.arrays(name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return like
 
 
 # Summaries.
