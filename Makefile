@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tune test lint lock clean
+.PHONY: help install tune test lint lock peers clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,7 +20,7 @@ tune: install ## find the fastest n, N, M for reach-v3 on this machine
 	$(BIN)/python tune_throughput.py --env reach-v3
 
 test: install lint ## lint, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
@@ -29,5 +29,12 @@ lint: install
 lock: install ## write requirements.lock from what .venv holds
 	$(BIN)/python -m pip freeze | sort --ignore-case > requirements.lock
 
-clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .ruff_cache
+peers: .venv-peers/.installed ## the learners that bench.learner compares ours with, into .venv-peers
+
+.venv-peers/.installed: bench/peers-requirements.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/peers-requirements.txt
+	touch $@
+
+clean: ## remove .venv, .venv-peers and caches
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache

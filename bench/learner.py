@@ -127,7 +127,7 @@ class Method:
             stdout=self._errors,
             stderr=self._errors,
             pass_fds=[write],
-            env=os.environ | {"PYTHONPATH": str(_ROOT)},
+            env=os.environ | {"PYTHONPATH": "" if peer else os.pathsep.join((str(_ROOT), *sys.path))},
             cwd=_ROOT,
         )
         os.close(write)
@@ -195,13 +195,14 @@ def measure(arguments: LearnerArguments, batch: int, say: Callable[[str], None])
                 rows[name]["error"] = str(error)
         rates = {method.name: [] for method in ready}
         for number in range(arguments.rounds):
-            left = arguments.seconds * len(ready) * (arguments.rounds - number)
+            left = arguments.seconds * len(rates) * (arguments.rounds - number)
             say(f"batch {batch}: round {number + 1}/{arguments.rounds}  (about {left:.0f} s left)")
-            # Each is first, second, ... in turn, and half of the rounds go backwards.
-            turn = number % max(1, len(ready))
-            order = ready[turn:] + ready[:turn]
-            for method in order if number % 2 == 0 else reversed(order):
-                rates[method.name].append(method.rate(arguments.seconds))
+            for method in order([each for each in ready if each.name in rates], number):
+                try:
+                    rates[method.name].append(method.rate(arguments.seconds))
+                except MethodError as error:
+                    rows[method.name]["error"] = str(error)
+                    del rates[method.name]
     own = ratios(rates)
     for name, values in rates.items():
         rows[name] |= {
@@ -212,6 +213,13 @@ def measure(arguments: LearnerArguments, batch: int, say: Callable[[str], None])
             "ratios": own[name],
         }
     return list(rows.values())
+
+
+def order(methods: Sequence[Method], number: int) -> Sequence[Method]:
+    """Of a round: each is first, second, ... in turn, and half of the rounds go backwards."""
+    turn = number % max(1, len(methods))
+    turned = [*methods[turn:], *methods[:turn]]
+    return turned if number % 2 == 0 else turned[::-1]
 
 
 def compare(arguments: LearnerArguments, command: str) -> None:

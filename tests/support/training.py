@@ -1,14 +1,19 @@
 """Tiny training runs: in this process with real workers, or as a real ``train.py``."""
 
 import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import psutil
 import pytest
 
 from engine.sac import SACConfig
@@ -182,3 +187,43 @@ def environment(folder):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+FLAGS = (
+    *("--env", TINY, "--seed", "3", "--env-steps", "320", "--start-steps", "64", "--anchor-steps", "128"),
+    *("--updates-per-step", "0.125", "--updates-per-dispatch", "4", "--replay.capacity", "4096"),
+    *("--sac.hidden", "8", "--sac.batch-size", "8", "--evaluation.every", "96", "--evaluation.episodes", "3"),
+    *("--collect.n", "2", "--collect.N", "2", "--collect.block-length", "4", "--collect.group-size", "2"),
+    "--collect.lockstep",
+)
+"""What ``tiny_config`` says, for a command line, with half its evaluations."""
+
+
+def train_py(cache, *flags, **kwargs):
+    """A real ``train.py`` on its way, with all its output in one pipe; ``cache``: see ``environment``."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, flags)],
+        env=environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **kwargs,
+    )
+
+
+def processes_with(cache):
+    """Processes of a ``train_py`` of this cache and of what it started, that are still there."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if each.environ().get("JAX_COMPILATION_CACHE_DIR") == str(cache):
+                found.append(each.pid)
+    return found
+
+
+def end_all(cache):
+    """Kill whatever ``processes_with`` finds."""
+    for pid in processes_with(cache):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

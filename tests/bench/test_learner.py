@@ -1,0 +1,144 @@
+"""The comparison of learners: what it counts, what it writes, what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.training import environment
+
+from bench import learner, learner_slices
+from bench.learner import LearnerArguments, Method, MethodError, Settings, check, measure, order
+from fastcollect.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Settings(8, (8,), "support.tiny_env:TinyEnv", 0.125, rows=2048)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """What one process compiled is there for the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(tmp_path_factory.mktemp("compiled")).items():
+            patch.setenv(name, value)
+        yield
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bench.learner", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_file_has_a_row_for_each_method(tmp_path):
+    file = tmp_path / "learner.json"
+    methods = ("ours-host", "ours-device", "ours-collecting")
+    flags = ("--hidden", 8, "--batches", 8, "--rounds", 2, "--seconds", 0.05, "--env", TINY.env)
+    done = command("--methods", *methods, *flags, "--json", file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert [row["method"] for row in result["rows"]] == list(methods)
+    for row in result["rows"]:
+        assert row["batch"] == 8
+        assert len(row["rounds"]) == 2
+        assert row["min"] <= row["updates_per_second"] <= row["max"]
+        assert row["updates_per_second"] == sum(row["rounds"]) / 2 > 0
+        assert row["method"] in done.stdout
+    first, second = (row["rounds"] for row in result["rows"][:2])
+    expected = (first[0] / second[0] + first[1] / second[1]) / 2
+    assert result["rows"][0]["ratios"]["ours-device"] == pytest.approx(expected)
+    assert "--hidden 8" in result["command"]
+
+
+@pytest.mark.parametrize("method", ["ours-host", "ours-collecting"])
+def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
+    from trainers.learner import Learner
+
+    made = []
+    monkeypatch.setattr(Learner, "learn_from", keep(made, Learner.learn_from))
+    monkeypatch.setattr(Learner, "update", keep(made, Learner.update))
+    with learner_slices.build(method, vars(TINY)) as train:
+        counted = sum(train() for _ in range(40))
+        assert counted == int(made[0].state.updates) > 0
+        if method == "ours-collecting":
+            assert counted == int(made[0].env_steps * TINY.updates_per_step) // 16 * 16
+
+
+def keep(made, method):
+    def kept(self, *args):
+        made.append(self)
+        return method(self, *args)
+
+    return kept
+
+
+def test_a_rate_is_of_whole_calls():
+    calls = []
+    rate = learner_slices.updates_per_second(lambda: calls.append(0) or 7, 0.01)
+    assert 0 < rate < 7 * len(calls) / 0.01
+
+
+def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(learner, "_PEERS_PYTHON", tmp_path / "python")
+    arguments = LearnerArguments(methods=("sbx",), rounds=1, seconds=0.01)
+    rows = measure(arguments, 8, lambda text: None)
+    assert rows == [{"method": "sbx", "batch": 8, "error": "sbx is not installed here; make peers does it"}]
+    with pytest.raises(ConfigError, match="make peers"):
+        learner.compare(arguments, "")
+
+
+def test_a_method_that_dies_is_a_row_and_the_others_go_on(monkeypatch):
+    started = []
+
+    class Mortal(Method):
+        def rate(self, seconds):
+            started.append(self)
+            if self.name == "ours-device" and sum(each is self for each in started) == 2:
+                self._process.kill()
+            return super().rate(seconds)
+
+    monkeypatch.setattr(learner, "Method", Mortal)
+    arguments = LearnerArguments(methods=("ours-host", "ours-device"), hidden=(8,), rounds=3, seconds=0.01)
+    host, device = measure(arguments, 8, lambda text: None)
+    assert len(host["rounds"]) == 3
+    assert "ended without an answer" in device["error"]
+    assert "updates_per_second" not in device
+    assert all(each._process.poll() is not None for each in started)
+
+
+def test_a_method_that_cannot_be_built_says_why():
+    with (
+        Method("ours-collecting", Settings(8, (8,), "NoSuchEnv-v0", 0.1)) as method,
+        pytest.raises(MethodError, match="NoSuchEnv-v0"),
+    ):
+        method.versions()
+
+
+def test_every_method_is_first_as_often_as_last():
+    orders = [order(["a", "b", "c"], number) for number in range(6)]
+    assert sorted(each[0] for each in orders) == sorted(each[-1] for each in orders) == [*"aabbcc"]
+
+
+def test_wrong_values_are_named_together(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        check(
+            LearnerArguments(methods=("ours",), batches=(0,), hidden=(), rounds=0, seconds=0.0, json=tmp_path)
+        )
+    text = str(caught.value)
+    for expected in (
+        "'ours'",
+        "--batches is [0]",
+        "--hidden is []",
+        "--rounds is [0]",
+        "--seconds",
+        "--json",
+    ):
+        assert expected in text
+    done = command("--methods", "ours", "--rounds", 0)
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 2
