@@ -15,9 +15,9 @@ from support import studies
 
 from engine import masks as mask_functions
 from fastcollect.errors import ConfigError
-from trainers import artifacts, command, export, rendering, report_sections, run_reader
-from trainers import report_numbers as numbers
-from trainers.report import ReportArguments, report
+from trainers import artifacts, command, export, run_reader
+from trainers.report import film, numbers, sections
+from trainers.report.__main__ import ReportArguments, report
 from trainers.run_reader import group, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def study(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(export, "_ROUNDS", 1)
-    monkeypatch.setattr(report_sections, "film", lambda *_: rendering.Film(None, "No episode: not here."))
+    monkeypatch.setattr(sections, "film", lambda *_: film.Film(None, "No episode: not here."))
 
 
 class Page(HTMLParser):
@@ -80,7 +80,7 @@ def whole(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "deep" / "report"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(export, "_ROUNDS", 1)
-        monkeypatch.setattr(report_sections, "film", lambda *_: rendering.Film(b"GIF89a", "a film"))
+        monkeypatch.setattr(sections, "film", lambda *_: film.Film(b"GIF89a", "a film"))
         return report(ReportArguments(runs=(study,), out=out))
 
 
@@ -275,7 +275,7 @@ def test_masks_are_nested_and_a_revived_weight_shows(study):
     pruned = np.argwhere(~family.rounds[1].first.masks["actor"]["kernel_0"])[0]
     last.masks["actor"]["kernel_0"][tuple(pruned)] = True
     assert numbers.nested(family) == {0: {2: False}}
-    assert "Not nested in the round before: round 2 of seed 0." in report_sections.masks([family], {})
+    assert "Not nested in the round before: round 2 of seed 0." in sections.masks([family], {})
 
 
 def test_constant_inputs_are_found_and_their_weights_left_out(study):
@@ -296,7 +296,7 @@ def test_constant_inputs_are_found_and_their_weights_left_out(study):
 
 
 def test_what_training_writes_is_what_the_report_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_sections, "film", rendering.film)
+    monkeypatch.setattr(sections, "film", film.film)
     steps = (
         "--env-steps",
         "600",
@@ -320,21 +320,21 @@ def test_what_training_writes_is_what_the_report_reads(tmp_path, monkeypatch):
 
 def test_a_film_is_small_and_without_a_renderer_there_is_a_reason(monkeypatch):
     actor = {"kernel_0": np.zeros((39, 8), np.float32), "bias_0": np.zeros(8, np.float32)}
-    if rendering.backend()[0] is None:
-        pytest.skip(f"nothing can draw here: {rendering.backend()[1]}")
-    shown = rendering.film(actor, "reach-v3", {"goal_visible": False}, 3, 12)
+    if film.backend()[0] is None:
+        pytest.skip(f"nothing can draw here: {film.backend()[1]}")
+    shown = film.film(actor, "reach-v3", {"goal_visible": False}, 3, 12)
     assert shown.gif.startswith(b"GIF8")
-    assert len(shown.gif) < rendering.LARGEST_FILM
+    assert len(shown.gif) < film.LARGEST_FILM
     assert "reach-v3, goal 3 of 50, 12 steps: no success" in shown.text
 
 
 def test_without_a_renderer_there_is_a_reason(monkeypatch):
-    monkeypatch.setattr(rendering, "_call", lambda *_: ("", "it crashed"))
-    shown = rendering.film({}, "reach-v3", {}, 0, 5)
+    monkeypatch.setattr(film, "_call", lambda *_: ("", "it crashed"))
+    shown = film.film({}, "reach-v3", {}, 0, 5)
     assert shown.gif is None
     assert "cannot draw on this machine (egl: it crashed; osmesa: it crashed)" in shown.text
-    assert "not for Pendulum-v1" in rendering.film({}, "Pendulum-v1", {}, 0, 5).text
+    assert "not for Pendulum-v1" in film.film({}, "Pendulum-v1", {}, 0, 5).text
     monkeypatch.undo()
     # A process that dies or hangs takes nothing with it.
-    assert rendering._call("egl", ["--no-such"], 60)[1]
-    assert "no answer within 0 s" in rendering._call("egl", ["--probe"], 0.01)[1]
+    assert film._call("egl", ["--no-such"], 60)[1]
+    assert "no answer within 0 s" in film._call("egl", ["--probe"], 0.01)[1]

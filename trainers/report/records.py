@@ -10,10 +10,9 @@ import numpy as np
 
 from engine.compact import compact
 from fastcollect.machine import cpu_model
-from trainers import report_numbers as numbers
-from trainers import report_page as page
 from trainers.export import folded_actor, measure
-from trainers.report_numbers import Family
+from trainers.report import numbers, page
+from trainers.report.numbers import Family
 from trainers.rewind import NETWORKS
 from trainers.run_folder import MANIFEST
 from trainers.run_reader import Folder, Group, Run

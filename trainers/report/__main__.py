@@ -26,11 +26,8 @@ import tyro
 from fastcollect.command import check_folder, run
 from fastcollect.errors import ConfigError
 from fastcollect.machine import commit
-from trainers import report_numbers as numbers
-from trainers import report_page as page
-from trainers import report_records as records
-from trainers import report_sections as sections
 from trainers.export import folded_actor
+from trainers.report import numbers, page, records, sections
 from trainers.run_reader import Folder, Run, group, load
 
 PAGE = "report.html"

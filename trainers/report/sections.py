@@ -9,11 +9,9 @@ from engine import masks as mask_functions
 from engine.compact import compact
 from fastcollect.command import parse_kwargs
 from fastcollect.envs.registry import METAWORLD_TASKS
-from trainers import report_figures as figures
-from trainers import report_numbers as numbers
-from trainers import report_page as page
-from trainers.rendering import film
-from trainers.report_numbers import Family, Spread
+from trainers.report import figures, numbers, page
+from trainers.report.film import film
+from trainers.report.numbers import Family, Spread
 from trainers.rewind import NETWORKS
 from trainers.run_reader import Group, Run
 

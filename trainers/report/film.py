@@ -3,7 +3,7 @@
 Drawing happens in a process of its own, because a broken OpenGL can take the interpreter with it, and the
 library that MuJoCo draws with is chosen once, at its import.
 
-python -m trainers.rendering REQUEST.npz FILM.gif, or --probe
+python -m trainers.report.film REQUEST.npz FILM.gif, or --probe
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def film(
 
 def _call(name: str, arguments: Sequence[str], seconds: float) -> tuple[str, str | None]:
     """What this module printed in a process of its own, and in a few words what went wrong."""
-    command = [sys.executable, "-m", "trainers.rendering", *arguments]
+    command = [sys.executable, "-m", "trainers.report.film", *arguments]
     # The packages are found from any folder.
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "MUJOCO_GL": name, "PYTHONPATH": path.rstrip(os.pathsep)}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainers import report_numbers as numbers
-from trainers.report_numbers import Family
+from trainers.report import numbers
+from trainers.report.numbers import Family
 from trainers.run_reader import Group, Run
 
 MEASURES = {
