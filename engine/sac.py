@@ -180,9 +180,12 @@ def temperature_loss(log_temperature: jax.Array, log_prob: jax.Array, target_ent
 
 
 def update(
-    config: SACConfig, state: SACState, mask: Masks, batch: Batch
+    config: SACConfig, state: SACState, mask: Masks, batch: Batch, pace: jax.Array | float = 1.0
 ) -> tuple[SACState, dict[str, jax.Array]]:
-    """One update from a batch whose observations are normalised and whose rewards are scaled."""
+    """One update from a batch whose observations are normalised and whose rewards are scaled.
+
+    pace: what every learning rate is multiplied by.
+    """
     chosen = optimizers(config)
     actions = batch.action.shape[-1]
     target_entropy = -float(actions) if config.target_entropy is None else config.target_entropy
@@ -195,7 +198,8 @@ def update(
         pruned = mask.get(kind, {})
         gradient = masks.apply(pruned, gradient) if pruned else gradient
         change, optimizer[kind] = chosen[kind].update(gradient, optimizer[kind], parameters)
-        return optax.apply_updates(parameters, change)
+        # Not by a schedule of the optimizer's, whose count a rewind may reset.
+        return optax.apply_updates(parameters, jax.tree.map(lambda leaf: pace * leaf, change))
 
     targets = critic_targets(state, batch, noise[0])
     (loss_q, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, batch, targets)
@@ -243,15 +247,21 @@ _COMPILER = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @partial(jax.jit, static_argnames="config", donate_argnames="state", compiler_options=_COMPILER)
 def update_many(
-    config: SACConfig, state: SACState, mask: Masks, batches: Batch, mean: jax.Array, scale: jax.Array
+    config: SACConfig,
+    state: SACState,
+    mask: Masks,
+    batches: Batch,
+    mean: jax.Array,
+    scale: jax.Array,
+    pace: jax.Array | float = 1.0,
 ) -> tuple[SACState, Parameters, dict[str, jax.Array]]:
     """One update for each of K raw batches, (K, batch, ...), in one dispatch; ``state`` is given away.
 
-    mean, scale: (o,) the normaliser, (observation - mean) * scale.
+    mean, scale: (o,) the normaliser, (observation - mean) * scale. pace: see ``update``.
     Returns the state, the actor as it acts on raw observations (in buffers of its own, so that it outlives
     the next call), and the metrics' means over the K updates.
     """
     batches = prepare(config, batches, mean, scale)
-    state, metrics = jax.lax.scan(lambda s, b: update(config, s, mask, b), state, batches)
+    state, metrics = jax.lax.scan(lambda s, b: update(config, s, mask, b, pace), state, batches)
     acting = jax.tree.map(jnp.copy, fold_normalizer(state.actor, mean, scale))
     return state, acting, jax.tree.map(jnp.mean, metrics)

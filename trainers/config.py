@@ -107,6 +107,9 @@ class TrainConfig:
     """Steps of random actions before the first update."""
     updates_per_step: float = 0.0625
     """Updates for each environment step after start_steps; the ratio is enforced."""
+    final_learning_rate: float = 0.1
+    """Share of the learning rates that is left at the last update, after a linear decay from the first one;
+    1 for none. Large steps find the goal; small ones settle on it."""
     updates_per_dispatch: int = 16
     """K: updates that one call of the device makes."""
     variance_floor: float = 1e-4
@@ -171,6 +174,7 @@ def check(config: TrainConfig) -> None:
             f"sac.temperature_learning_rate is {sac.temperature_learning_rate}; allowed: 0 and more"
         )
     shares = {"sac.discount": sac.discount, "sac.target_rate": sac.target_rate}
+    shares["final_learning_rate"] = config.final_learning_rate
     shares |= {} if config.stop_success is None else {"stop_success": config.stop_success}
     problems += [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
     if not 0 <= config.start_steps < config.env_steps:

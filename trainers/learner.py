@@ -83,8 +83,11 @@ class Learner:
 
     def due(self) -> int:
         """Updates that the ratio asks for and that were not dispatched yet."""
-        learned = self.env_steps - self.config.start_steps
-        return max(0, int(learned * self.config.updates_per_step + 1e-9) - self.updates)
+        return max(0, self._due_at(self.env_steps) - self.updates)
+
+    def _due_at(self, env_steps: int) -> int:
+        learned = env_steps - self.config.start_steps
+        return int(learned * self.config.updates_per_step + 1e-9)
 
     def update(self, count: int) -> None:
         """Dispatch ``count`` updates, each from a batch of its own."""
@@ -94,9 +97,14 @@ class Learner:
         )
         mean, scale = self.moments.scaling(self.config.variance_floor)
         self.state, self.acting, self.metrics = sac.update_many(
-            config, self.state, self.masks, batches, mean, scale
+            config, self.state, self.masks, batches, mean, scale, np.float32(self.pace())
         )
         self.updates += count
+
+    def pace(self) -> float:
+        """Share of the learning rates that the next dispatch learns with."""
+        total = self._due_at(self.config.env_steps)
+        return 1 - (1 - self.config.final_learning_rate) * min(1.0, self.updates / max(1, total))
 
     def snapshot(self) -> Snapshot:
         """What the learner is now, in arrays that later updates leave alone."""

@@ -391,15 +391,17 @@ def test_temperature_falls_when_entropy_is_above_its_target(log_prob, sign):
 
 
 @pytest.mark.parametrize(
-    ("config", "masked"),
+    ("config", "masked", "pace"),
     [
-        pytest.param(CONFIG, (), id="dense"),
-        pytest.param(CONFIG, ("actor", "critic"), id="masked"),
-        pytest.param(CLIPPED, ("actor",), id="actor masked, clipped"),
-        pytest.param(CLIPPED, ("actor", "critic"), id="masked, clipped"),
+        pytest.param(CONFIG, (), 1.0, id="dense"),
+        pytest.param(CONFIG, ("actor", "critic"), 0.3, id="masked, slower"),
+        pytest.param(CLIPPED, ("actor",), 1.0, id="actor masked, clipped"),
+        pytest.param(CLIPPED, ("actor", "critic"), 1.0, id="masked, clipped"),
     ],
 )
-def test_updates_equal_backpropagation_and_adam_by_hand(config, masked):
+def test_updates_equal_backpropagation_and_adam_by_hand(config, masked, pace):
+    rates = ("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate")
+    slower = dataclasses.replace(config, **{name: pace * getattr(config, name) for name in rates})
     state = lived_in_state(config)
     mask = {kind: random if kind in masked else {} for kind, random in random_masks(state).items()}
     state = sac.apply_masks(state, mask)
@@ -407,8 +409,8 @@ def test_updates_equal_backpropagation_and_adam_by_hand(config, masked):
     for step in range(4):
         batch = random_batch(10 + step)
         before = expected
-        state, metrics = jitted_update(config, state, mask, batch)
-        expected, expected_metrics, norms = reference_update(config, before, mask, as_dict(batch))
+        state, metrics = jitted_update(config, state, mask, batch, pace)
+        expected, expected_metrics, norms = reference_update(slower, before, mask, as_dict(batch))
         if config.max_gradient_norm is not None:
             assert min(kept for _, kept in norms.values()) > 2 * config.max_gradient_norm
         got = to_numpy(state)
@@ -418,7 +420,7 @@ def test_updates_equal_backpropagation_and_adam_by_hand(config, masked):
         # The tolerance would not hide an update that was left out.
         for kind in ("actor", "critic", "target_critic"):
             moved = {k: expected[kind][k] - before[kind][k] for k in before[kind]}
-            assert norm(moved) > 1e-3
+            assert norm(moved) > 5e-4
         # Nor does it add up: the reference follows from what was computed in float32.
         expected = got
 
@@ -476,9 +478,9 @@ def test_many_updates_equal_single_ones_on_normalised_batches():
             next_observation=(batch.next_observation - MEAN) * SCALE,
             reward=batch.reward * np.float32(CLIPPED.reward_scale),
         )
-        single, metrics = jitted_update(CLIPPED, single, mask, batch)
+        single, metrics = jitted_update(CLIPPED, single, mask, batch, 0.4)
         collected.append(metrics)
-    got, _, metrics = sac.update_many(CLIPPED, state, mask, batches, MEAN, SCALE)
+    got, _, metrics = sac.update_many(CLIPPED, state, mask, batches, MEAN, SCALE, 0.4)
     assert_close_trees(got, single, rtol=1e-5)
     means = {name: np.mean([float(m[name]) for m in collected]) for name in collected[0]}
     assert_close_trees({k: np.float64(v) for k, v in metrics.items()}, means, rtol=1e-5)

@@ -112,6 +112,16 @@ def test_what_is_due_is_the_floor_of_the_ratio(ratio, env_steps, start_steps):
         assert made.due() == expected - made.updates
 
 
+def test_learning_rates_fall_on_a_line_from_the_first_update_to_the_last(monkeypatch):
+    paces = []
+    update_many = sac.update_many
+    monkeypatch.setattr(sac, "update_many", lambda *args: paces.append(args[-1]) or update_many(*args))
+    made = filled(updates=0, final_learning_rate=0.2)  # 32 updates by the end
+    for made.updates in (0, 8, 16, 32, 40):
+        made.update(4)
+    np.testing.assert_allclose(paces, [1, 0.8, 0.6, 0.2, 0.2], rtol=1e-6)
+
+
 def test_an_actor_that_acts_at_random_ignores_what_it_sees():
     policy = MLPPolicy(SPEC, hidden=(8,))
     policy.load(learner().random_actor())
