@@ -43,7 +43,7 @@ def learners(monkeypatch):
 def without_learning(monkeypatch):
     """Updates that change nothing but their count, for tests of the loop alone."""
 
-    def update_many(config, state, masks, batches, mean, scale):
+    def update_many(config, state, masks, batches, mean, scale, pace):
         state = state.replace(updates=state.updates + batches.reward.shape[0])
         return state, jax.tree.map(jax.numpy.copy, state.actor), {}
 
