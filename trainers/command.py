@@ -43,7 +43,8 @@ class TrainArguments(TrainConfig):
     controls: bool = False
     """Also train the matched controls of a ticket, at the same budget."""
     control_rounds: tuple[int, ...] = ()
-    """Rounds that get controls; default: the last."""
+    """Rounds that get controls; default: the last. The control without a mask, which every round shares, is
+    trained in the last of them."""
     tasks: tuple[str, ...] = ("reach-v3",)
     """Stage all: tasks to draw tickets on."""
     seeds: tuple[int, ...] = (0, 1, 2)

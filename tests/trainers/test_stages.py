@@ -546,6 +546,22 @@ def test_the_dense_control_is_the_anchor_itself(dense, ticket):
     assert int(artifact(path / "round-2-dense")["env_steps"]) == 320
 
 
+@pytest.mark.parametrize(
+    ("matrix", "dense_in"), [(RewindConfig(), [2]), (RewindConfig(normalizer="final"), [1, 2])]
+)
+def test_rounds_share_the_dense_control_unless_it_begins_with_the_round_before(
+    matrix, dense_in, dense, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stages, "train", pretend)
+    summary = run_ticket(tmp_path / "run", dense, matrix=matrix, controls=(1, 2))
+    trained = [(row["name"], row["round"]) for row in summary["rounds"]]
+    expected = [(name, number) for number in (1, 2) for name in ("ticket", *stages.CONTROLS)]
+    assert trained == [(n, k) for n, k in expected if n != "dense" or k in dense_in]
+    assert {folder.name for folder in (tmp_path / "run").glob("round-*-dense")} == {
+        f"round-{number}-dense" for number in dense_in
+    }
+
+
 # Transfers.
 
 
