@@ -3,8 +3,9 @@
 python -m bench.learner --json FILE        (the peers come with: make peers)
 
 Every method trains in a process of its own that lives for the whole comparison and rests while others are
-measured. Each samples a replay of its own and updates twin critics, actor, temperature and targets once for
-every batch. "ours-collecting" is the whole loop: env workers step a real environment at the enforced ratio.
+measured. A turn begins with --settle seconds that do not count, and ends when its last update is computed.
+Each samples a replay of its own and updates twin critics, actor, temperature and targets once for every
+batch. "ours-collecting" is the whole loop: env workers step a real environment at the enforced ratio.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class LearnerArguments:
     """Rounds in which every method has its turn; medians are shown."""
     seconds: float = 4.0
     """Of each turn."""
+    settle: float = 1.0
+    """Seconds of training before each turn that are not measured; what was collected during the turns of
+    others is learned from in them."""
     env: str = "reach-v3"
     """What ours-collecting steps."""
     updates_per_step: float = 0.0625
@@ -102,6 +106,8 @@ def check(arguments: LearnerArguments) -> None:
         value = getattr(arguments, name)
         if not 0 < value < math.inf:
             problems.append(f"--{name.replace('_', '-')} is {value}; allowed: above 0")
+    if not 0 <= arguments.settle < math.inf:
+        problems.append(f"--settle is {arguments.settle}; allowed: 0 and more")
     try:
         check_writable(arguments.json)
     except ConfigError as error:
@@ -151,12 +157,12 @@ class Method:
         """Of its packages, as soon as it is ready. Raises MethodError."""
         return self._receive(_START_SECONDS)["versions"]
 
-    def rate(self, seconds: float) -> float:
-        """Updates a second over a turn of so many seconds. Raises MethodError."""
+    def rate(self, settle: float, seconds: float) -> float:
+        """Updates a second over a turn of so many seconds, after ``settle`` others. Raises MethodError."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{seconds}\n".encode())
+            self._process.stdin.write(f"{settle} {seconds}\n".encode())
             self._process.stdin.flush()
-        return self._receive(seconds + _SPARE_SECONDS)["rate"]
+        return self._receive(settle + seconds + _SPARE_SECONDS)["rate"]
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
@@ -195,11 +201,12 @@ def measure(arguments: LearnerArguments, batch: int, say: Callable[[str], None])
                 rows[name]["error"] = str(error)
         rates = {method.name: [] for method in ready}
         for number in range(arguments.rounds):
-            left = arguments.seconds * len(rates) * (arguments.rounds - number)
+            turn = arguments.settle + arguments.seconds
+            left = turn * len(rates) * (arguments.rounds - number)
             say(f"batch {batch}: round {number + 1}/{arguments.rounds}  (about {left:.0f} s left)")
             for method in order([each for each in ready if each.name in rates], number):
                 try:
-                    rates[method.name].append(method.rate(arguments.seconds))
+                    rates[method.name].append(method.rate(arguments.settle, arguments.seconds))
                 except MethodError as error:
                     rows[method.name]["error"] = str(error)
                     del rates[method.name]
@@ -232,7 +239,10 @@ def compare(arguments: LearnerArguments, command: str) -> None:
     result = {
         "machine": machine(),
         "command": command,
-        **{name: getattr(arguments, name) for name in ("hidden", "seconds", "env", "updates_per_step")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("hidden", "seconds", "settle", "env", "updates_per_step")
+        },
         "rows": rows,
     }
     if all("error" in row for row in rows):

@@ -1,8 +1,9 @@
 """One SAC learner in a process of its own, run slice by slice; see ``bench.learner``.
 
-``learner_slices.py FD METHOD SETTINGS``: each line on the standard input is a number of seconds to train for;
-each answer, on the descriptor FD, is one line of JSON. Peers run under the interpreter of .venv-peers, so
-that this file imports nothing of the project before it knows that ours is meant.
+``learner_slices.py FD METHOD SETTINGS``: each line on the standard input is two numbers of seconds, to train
+for without being measured and then measured; each answer, on the descriptor FD, is one line of JSON. Peers
+run under the interpreter of .venv-peers, so that this file imports nothing of the project before it knows
+that ours is meant.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -26,8 +28,16 @@ PACKAGES = {
 }
 """What decides the speed of each method, the part before a dash."""
 
-Train = Callable[[], int]
-"""Makes some updates, waits for them or for the ones before, and says how many."""
+
+@dataclass(frozen=True)
+class Training:
+    """A learner at work. train: makes some updates, or has them made, and says how many.
+
+    wait: returns when every update made so far is computed.
+    """
+
+    train: Callable[[], int]
+    wait: Callable[[], None]
 
 
 class Shapes(gymnasium.Env):
@@ -39,7 +49,7 @@ class Shapes(gymnasium.Env):
 
 
 @contextlib.contextmanager
-def peer(method: str, settings: dict[str, Any]) -> Iterator[Train]:
+def peer(method: str, settings: dict[str, Any]) -> Iterator[Training]:
     """The peer's own SAC, its replay buffer full of random transitions."""
     if method == "sbx":
         from sbx import SAC
@@ -73,7 +83,13 @@ def peer(method: str, settings: dict[str, Any]) -> Iterator[Train]:
         model.train(gradient_steps=settings["peer_updates"], batch_size=settings["batch"])
         return settings["peer_updates"]
 
-    yield train
+    def wait() -> None:
+        if method == "sbx":  # the other one computes as it goes
+            import jax
+
+            jax.block_until_ready((model.policy.qf_state, model.policy.actor_state, model.ent_coef_state))
+
+    yield Training(train, wait)
 
 
 def _config(settings: dict[str, Any], storage: str | None) -> Any:
@@ -98,7 +114,7 @@ def _config(settings: dict[str, Any], storage: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def ours(storage: str, settings: dict[str, Any]) -> Iterator[Train]:
+def ours(storage: str, settings: dict[str, Any]) -> Iterator[Training]:
     """The product's learner with a replay full of random transitions, kept on the host or on the device."""
     import jax
 
@@ -137,11 +153,17 @@ def ours(storage: str, settings: dict[str, Any]) -> Iterator[Train]:
         jax.block_until_ready(before)  # as the training loop does
         return config.updates_per_dispatch
 
-    yield train
+    yield Training(train, lambda: _wait(learner))
+
+
+def _wait(learner: Any) -> None:
+    import jax
+
+    jax.block_until_ready((learner.state, learner.acting))
 
 
 @contextlib.contextmanager
-def collecting(settings: dict[str, Any]) -> Iterator[Train]:
+def collecting(settings: dict[str, Any]) -> Iterator[Training]:
     """The product's loop: workers collect, and the ratio of updates to their steps is kept."""
     from engine.sac import DENSE
     from fastcollect.collector import Collector
@@ -165,43 +187,51 @@ def collecting(settings: dict[str, Any]) -> Iterator[Train]:
                     collector.publish(as_numpy(ready))
                 return learner.updates - before
 
-            yield train
+            yield Training(train, lambda: _wait(learner))
 
 
 @contextlib.contextmanager
-def build(method: str, settings: dict[str, Any]) -> Iterator[Train]:
+def build(method: str, settings: dict[str, Any]) -> Iterator[Training]:
     """The learner of that name."""
     package, _, kind = method.partition("-")
     if package != "ours":
         made = peer(method, settings)
     else:
         made = collecting(settings) if kind == "collecting" else ours(kind, settings)
-    with made as train:
-        yield train
+    with made as training:
+        yield training
 
 
-def updates_per_second(train: Train, seconds: float) -> float:
-    """Over at least so many seconds, whole calls only."""
+def updates_per_second(training: Training, settle: float, seconds: float) -> float:
+    """Over at least so many seconds and one update, after ``settle`` seconds that are not counted.
+
+    Every update counted, and none else, was computed between the two readings of the clock.
+    """
+    start = time.perf_counter()
+    while time.perf_counter() - start < settle:
+        training.train()
+    training.wait()
     updates, start = 0, time.perf_counter()
-    while True:
-        updates += train()
-        elapsed = time.perf_counter() - start
-        if elapsed >= seconds:
-            return updates / elapsed
+    while not updates or time.perf_counter() - start < seconds:
+        updates += training.train()
+    training.wait()
+    return updates / (time.perf_counter() - start)
 
 
 def main(answers: int, method: str, settings: dict[str, Any]) -> None:
     """Answer every slice asked for."""
     os.set_inheritable(answers, False)
     stream = os.fdopen(answers, "w", buffering=1)
-    with build(method, settings) as train:
-        while not train():
+    with build(method, settings) as training:
+        while not training.train():
             pass
+        training.wait()
         packages = PACKAGES[method.partition("-")[0]]
         versions = {name: importlib.metadata.version(name) for name in packages}
         print(json.dumps({"versions": versions}), file=stream)
         for line in sys.stdin:
-            print(json.dumps({"rate": updates_per_second(train, float(line))}), file=stream)
+            settle, seconds = map(float, line.split())
+            print(json.dumps({"rate": updates_per_second(training, settle, seconds)}), file=stream)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ batch. Nothing here is used by the product.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -18,20 +19,48 @@ import numpy as np
 from engine import sac
 from engine.networks import mlp, tanh_gaussian
 from engine.normalizer import Moments
+from fastcollect.command import parse_kwargs
+from fastcollect.errors import ConfigError
 
 _ENVS = 8
 
 
+def stock_arguments(env_kwargs: Sequence[str]) -> dict[str, Any]:
+    """What stock environments take for our arguments of Meta-World, both as of the command line.
+
+    ``physics`` is left out: stock has the exact one alone. Raises ConfigError naming what stock cannot do.
+    """
+    names = {"horizon": "max_episode_steps", "mt1_seed": "seed"}
+    found, problems = {}, []
+    for name, value in parse_kwargs(env_kwargs).items():
+        if name in names:
+            found[names[name]] = value
+        elif name != "physics" and (name, value) not in (("goal_visible", True), ("goal_indices", None)):
+            problems.append(f"--env-kwargs has {name}={value}: the original's protocol cannot do that")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
 class OriginalProtocol:
-    """Steps and updates as the original's loop makes them."""
+    """Steps and updates as the original's loop makes them. env_kwargs: see ``stock_arguments``."""
 
     def __init__(
-        self, env: str, config: sac.SACConfig, updates_per_step: float, capacity: int = 200_000
+        self,
+        env: str,
+        config: sac.SACConfig,
+        updates_per_step: float,
+        env_kwargs: Sequence[str] = (),
+        capacity: int = 200_000,
     ) -> None:
         import metaworld  # noqa: F401  (registers its environments)
 
         self._envs = gymnasium.make_vec(
-            "Meta-World/MT1", env_name=env, num_envs=_ENVS, vectorization_mode="sync"
+            "Meta-World/MT1",
+            env_name=env,
+            num_envs=_ENVS,
+            vectorization_mode="sync",
+            **stock_arguments(env_kwargs),
         )
         self._observation, _ = self._envs.reset(seed=0)
         size, actions = self._observation.shape[1], self._envs.single_action_space.shape[0]
@@ -50,12 +79,13 @@ class OriginalProtocol:
         self.env_steps = self.updates = 0
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Go on for that long; returns steps, updates and seconds of this call."""
-        began, steps, updates = time.perf_counter(), self.env_steps, self.updates
-        while (elapsed := time.perf_counter() - began) < seconds:
+        """Go on for that long, one update at least; returns steps, updates and seconds of this call."""
+        began, steps, updates, elapsed = time.perf_counter(), self.env_steps, self.updates, 0.0
+        while self.updates == updates or elapsed < seconds:
             self._step()
             while self.env_steps * self._ratio >= self.updates + 1:
                 self._learn()
+            elapsed = time.perf_counter() - began
         return {
             "env_steps": self.env_steps - steps,
             "updates": self.updates - updates,

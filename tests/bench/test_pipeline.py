@@ -1,0 +1,187 @@
+"""The comparison of whole studies: what it counts, what it projects, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import original_protocol, pipeline
+from bench.original_protocol import stock_arguments
+from bench.pipeline import PipelineArguments, accounts, check, trained
+from engine.sac import SACConfig
+from fastcollect.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+DENSE = {"env_steps": 1000, "updates": 50, "success_any": 1.0, "success_last": 0.5, "return_mean": 7.0}
+ANCHOR = {"env_steps": 200, "updates": 10}
+
+
+def row(name, env_steps, updates):
+    return {"name": name, "env_steps": env_steps, "updates": updates}
+
+
+def ticket(*rows):
+    return {"anchor": ANCHOR, "rounds": list(rows)}
+
+
+def test_a_round_made_what_comes_after_the_anchor():
+    summary = ticket(row("ticket", 1000, 50), row("ticket", 700, 35))
+    # 1000 + 800 + 500 and 50 + 40 + 25
+    assert trained(DENSE, summary, from_zero=False) == {"env_steps": 2300, "updates": 115, "rounds": 2}
+
+
+def test_controls_are_trained_and_are_no_rounds():
+    rows = [row("ticket", 1000, 50), row("ticket", 1000, 50)]
+    rows += [row(name, 1000, 50) for name in ("permuted-weights", "permuted-mask", "dense")]
+    # Five times 800 and 40 after the anchor; the random mask begins at 0.
+    summary = ticket(*rows, row("random-mask", 900, 45))
+    assert trained(DENSE, summary, from_zero=False) == {"env_steps": 5900, "updates": 295, "rounds": 2}
+
+
+def test_rounds_that_were_rewound_to_step_zero_made_all_of_theirs():
+    summary = ticket(row("ticket", 1000, 50), row("dense", 1000, 50), row("random-mask", 900, 45))
+    assert trained(DENSE, summary, from_zero=True) == {"env_steps": 3900, "updates": 195, "rounds": 1}
+
+
+def test_the_original_is_projected_from_the_mean_of_its_rates():
+    measured = [{"env_steps": 300, "updates": 9, "seconds": 10.0}, {"env_steps": 100, "seconds": 10.0}]
+    made = {"env_steps": 4000, "updates": 200, "rounds": 3}
+    ours, original = accounts(made, {"dense": 15.0, "ticket": 35.0}, measured)
+    assert (ours["wall_seconds"], ours["rounds"], ours["projected"]) == (50.0, 3, False)
+    assert original["env_steps_per_second"] == [30.0, 10.0]
+    assert (original["wall_seconds"], original["projected"]) == (200.0, True)
+    for each in (ours, original):
+        assert (each["env_steps"], each["updates"]) == (4000, 200)
+
+
+def test_the_stages_write_to_the_callers_folder_and_the_file_says_what_they_made(monkeypatch, tmp_path):
+    commands = []
+
+    def instead(command, **_):
+        commands.append(command)
+        if command[1] == "-c":
+            words = json.dumps({"env_steps": 800, "updates": 50, "seconds": 8.0})
+            return subprocess.CompletedProcess(command, 0, stdout=f"a line\n{words}\n", stderr="")
+        folder = Path(command[command.index("--run") + 1])
+        folder.mkdir(parents=True)
+        summary = DENSE if folder.name == "dense" else ticket(row("ticket", 1000, 50))
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline.subprocess, "run", instead)
+    monkeypatch.setattr(pipeline, "machine", lambda: {"versions": {}} | dict.fromkeys(MACHINE, 1))
+    flags = "--rewind.step zero --env-kwargs horizon=400"
+    pipeline.pipeline(PipelineArguments(runs=Path("kept"), json=Path("out.json"), flags=flags, seed=4))
+    before, dense, drawn, after = commands
+    assert dense[1:] == [*stage("dense"), "--run", f"{tmp_path}/kept/dense", *common(flags)]
+    source = ("--from", f"{tmp_path}/kept/dense", "--run", f"{tmp_path}/kept/ticket")
+    assert drawn[1:] == [*stage("ticket"), *source, *common(flags)]
+    assert before == after
+    assert json.loads(before[3]) == ["--stage", "dense", *common(flags)]
+    result = json.loads((tmp_path / "out.json").read_text())
+    ours, original = result["rows"]
+    assert (ours["env_steps"], ours["updates"], ours["rounds"]) == (2000, 100, 1)
+    assert original["wall_seconds"] == 20.0
+    assert [each.get("stage", each.get("name")) for each in result["results"]] == ["dense", "ticket"]
+
+
+MACHINE = ("cpu", "cpus", "memory_gib", "system", "commit")
+
+
+def stage(name):
+    return ["train.py", "--stage", name]
+
+
+def common(flags):
+    return ["--env", "reach-v3", "--seed", "4", *flags.split()]
+
+
+def wrong(**values):
+    with pytest.raises(ConfigError) as caught:
+        check(PipelineArguments(**values))
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("there", ["dense", "ticket"])
+def test_a_study_that_was_run_before_is_not_measured_again(tmp_path, there):
+    (tmp_path / there).mkdir()
+    (problem,) = wrong(runs=tmp_path)
+    assert str(tmp_path / there) in problem
+    other = tmp_path / "new" / "folder"
+    check(PipelineArguments(runs=other))
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_seconds_are_above_zero(seconds):
+    (problem,) = wrong(seconds=seconds)
+    assert problem.startswith("--seconds is")
+
+
+def test_wrong_values_are_named_together(tmp_path):
+    for name in pipeline.STAGES:
+        os.symlink("nowhere", tmp_path / name)
+    flags = "--sac.batch-size 0 --prune.rate 2 --env-kwargs goal_visible=false --controls"
+    problems = wrong(env="CartPole-v1", seed=-1, seconds=0.0, json=tmp_path, runs=tmp_path, flags=flags)
+    beginnings = (
+        "--seconds is 0.0",
+        "--env is 'CartPole-v1'",
+        "--json: ",
+        f"--runs: {str(tmp_path / 'dense')!r} exists",
+        f"--runs: {str(tmp_path / 'ticket')!r} exists",
+        "sac.batch_size is 0",
+        "seed is -1",
+        "prune.rate is 2",
+        "--env-kwargs has goal_visible=False",
+    )
+    for beginning in beginnings:
+        assert sum(each.startswith(beginning) for each in problems) == 1, beginning
+    assert len(problems) == len(beginnings)
+
+
+@pytest.mark.parametrize("flag", ["--seed 3", "--seed=3", "--env push-v3", "--run x", "--stage all"])
+def test_what_the_command_gives_itself_is_not_given_twice(flag):
+    problems = wrong(flags=f"--controls {flag}", seconds=0.0)
+    assert problems[0].startswith("--seconds")
+    assert problems[1:] == (f"--flags: {flag.split()[0]} is given by this command itself",)
+
+
+def test_flags_that_are_no_shell_words_are_refused():
+    (problem,) = wrong(flags='--env-kwargs "physics')
+    assert problem.startswith("--flags: ")
+
+
+def test_the_command_exits_with_2_before_anything_starts(tmp_path):
+    (tmp_path / "ticket").mkdir()
+    command = [sys.executable, "-m", "bench.pipeline", "--runs", str(tmp_path), "--seconds", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["ticket"]
+
+
+def test_stock_environments_take_what_ours_do():
+    given = ("horizon=400", "physics=fast", "goal_visible=true", "goal_indices=null", "mt1_seed=3")
+    assert stock_arguments(given) == {"max_episode_steps": 400, "seed": 3}
+    assert stock_arguments(()) == {}
+    with pytest.raises(ConfigError) as caught:
+        stock_arguments(("goal_visible=false", "goal_indices=seed", "horizon=4"))
+    assert len(caught.value.problems) == 2
+
+
+def test_the_originals_episodes_end_at_the_horizon_and_no_stretch_is_without_an_update(monkeypatch):
+    monkeypatch.setattr(original_protocol, "_ENVS", 1)
+    config, given = SACConfig(hidden=(8,), batch_size=8), ["horizon=3", "mt1_seed=1"]
+    protocol = original_protocol.OriginalProtocol("reach-v3", config, 0.5, given)
+    try:
+        envs = protocol._envs
+        truncated = [bool(envs.step(envs.action_space.sample())[3].all()) for _ in range(3)]
+        stretch = protocol.run(0.0)
+    finally:
+        protocol.close()
+    assert truncated == [False, False, True]
+    assert (stretch["env_steps"], stretch["updates"]) == (2, 1)
