@@ -6,7 +6,7 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -132,23 +132,33 @@ def init_optimizers(config: SACConfig, state: SACState) -> dict[str, Any]:
     }
 
 
-def apply_masks(state: SACState, mask: Masks) -> SACState:
-    """The state with every pruned weight, its target and both of its moments exactly zero."""
+def map_parameters(
+    state: SACState, change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+) -> SACState:
+    """The state with ``change(network, tree)`` for each tree of parameters' names: weights, targets, moments.
+
+    network: "actor" or "critic".
+    """
 
     def moments(kind: str) -> Any:
         # Adam keeps its moments in dicts of the parameters' names.
         return jax.tree.map(
-            lambda node: masks.apply(mask[kind], node) if isinstance(node, dict) else node,
+            lambda node: change(kind, node) if isinstance(node, dict) else node,
             state.optimizer[kind],
             is_leaf=lambda node: isinstance(node, dict),
         )
 
     return state.replace(
-        actor=masks.apply(mask["actor"], state.actor),
-        critic=masks.apply(mask["critic"], state.critic),
-        target_critic=masks.apply(mask["critic"], state.target_critic),
+        actor=change("actor", state.actor),
+        critic=change("critic", state.critic),
+        target_critic=change("critic", state.target_critic),
         optimizer={**state.optimizer, "actor": moments("actor"), "critic": moments("critic")},
     )
+
+
+def apply_masks(state: SACState, mask: Masks) -> SACState:
+    """The state with every pruned weight, its target and both of its moments exactly zero."""
+    return map_parameters(state, lambda kind, tree: masks.apply(mask[kind], tree))
 
 
 def critic_targets(state: SACState, batch: Batch, noise: jax.Array) -> jax.Array:

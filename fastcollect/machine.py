@@ -12,7 +12,10 @@ import psutil
 
 from fastcollect.cpu import allowed_cpus, cpu_count, cpu_quota
 
-_PACKAGES = ("numpy", "jax", "flax", "gymnasium", "metaworld", "mujoco", "envpool")
+_PACKAGES = (
+    *("numpy", "scipy", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("gymnasium", "metaworld", "mujoco", "envpool"),
+)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,7 +31,7 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide speed; absent ones are left out."""
+    """Versions of Python and of the packages that decide speed and results; absent ones are left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

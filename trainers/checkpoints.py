@@ -21,18 +21,28 @@ _KEPT = 2
 
 
 class Checkpoints:
-    """The newest checkpoints of one run folder, by environment steps."""
+    """The newest checkpoints of one run folder, by environment steps.
+
+    For the process that alone may write there: what a save that was killed left behind is removed.
+    """
 
     def __init__(self, folder: Path) -> None:
+        """Raises ConfigError if the folder cannot be written."""
         # Loading it takes seconds, and so it waits until a run really starts.
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp, self._folder = ocp, folder / FOLDER
-        self._manager = ocp.CheckpointManager(
-            self._folder.resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
+        try:
+            self._folder.mkdir(exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._folder.resolve(), options=options)
+        except OSError as error:
+            raise ConfigError(
+                [f"checkpoints cannot be written to {str(self._folder)!r}: {error.strerror or error}"]
+            ) from error
 
     def latest(self) -> int | None:
         """Environment steps of the newest one, None if there is none."""

@@ -11,12 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from engine.sac import DENSE, Masks
 from fastcollect.block import Block
 from fastcollect.collector import Collector, new_launcher
 from fastcollect.command import parse_kwargs
@@ -34,7 +32,7 @@ from trainers.metrics import MetricsWriter
 from trainers.progress import Progress
 from trainers.record import Record
 from trainers.run_folder import RunFolder
-from trainers.snapshots import Snapshot, to_arrays
+from trainers.snapshots import Snapshot, Start, to_arrays
 
 SALIENCY_BATCHES = 100
 _LOG_SECONDS = 2.0
@@ -48,22 +46,6 @@ class InterruptedRunError(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with. masks: of its networks. snapshot: None for fresh weights.
-
-    random_actions: whether it collects at random until start_steps. replay: None, or arrays of
-    ``Learner.get_state`` to begin with. keep: which artifacts it leaves beside "final": any of "initial",
-    "anchor", "best", "saliency".
-    """
-
-    masks: Masks = field(default_factory=lambda: DENSE)
-    snapshot: Snapshot | None = None
-    replay: Mapping[str, np.ndarray] | None = None
-    random_actions: bool = True
-    keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
 
 
 def collector_config(config: TrainConfig) -> CollectorConfig:

@@ -7,6 +7,7 @@ its hash, and what was interrupted goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastcollect.errors import ConfigError
@@ -15,6 +16,7 @@ from trainers.config import TrainConfig, check_prune, plain
 from trainers.progress import Progress
 from trainers.rewind import Source, open_source
 from trainers.run_folder import RunFolder, read_summary
+from trainers.transfer import transfer
 
 if TYPE_CHECKING:
     from trainers.command import TrainArguments
@@ -29,6 +31,11 @@ def run_all(arguments: TrainArguments, progress: Progress, argv: Sequence[str]) 
     rounds = command.control_rounds(arguments)
     if problems := [f"{n} is empty" for n in ("tasks", "seeds") if not getattr(arguments, n)]:
         raise ConfigError(problems)
+    if arguments.targets and arguments.rewind.parameters == "final":
+        raise ConfigError(["rewind.parameters is final; allowed with targets: anchor, initial"])
+    for task in (*arguments.tasks, *arguments.targets):
+        # What is wrong with the last task is said before hours of work on the first.
+        command.collectable(_for_task(argv, task, arguments.seeds[0]))
     identity = {
         "stage": "all",
         **plain(command.train_config(arguments)),
@@ -46,8 +53,10 @@ def run_all(arguments: TrainArguments, progress: Progress, argv: Sequence[str]) 
         results: list[dict[str, Any]] = []
         for task in arguments.tasks:
             for seed in arguments.seeds:
-                results += _one(arguments, progress, argv, root / task / f"seed-{seed}", task, seed, rounds)
-        folder.write_summary({"stage": "all", "results": results} | _mean(results))
+                found = _one(arguments, progress, argv, root, task, seed, rounds)
+                results += [row for row in found if row not in results]  # a target may be a task too
+        seconds = sum(row["wall_seconds"] for row in results)
+        folder.write_summary({"stage": "all", "results": results, "wall_seconds": seconds})
     progress.say(f"run folder: {root}")
 
 
@@ -55,11 +64,13 @@ def _one(
     arguments: TrainArguments,
     progress: Progress,
     argv: Sequence[str],
-    base: Any,
+    root: Path,
     task: str,
     seed: int,
     rounds: Sequence[int],
 ) -> list[dict[str, Any]]:
+    base = root / task / f"seed-{seed}"
+
     def context(stage: str, identity: Mapping[str, Any], env: str) -> stages.Context:
         return stages.Context(identity, command.written(argv), progress, True, f"{env} seed {seed} {stage}")
 
@@ -84,7 +95,7 @@ def _one(
         _result("ticket", task, seed, read_summary(base / "ticket")),
     ]
     for target in (each for each in arguments.targets if each != task):
-        results += _transfer(arguments, argv, context, base, target, seed, ticket, dense)
+        results += _transfer(arguments, argv, context, root, task, target, seed, ticket, dense)
     return results
 
 
@@ -92,7 +103,8 @@ def _transfer(
     arguments: TrainArguments,
     argv: Sequence[str],
     context: Any,
-    base: Any,
+    root: Path,
+    task: str,
     target: str,
     seed: int,
     ticket: Source,
@@ -101,11 +113,11 @@ def _transfer(
     """The transfer's variants, and the target's own dense run to hold them against."""
     config = _for_task(argv, target, seed)
     identity = command.dense_identity(config)
-    own = base / f"{target}-dense"
+    own = root / target / f"seed-{seed}" / "dense"
     stages.dense(context("dense", identity, target), own, config)
     identity = command.transfer_identity(config, arguments, ticket)
-    path = base / f"transfer-{target}"
-    stages.transfer(context("transfer", identity, target), path, config, arguments.rewind, ticket, dense)
+    path = root / task / f"seed-{seed}" / f"transfer-{target}"
+    transfer(context("transfer", identity, target), path, config, arguments.rewind, ticket, dense)
     return [
         _result("dense", target, seed, read_summary(own)),
         _result("transfer", target, seed, read_summary(path)),
@@ -120,8 +132,3 @@ def _for_task(argv: Sequence[str], task: str, seed: int) -> TrainConfig:
 def _result(stage: str, task: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
     chosen = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds", "density")
     return {"stage": stage, "env": task, "seed": seed, **{key: summary[key] for key in chosen}}
-
-
-def _mean(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    seconds = sum(row["wall_seconds"] for row in results)
-    return {"wall_seconds": seconds, "env_steps": sum(row["env_steps"] for row in results)}

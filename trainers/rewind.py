@@ -1,9 +1,9 @@
-"""What a retraining starts from: the rewind matrix, and the starts of controls and transfers."""
+"""What a retraining starts from: sources, and the rewind matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -15,9 +15,8 @@ from engine.saliency import mean_absolute_gradients
 from fastcollect.errors import ConfigError
 from trainers import artifacts
 from trainers.config import RewindConfig, TrainConfig
-from trainers.loop import Start
-from trainers.run_folder import read_manifest, read_summary
-from trainers.snapshots import Snapshot, from_arrays
+from trainers.run_folder import read_identity, read_summary
+from trainers.snapshots import Snapshot, Start, from_arrays
 
 NETWORKS = ("actor", "critic")
 _FRESH_SEED = 7_919
@@ -42,9 +41,10 @@ class Source:
 
 
 def open_source(path: str) -> Source:
-    """A finished run. Raises ConfigError where it is none, or not finished."""
+    """A finished run. Raises ConfigError where it is none, not finished, or its configuration was changed."""
     read_summary(path)
-    return Source(path, read_manifest(path)["config_hash"])
+    _, manifest = read_identity(path)
+    return Source(path, manifest["config_hash"])
 
 
 def template(config: TrainConfig, like: Mapping[str, np.ndarray]) -> sac.SACState:
@@ -115,25 +115,6 @@ def restarted(config: TrainConfig, snapshot: Snapshot, masks: sac.Masks) -> Star
     )
     state = state.replace(optimizer=sac.init_optimizers(config.sac, state))
     return Start(masks, Snapshot(state, snapshot.moments, 0, 0), random_actions=False, keep=())
-
-
-def with_networks(
-    config: TrainConfig, start: Start, masks: sac.Masks, change: Callable[[str, Mapping], Mapping]
-) -> Start:
-    """The start with other weights, whose targets are copies of them and whose moments begin at zero.
-
-    change: (network's name, its parameters) -> new parameters.
-    """
-    state = start.snapshot.state
-    actor, critic = (
-        {k: jax.numpy.array(np.array(v)) for k, v in change(name, as_arrays(parameters)).items()}
-        for name, parameters in (("actor", state.actor), ("critic", state.critic))
-    )
-    state = state.replace(actor=actor, critic=critic, target_critic=jax.tree.map(jax.numpy.copy, critic))
-    fresh_optimizers = sac.init_optimizers(config.sac, state)
-    optimizer = {**fresh_optimizers, "temperature": state.optimizer["temperature"]}
-    snapshot = replace(start.snapshot, state=state.replace(optimizer=optimizer))
-    return replace(start, masks=masks, snapshot=snapshot)
 
 
 def as_arrays(parameters: Mapping) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,12 @@ from fastcollect.errors import ConfigError
 from fastcollect.machine import commit, machine
 from trainers import yaml_file
 from trainers.artifacts import write_text
+from trainers.checkpoints import FOLDER as CHECKPOINTS
 from trainers.metrics import plain
 
 MANIFEST = "manifest.yaml"
 SUMMARY = "summary.json"
 README = "README.md"
-NOT_IDENTITY = ("runs", "resume", "progress")
-"""Top-level keys that say how a run is carried out, not which run it is."""
 
 _RESERVED = "manifest"
 _LOCK = ".lock"
@@ -42,19 +42,19 @@ _EXPLANATION = """# {name}
 | `tensorboard/` | the scalars of both, for `tensorboard --logdir` |
 | `artifacts/NAME.npz` | arrays, for `numpy.load`; `NAME~.npz` after every other save of that name |
 | `artifacts/index.json` | which of the two counts, its sha256, and the hash of the configuration |
+| `checkpoints/` | what an unfinished run goes on from; removed once it is finished |
 | `.lock` | held by the process that writes here; it may stay when that one is gone |
 
 A file `.NAME.tmp` is what a killed process had not finished writing; it means nothing.
 """
 
 
-def config_hash(config: Mapping[str, Any], excluded: Sequence[str] = NOT_IDENTITY) -> str:
+def config_hash(config: Mapping[str, Any]) -> str:
     """16 digits that name a configuration, whatever the order of its keys.
 
-    excluded: top-level keys that make no difference. Raises ConfigError for what is not plain data.
+    Raises ConfigError for what is not plain data.
     """
-    identity = {key: value for key, value in config.items() if key not in excluded}
-    return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
@@ -77,8 +77,27 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
-def read_summary(folder: Path | str) -> dict[str, Any]:
-    """The results of a finished run. Raises ConfigError if there are none or the file cannot be read."""
+def read_identity(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and manifest of a run folder.
+
+    Raises ConfigError if it is none, or if the configuration has not the hash that the manifest says.
+    """
+    file = Path(folder) / MANIFEST
+    if not file.is_file():
+        raise ConfigError([f"{str(folder)!r} is no run folder: it has no {MANIFEST}"])
+    config, manifest = read_config(folder), read_manifest(folder)
+    actual = config_hash(config)
+    if manifest.get("config_hash") != actual:
+        says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
+        raise ConfigError([f"{str(file)!r} was changed: {says}"])
+    return config, manifest
+
+
+def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """The results of a finished run. needs: names that must be in it, nested ones with dots.
+
+    Raises ConfigError if there are none, the file cannot be read, or something is missing in it.
+    """
     file = Path(folder) / SUMMARY
     try:
         summary = json.loads(file.read_text())
@@ -86,15 +105,25 @@ def read_summary(folder: Path | str) -> dict[str, Any]:
         raise ConfigError([f"{str(file)!r} does not exist: the run is not finished"]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"{str(file)!r} cannot be read: {error}"]) from None
-    if not isinstance(summary, dict):
+    if not isinstance(summary, dict) or not summary:
         raise ConfigError([f"{str(file)!r} is no summary"])
+    if missing := [name for name in needs if not _has(summary, name)]:
+        raise ConfigError([f"{str(file)!r} is no summary of such a run: it lacks {', '.join(missing)}"])
     return summary
+
+
+def _has(value: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 class RunFolder:
     """A run folder that this process alone may write to, until it is closed or the process ends.
 
-    Comes from ``create`` or ``open``. path: the folder. config: the configuration. config_hash: its hash.
+    Comes from ``create``. path: the folder. config: the configuration. config_hash: its hash.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any], lock: int) -> None:
@@ -108,7 +137,6 @@ class RunFolder:
         command: Sequence[str],
         *,
         resume: bool = False,
-        excluded: Sequence[str] = NOT_IDENTITY,
     ) -> RunFolder:
         """A new run folder, or with ``resume`` one of the same configuration if it is there.
 
@@ -118,32 +146,16 @@ class RunFolder:
         path, config = Path(path), _plain_config(config)
         with _os_errors(path), _new_folders(path), _locked(path) as lock:
             if (path / MANIFEST).exists():
-                return cls._again(path, config, command, resume, excluded, lock)
-            return cls._new(path, config, command, excluded, lock)
+                return cls._again(path, config, command, resume, lock)
+            return cls._new(path, config, command, lock)
 
     @classmethod
-    def open(cls, path: Path | str, excluded: Sequence[str] = NOT_IDENTITY) -> RunFolder:
-        """A run folder that exists. Raises ConfigError if it is none, was changed by hand, or is in use."""
-        path = Path(path)
-        if not (path / MANIFEST).exists():
-            raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}"])
-        with _os_errors(path), _locked(path) as lock:
-            return cls(path, *_read_own(path, excluded), lock)
-
-    @classmethod
-    def _new(
-        cls,
-        path: Path,
-        config: dict[str, Any],
-        command: Sequence[str],
-        excluded: Sequence[str],
-        lock: int,
-    ) -> RunFolder:
+    def _new(cls, path: Path, config: dict[str, Any], command: Sequence[str], lock: int) -> RunFolder:
         # A creation that was killed leaves at most these.
         if set(os.listdir(path)) - {_LOCK, f".{MANIFEST}.tmp"}:
             raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}, but other files"])
         manifest = {
-            "config_hash": config_hash(config, excluded),
+            "config_hash": config_hash(config),
             "command": shlex.join(command),
             "started": _now(),
             "machine": machine(),
@@ -163,19 +175,16 @@ class RunFolder:
 
     @classmethod
     def _again(
-        cls,
-        path: Path,
-        config: dict[str, Any],
-        command: Sequence[str],
-        resume: bool,
-        excluded: Sequence[str],
-        lock: int,
+        cls, path: Path, config: dict[str, Any], command: Sequence[str], resume: bool, lock: int
     ) -> RunFolder:
-        there, manifest = _read_own(path, excluded)
-        if manifest["config_hash"] != config_hash(config, excluded):
-            raise ConfigError(_differences(path, there, config, excluded))
+        there, manifest = read_identity(path)
+        if not isinstance(manifest.get("resumed"), list):
+            raise ConfigError([f"{str(path / MANIFEST)!r} was changed: it does not say when it was resumed"])
+        if manifest["config_hash"] != config_hash(config):
+            raise ConfigError(_differences(path, there, config))
         run = cls(path, there, manifest, lock)
         if run.finished():
+            run._remove_checkpoints()  # where the process ended between the summary and their removal
             return run
         if not resume:
             raise ConfigError(
@@ -207,8 +216,13 @@ class RunFolder:
         return (self.path / SUMMARY).exists() and read_summary(self.path) is not None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Save the results, which makes the run a finished one."""
+        """Save the results, which makes the run a finished one, without its checkpoints."""
         write_text(self.path / SUMMARY, json.dumps(plain(summary), indent=2, allow_nan=False) + "\n")
+        self._remove_checkpoints()
+
+    def _remove_checkpoints(self) -> None:
+        # Only ever after the summary is on the disk: from then on nothing reads them, and they are large.
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
     def close(self) -> None:
         """Let another process write here."""
@@ -255,24 +269,9 @@ def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return _plain(dict(config), "the configuration")
 
 
-def _read_own(folder: Path, excluded: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    config, manifest = read_config(folder), read_manifest(folder)
-    actual = config_hash(config, excluded)
-    if manifest.get("config_hash") != actual or not isinstance(manifest.get("resumed"), list):
-        raise ConfigError(
-            [
-                f"{str(folder / MANIFEST)!r} was changed: the hash of its configuration is {actual}, "
-                f"it says {manifest.get('config_hash')}"
-            ]
-        )
-    return config, manifest
-
-
-def _differences(folder: Path, there: Mapping, here: Mapping, excluded: Sequence[str]) -> list[str]:
+def _differences(folder: Path, there: Mapping, here: Mapping) -> list[str]:
     """One sentence for every value that differs, nested ones by their dotted name."""
-    old, new = (
-        dict(_flat({k: v for k, v in config.items() if k not in excluded})) for config in (there, here)
-    )
+    old, new = dict(_flat(there)), dict(_flat(here))
     pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in {**old, **new}]
     return [
         f"run folder {str(folder)!r} holds a run of another configuration: "

@@ -17,9 +17,17 @@ from fastcollect.errors import ConfigError
 from trainers import artifacts
 from trainers.metrics import EVALUATIONS, read_rows
 from trainers.rewind import NETWORKS, unpack_masks
-from trainers.run_folder import MANIFEST, SUMMARY, config_hash, read_config, read_manifest, read_summary
+from trainers.run_folder import (
+    MANIFEST,
+    SUMMARY,
+    config_hash,
+    read_config,
+    read_identity,
+    read_manifest,
+    read_summary,
+)
 from trainers.snapshots import network
-from trainers.stages import VARIANTS
+from trainers.transfer import VARIANTS
 
 _ROUND = re.compile(r"round-(\d+)(?:-(.+))?")
 _STAGES = ("dense", "ticket", "transfer", "all")
@@ -27,15 +35,23 @@ _ORDER = ("dense", "ticket", "control", "transfer")
 _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
 """What may differ between runs that are repetitions of each other."""
 
+_RESULTS = (
+    *("success_any", "success_last", "return_mean", "best.success_any", "best.success_last"),
+    *("best.return_mean", "reached", "env_steps", "updates", "updates_per_step", "wall_seconds"),
+    *("training_seconds", "stopped_early", "density.actor", "density.critic"),
+)
+"""What the summary of a training run must say."""
+
 
 @dataclass(frozen=True)
 class Run:
     """One training run.
 
     stage: "dense", "ticket", "control" or "transfer". name: of the control or variant. round: of a ticket or
-    control. settings: hash of all settings but the seed. dense: summary of the dense run that a ticket or
-    control comes from, None if that cannot be found. summary: None while it is unfinished, and then masks
-    and parameters are empty. masks, parameters: {"actor", "critic"}. moments: the normaliser's.
+    control. settings: hash of all settings but the seed, those of the runs it begins from included. dense:
+    summary of the dense run that a ticket or control comes from, None if that cannot be found. summary: None
+    while it is unfinished, and then masks and parameters are empty. masks, parameters: {"actor", "critic"}.
+    moments: the normaliser's.
     """
 
     path: Path
@@ -81,13 +97,17 @@ class Folder:
 
 @dataclass(frozen=True)
 class Group:
-    """Repetitions of one run with several seeds."""
+    """Repetitions of one run with several seeds, one run of each.
+
+    repeated: further runs of those seeds, which count for nothing.
+    """
 
     env: str
     stage: str
     label: str
     settings: str
     runs: tuple[Run, ...]
+    repeated: tuple[Run, ...] = ()
 
     @property
     def finished(self) -> list[Run]:
@@ -101,10 +121,8 @@ class Group:
 
     def seeds(self, runs: Sequence[Run] | None = None) -> str:
         """How many, in words."""
-        chosen = self.runs if runs is None else runs
-        count = len({run.seed for run in chosen})
-        text = f"{count} seed" + "s" * (count != 1)
-        return text if count == len(chosen) else f"{len(chosen)} runs of {text}"
+        count = len(self.runs if runs is None else runs)
+        return f"{count} seed" + "s" * (count != 1)
 
 
 def load(paths: Sequence[Path]) -> tuple[list[Run], list[Folder]]:
@@ -126,7 +144,10 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[Folder]]:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs that differ in nothing but their seed, together, in the order of a study."""
+    """Runs that differ in nothing but their seed, together, in the order of a study.
+
+    Of several runs of one seed the first finished one is taken: the others are no further seeds.
+    """
     envs = list(dict.fromkeys(run.env for run in runs))
     found: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda r: (envs.index(r.env), _ORDER.index(r.stage), r.round, r.seed)):
@@ -135,35 +156,64 @@ def group(runs: Sequence[Run]) -> list[Group]:
     for env, _, label, _ in found:
         several[env, label] += 1
     return [
-        Group(env, stage, label + f" [{settings}]" * (several[env, label] > 1), settings, tuple(members))
+        Group(env, stage, label + f" [{settings}]" * (several[env, label] > 1), settings, *_seeds(members))
         for (env, stage, label, settings), members in found.items()
     ]
 
 
+def _seeds(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """One run of each seed, and the others."""
+    chosen: dict[int, Run] = {}
+    for run in runs:
+        if run.seed not in chosen or (chosen[run.seed].summary is None and run.summary is not None):
+            chosen[run.seed] = run
+    taken = {id(run) for run in chosen.values()}
+    return tuple(chosen.values()), tuple(run for run in runs if id(run) not in taken)
+
+
 def identity(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and manifest of a run folder. Raises ConfigError if it is none, or was changed."""
-    if not (path / MANIFEST).is_file():
-        raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}"])
-    config, manifest = read_config(path), read_manifest(path)
-    if (actual := config_hash(config)) != manifest.get("config_hash"):
-        raise ConfigError(
-            [f"{str(path / MANIFEST)!r} was changed: the hash of its configuration is {actual}"]
-        )
+    config, manifest = read_identity(path)
     if config.get("stage") not in _STAGES:
         raise ConfigError([f"{str(path)!r} is no folder of a training run: its stage is not one of ours"])
     return config, manifest
 
 
 def find_source(path: Path, source: Mapping[str, Any]) -> Path | None:
-    """The run folder that a manifest names: where it says, or beside a parent that was moved with it."""
+    """The run folder that a manifest names: where it says, or beside a parent that was moved with it.
+
+    Raises ConfigError if its configuration was changed since.
+    """
     named = Path(source["path"])
     beside = [parent / named.name for parent in path.resolve().parents]
     for candidate in (named, *beside):
         if not (candidate / MANIFEST).is_file():
             continue
         if read_manifest(candidate).get("config_hash") == source["config_hash"]:
+            read_identity(candidate)
             return candidate
     return None
+
+
+def _settings(path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Hash of what repetitions have in common: a run's own settings, and those of what it begins from."""
+    own = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    source = _named_source(path, manifest)
+    if source is not None:
+        found = find_source(path, source)
+        # Nobody knows how a source that is gone was made, and so nothing else is its repetition.
+        own["from"] = _settings(found, *read_identity(found)) if found else source["config_hash"]
+    return config_hash(own)[:6]
+
+
+def _named_source(path: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a run begins from: for a ticket the dense run, for a transfer the ticket, else nothing."""
+    facts = manifest["facts"]
+    if not facts and (path.resolve().parent / MANIFEST).is_file():
+        # Killed before it wrote its facts; the stage around it has them.
+        around = read_manifest(path.resolve().parent)
+        facts = around["facts"] if around.get("config_hash") == manifest["config_hash"] else {}
+    return facts.get("source") or facts.get("sources", {}).get("ticket")
 
 
 def stage_of(path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -210,14 +260,13 @@ def _inside(path: Path, stage: str) -> Iterator[Path]:
 
 def _run(path: Path, stage: str, config: dict[str, Any], manifest: dict[str, Any]) -> Run:
     evaluations = read_rows(path / EVALUATIONS) if (path / EVALUATIONS).exists() else []
-    summary = read_summary(path) if (path / SUMMARY).exists() else None
-    settings = config_hash({k: v for k, v in config.items() if k not in _NOT_SETTINGS})[:6]
+    summary = read_summary(path, _RESULTS) if (path / SUMMARY).exists() else None
     try:
         return Run(
             path=path,
             env=config["env"],
             seed=config["seed"],
-            settings=settings,
+            settings=_settings(path, config, manifest),
             config=config,
             manifest=manifest,
             summary=summary,
@@ -237,7 +286,8 @@ def _place(path: Path, stage: str, config: Mapping[str, Any], manifest: Mapping[
     if stage == "round":
         number, control = _ROUND.fullmatch(path.resolve().name).groups()
         source = find_source(path, facts["source"]) if "source" in facts else None
-        dense = read_summary(source) if source is not None and (source / SUMMARY).exists() else None
+        finished = source is not None and (source / SUMMARY).exists()
+        dense = read_summary(source, _RESULTS) if finished else None
         kind = "control" if control else "ticket"
         return {"stage": kind, "round": int(number), "name": control or "", "dense": dense}
     source = find_source(path, facts["sources"]["ticket"]) if "sources" in facts else None

@@ -1,15 +1,15 @@
-"""A learner's state as named arrays, and back: what artifacts and checkpoints hold."""
+"""A learner's state at one moment, as named arrays and back: what is kept, and what a run begins with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
 from engine.normalizer import Moments
-from engine.sac import SACState
+from engine.sac import DENSE, Masks, SACState
 from fastcollect.errors import ConfigError
 
 _STATE, _NORMALIZER = "sac/", "normalizer/"
@@ -23,6 +23,22 @@ class Snapshot:
     moments: Moments
     env_steps: int
     updates: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with. masks: of its networks. snapshot: None for fresh weights.
+
+    random_actions: whether it collects at random until start_steps. replay: None, or arrays of
+    ``Learner.get_state`` to begin with. keep: which artifacts it leaves beside "final": any of "initial",
+    "anchor", "best", "saliency".
+    """
+
+    masks: Masks = field(default_factory=lambda: DENSE)
+    snapshot: Snapshot | None = None
+    replay: Mapping[str, np.ndarray] | None = None
+    random_actions: bool = True
+    keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
 
 
 def _names(state: SACState) -> list[str]:
@@ -70,11 +86,6 @@ def from_arrays(arrays: Mapping[str, np.ndarray], template: SACState, where: str
     # JAX may read a NumPy array after the call, and what it reads is the caller's.
     state = jax.tree.unflatten(structure, [jax.numpy.array(arrays[name].copy()) for name in names])
     return Snapshot(state, moments, int(arrays["env_steps"]), int(arrays["updates"]))
-
-
-def actor_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The actor's parameters among a snapshot's arrays."""
-    return network(arrays, "actor")
 
 
 def network(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

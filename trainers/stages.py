@@ -1,8 +1,8 @@
-"""The stages of a lottery-ticket study: dense, ticket with its controls, transfer with its variants.
+"""The stages of a lottery-ticket study: dense, and ticket with its controls; ``transfer`` is the third.
 
 A stage is a run folder; what it trains lies in run folders inside it, each finished, resumable and skipped by
 itself. Dense: round 0. Ticket: prune, rewind, retrain, round after round (Frankle and Carbin 2019; Yu et
-al. 2020 for reinforcement learning). Controls: Vischer, Lange and Sprekeler 2022, figure 1.
+al. 2020 for reinforcement learning).
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from engine.sac import DENSE, Masks, SACState
 from fastcollect.errors import ConfigError
 from trainers import artifacts, rewind
 from trainers.config import PruneConfig, RewindConfig, TrainConfig, plain
-from trainers.loop import Start, train
+from trainers.controls import CONTROLS, control_start, planned
+from trainers.loop import train
 from trainers.progress import Progress
 from trainers.rewind import NETWORKS, Source
-from trainers.run_folder import SUMMARY, RunFolder, read_summary
-from trainers.snapshots import Snapshot
+from trainers.run_folder import SUMMARY, RunFolder, read_config, read_summary
+from trainers.snapshots import Snapshot, Start
 
-CONTROLS = ("permuted-weights", "permuted-mask", "random-mask", "dense")
-VARIANTS = ("mask-anchor", "mask-only", "dense-finetuned", "random-mask")
 _NEED_GRADIENTS = ("taylor", "gradient")
 
 
@@ -107,15 +106,15 @@ def ticket(
 ) -> dict[str, Any]:
     """Iterative pruning of a dense run, and the controls of the rounds whose numbers are given.
 
-    Returns the summary: the source's, and one row for each round and control with its sparsities.
+    Returns the summary: the source's, and one row for each round and control with its sparsities. Controls
+    can be asked for later: what is trained is not trained again.
     """
     if not (path / SUMMARY).exists():
-        snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
-        others = ["anchor-replay"] if matrix.replay == "anchor" else []
-        others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
-        _check_source(config, source, snapshots, others)
+        _check_ticket(config, prune, matrix, source)
     with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
-        if folder.finished():
+        there = read_summary(path)["rounds"] if folder.finished() else []
+        chosen = planned(controls, matrix, there)
+        if there and all((n, name) in _trained(there) for n, names in chosen.items() for name in names):
             context.progress.say(f"{str(path)!r} is finished already")
             return read_summary(path)
         like = rewind.template(config, source.arrays("final"))
@@ -127,34 +126,58 @@ def ticket(
         for number, sparsities in enumerate(targets, 1):
             inside = path / f"round-{number}"
             masks = _round_masks(config, prune, source, inside, number, masks, last, sparsities)
-            facts = {"round": number, "source": vars(source), "rewind": plain(matrix)}
-            title = f"round {number}/{len(targets)}"
             before, kept = last, masks
             summary = run_inside(
                 context,
                 inside,
-                title,
+                f"round {number}/{len(targets)}",
                 config,
                 lambda: rewind.rewound(config, matrix, source, before, kept),  # noqa: B023
-                **facts,
+                round=number,
+                source=vars(source),
+                rewind=plain(matrix),
             )
-            rows.append(_row("ticket", number, masks, summary))
+            rows.append(row("ticket", number, masks, summary))
             last = Source(str(inside), folder.config_hash).snapshot("final", like)
-            if number in controls:
-                # Rewound to the anchor and without a mask, the dense control is the same in every round.
-                again = number != max(controls) and "final" not in plain(matrix).values()
-                names = [name for name in CONTROLS if not (again and name == "dense")]
-                rows += _controls(context, path, config, matrix, source, number, masks, before, names)
+            for name in chosen.get(number, ()):
+                rows.append(_control(context, path, name, config, matrix, source, number, masks, before))
         _save_masks(folder, masks)
         anchor = source.snapshot("anchor", like)
+        headline = [each for each in rows if each["name"] == "ticket"][-1]
         summary = {
             "stage": "ticket",
             "dense": read_summary(source.path),
             "anchor": {"env_steps": anchor.env_steps, "updates": anchor.updates},
             "rounds": rows,
         }
-        folder.write_summary(summary | _of_last(rows))
+        folder.write_summary(summary | totals(rows, headline))
         return read_summary(path)
+
+
+def _trained(rows: Sequence[Mapping[str, Any]]) -> set[tuple[int, str]]:
+    return {(each["round"], each["name"]) for each in rows}
+
+
+def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig, source: Source) -> None:
+    """Before a folder is made: raises ConfigError where the source cannot be what a ticket begins from."""
+    snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
+    others = ["anchor-replay"] if matrix.replay == "anchor" else []
+    others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
+    like = check_source(config, source, snapshots, others)
+    its, mine = read_config(source.path), plain(config)
+    # A count of steps that goes on has to have been counted in the same way.
+    counted = ("start_steps", "updates_per_step") if matrix.step == "anchor" else ()
+    problems = [
+        f"{name} is {mine[name]}; the dense run {source.path!r} has {its.get(name)}"
+        + ("; --stage transfer takes a ticket to another task" if name.startswith("env") else "")
+        for name in ("env", "env_kwargs", *counted)
+        if mine[name] != its.get(name)
+    ]
+    anchor = source.snapshot("anchor", like).env_steps
+    if matrix.step == "anchor" and config.env_steps <= anchor:
+        problems.append(f"env_steps is {config.env_steps}; allowed: more than the anchor's {anchor}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def rounds(prune: PruneConfig) -> list[dict[str, float]]:
@@ -202,132 +225,27 @@ def _round_masks(
     return found
 
 
-def _controls(
+def _control(
     context: Context,
     path: Path,
+    name: str,
     config: TrainConfig,
     matrix: RewindConfig,
     source: Source,
     number: int,
     masks: Masks,
     last: Snapshot,
-    names: Sequence[str],
-) -> list[dict[str, Any]]:
-    rows = []
-    for name in names:
-        rng = np.random.default_rng([config.seed, number, 1000 + CONTROLS.index(name)])
-        control_masks, make = control_start(name, rng, config, matrix, source, masks, last)
-        facts = {"round": number, "control": name, "source": vars(source), "rewind": plain(matrix)}
-        inside = path / f"round-{number}-{name}"
-        title = f"round {number} control {name}"
-        summary = run_inside(context, inside, title, config, make, **facts)
-        rows.append(_row(name, number, control_masks, summary))
-    return rows
-
-
-def control_start(
-    name: str,
-    rng: np.random.Generator,
-    config: TrainConfig,
-    matrix: RewindConfig,
-    source: Source,
-    masks: Masks,
-    last: Snapshot,
-) -> tuple[Masks, Callable[[], Start]]:
-    """The masks of a control, and what makes its start.
-
-    permuted-weights: the ticket's mask, its weights in random order within each layer. permuted-mask: mask
-    and weights both. random-mask: a mask as dense in each layer, with fresh weights and nothing of the
-    source. dense: no mask, else as the ticket, the same budget.
-    """
-    if name == "dense":
-        return DENSE, lambda: rewind.rewound(config, matrix, source, last, DENSE)
-    if name == "random-mask":
-        chosen = random_masks(rng, masks)
-        return chosen, lambda: Start(
-            chosen, rewind.fresh(config, last.state, other_seed=True), random_actions=True, keep=()
-        )
-    onto = masks if name == "permuted-weights" else random_masks(rng, masks)
-
-    def permuted(kind: str, parameters: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        if not masks[kind]:
-            return parameters
-        return mask_functions.permute_weights(rng, parameters, masks[kind], onto[kind])
-
-    return onto, lambda: rewind.with_networks(
-        config, rewind.rewound(config, matrix, source, last, DENSE), onto, permuted
-    )
-
-
-def random_masks(rng: np.random.Generator, masks: Masks) -> dict[str, mask_functions.Mask]:
-    """Random masks with the same number of weights in each layer of each network."""
-    return {kind: mask_functions.random_like(rng, masks[kind]) for kind in NETWORKS}
-
-
-# Transfer.
-
-
-def transfer(
-    context: Context,
-    path: Path,
-    config: TrainConfig,
-    matrix: RewindConfig,
-    ticket_source: Source,
-    dense: Source,
 ) -> dict[str, Any]:
-    """A ticket's mask on another task, in four variants; see ``variant_start``.
-
-    ticket_source: a finished ticket. dense: the run it was drawn from. Returns the summary with a row each.
-    """
-    if not (path / SUMMARY).exists():
-        like = _check_source(config, dense, ["final", _rewound_to(matrix)])
-        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
-        rewind.check_mask(masks, like, f"the mask of {ticket_source.path!r}")
-    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
-        if folder.finished():
-            context.progress.say(f"{str(path)!r} is finished already")
-            return read_summary(path)
-        sources = {"ticket": vars(ticket_source), "dense": vars(dense)}
-        folder.annotate(stage="transfer", sources=sources, rewind=plain(matrix))
-        rows = []
-        for index, name in enumerate(VARIANTS):
-            rng = np.random.default_rng([config.seed, 2000 + index])
-            chosen, make = variant_start(name, rng, config, matrix, dense, masks, like)
-            summary = run_inside(context, path / name, name, config, make, variant=name, sources=sources)
-            rows.append(_row(name, 0, chosen, summary))
-        folder.write_summary({"stage": "transfer", "variants": rows} | _of_last(rows[:1]))
-        return read_summary(path)
+    seed = [config.seed, number, 1000 + CONTROLS.index(name)]
+    control_masks, make = control_start(name, seed, config, matrix, source, masks, last)
+    facts = {"round": number, "control": name, "source": vars(source)}
+    facts |= {} if name == "random-mask" else {"rewind": plain(matrix)}
+    title = f"round {number} control {name}"
+    summary = run_inside(context, path / f"round-{number}-{name}", title, config, make, **facts)
+    return row(name, number, control_masks, summary)
 
 
-def variant_start(
-    name: str,
-    rng: np.random.Generator,
-    config: TrainConfig,
-    matrix: RewindConfig,
-    dense: Source,
-    masks: Masks,
-    like: Any,
-) -> tuple[Masks, Callable[[], Start]]:
-    """The masks of a variant, and what makes its start on the target task.
-
-    mask-anchor: the mask with the source's rewound weights and normaliser. mask-only: the mask with the
-    target's own fresh weights, those its dense run begins with. dense-finetuned: the source's final weights
-    and normaliser, no mask. random-mask: a mask as dense in each layer, with the same fresh weights as
-    mask-only. All begin at step 0 with a fresh optimizer, temperature and replay.
-    """
-    if name == "mask-anchor":
-        return masks, lambda: rewind.restarted(config, dense.snapshot(_rewound_to(matrix), like), masks)
-    if name == "dense-finetuned":
-        return DENSE, lambda: rewind.restarted(config, dense.snapshot("final", like), DENSE)
-    chosen = masks if name == "mask-only" else random_masks(rng, masks)
-    return chosen, lambda: Start(chosen, rewind.fresh(config, like, other_seed=False), keep=())
-
-
-def _rewound_to(matrix: RewindConfig) -> str:
-    return "initial" if matrix.parameters == "initial" else "anchor"
-
-
-def _check_source(
+def check_source(
     config: TrainConfig, source: Source, snapshots: Sequence[str], others: Sequence[str] = ()
 ) -> SACState:
     """Before a folder is made: raises ConfigError for artifacts that are missing, changed, or do not fit.
@@ -349,7 +267,8 @@ def _check_source(
 # Summaries.
 
 
-def _row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
+def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's summary says of one run inside it."""
     chosen = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds", "reached")
     kept = {kind: mask_functions.counts(masks[kind]) for kind in NETWORKS}
     return {
@@ -362,10 +281,9 @@ def _row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> di
     }
 
 
-def _of_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a stage's summary says at its top: its last ticket's results."""
-    last = [row for row in rows if row["name"] in ("ticket", VARIANTS[0])][-1]
+def totals(rows: Sequence[Mapping[str, Any]], headline: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's summary says at its top: one row's results, and the time that all took together."""
     wanted = ("success_any", "success_last", "return_mean", "env_steps", "updates")
-    density = {kind: 1 - value for kind, value in last["sparsity"].items()}
-    total = sum(row["wall_seconds"] for row in rows)
-    return {**{key: last[key] for key in wanted}, "density": density, "wall_seconds": total}
+    density = {kind: 1 - value for kind, value in headline["sparsity"].items()}
+    seconds = sum(each["wall_seconds"] for each in rows)
+    return {**{key: headline[key] for key in wanted}, "density": density, "wall_seconds": seconds}

@@ -1,12 +1,12 @@
 """Checkpoints: whole or not there, whatever ends a save, and nothing that was changed is resumed from."""
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,26 +182,64 @@ SAVER = """
 """
 
 
-def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
+def test_a_save_that_is_killed_leaves_the_one_before_and_nothing_for_good(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(SAVER), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    inside = 0
+    left: set[str] = set()
     for _ in range(3):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as saver:
             announced = int(saver.stdout.readline())
-            deadline = time.monotonic() + 60
-            while not _temporary(tmp_path / FOLDER) and time.monotonic() < deadline:
-                pass
+            assert not left & _temporary(tmp_path / FOLDER)
+            _stop_inside_a_save(saver.pid, tmp_path / FOLDER)
             saver.send_signal(signal.SIGKILL)
             announced = max([announced, *map(int, saver.stdout.read().split())])
-        inside += bool(_temporary(tmp_path / FOLDER))
-        step, arrays, meta = load(tmp_path)
+        left = _temporary(tmp_path / FOLDER)
+        assert left
+        # A copy is read, as whoever opens the folder itself begins to clear it up.
+        copy = shutil.copytree(tmp_path / FOLDER, tmp_path / "copy" / FOLDER).parent
+        step, arrays, meta = load(copy)
+        shutil.rmtree(copy)
         assert step >= announced
         assert meta == {"step": step}
         assert len(arrays) == 8
         assert all((value == step).all() for value in arrays.values())
-    assert inside
+
+
+def _stop_inside_a_save(pid, folder):
+    """Let the process run until it stands still with a temporary folder on the disk."""
+    for _ in range(1000):
+        while not _temporary(folder):
+            pass
+        os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        if _temporary(folder):
+            return
+        os.kill(pid, signal.SIGCONT)
+    raise AssertionError("every save was over before the process stood still")
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path, monkeypatch):
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / FOLDER).write_text("mine")
+    assert str(tmp_path / "file" / FOLDER) in error_of(Checkpoints, tmp_path / "file")
+    assert (tmp_path / "file" / FOLDER).read_text() == "mine"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    problem = error_of(Checkpoints, tmp_path)
+    assert str(tmp_path / FOLDER) in problem
+    assert "No space left on device" in problem
+
+
+def test_a_removed_folder_is_no_hindrance_to_closing(tmp_path):
+    made = Checkpoints(tmp_path)
+    made.save(1, ARRAYS, META)
+    shutil.rmtree(tmp_path / FOLDER)
+    made.close()
+    assert not (tmp_path / FOLDER).exists()
 
 
 def _temporary(folder: Path):
-    return [each for each in folder.iterdir() if not each.name.isdecimal()]
+    return {each.name for each in folder.iterdir() if not each.name.isdecimal()}

@@ -28,8 +28,10 @@ from support.training import (
 from fastcollect.command import run
 from trainers import command, rewind, stages
 from trainers.config import PruneConfig
+from trainers.controls import CONTROLS
 from trainers.loop import InterruptedRunError
 from trainers.run_folder import RunFolder, config_hash, read_config, read_manifest, read_summary
+from trainers.transfer import VARIANTS
 
 __all__ = ["one_launcher"]
 PUBLISHED = "trainers/settings/published.yaml"
@@ -140,15 +142,13 @@ def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
     base = command.parse(["--stage", "dense", "--sac.hidden", "7", "--collect.lockstep", "--seed", "5"])
     source = tmp_path / "dense"
     save_manifest(source, command.dense_identity(command.train_config(base)))
-    flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh", "--controls", "--control-rounds", "1", "2"]
+    flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh"]
     arguments = command.parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
     assert (arguments.sac.hidden, arguments.seed, arguments.collect.lockstep) == ((7,), 5, True)
     config = command.train_config(arguments)
     identity = command.ticket_identity(config, arguments, rewind.Source(str(source), "x"))
     again = command.parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
     assert choices(again) == choices(arguments)
-    assert again.controls
-    assert again.control_rounds == (1, 2)
     assert again.rewind.replay == "fresh"
 
 
@@ -158,7 +158,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     flags = ["--config", str(file), "--sac.n-step", "2", "--seed", "6"]
     arguments = command.parse(flags)
     assert (arguments.seed, arguments.sac.n_step, arguments.sac.discount) == (6, 2, 0.9)
-    assert (arguments.env, arguments.env_steps) == ("push-v3", 1_000_000)
+    assert (arguments.env, arguments.env_steps) == ("push-v3", 800_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert command.parse(flags[:2]).env_steps == 77777
     assert command.parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
@@ -172,7 +172,29 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
     assert arguments.sac.hidden == (5,)
     assert arguments.env_steps == 250_000
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
-    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 1_000_000)
+    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 800_000)
+    assert (arguments.sac.n_step, arguments.evaluation.every) == (3, 100_000)
+
+
+def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
+    flags = ["--env", "push-v3", "--sac.hidden", "5", "--sac.discount", "0.9", "--evaluation.episodes", "9"]
+    config = command.train_config(command.parse(["--stage", "dense", *flags]))
+    save_manifest(tmp_path / "dense", command.dense_identity(config))
+    arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
+    assert (arguments.sac.hidden, arguments.sac.discount, arguments.env_steps) == ((5,), 0.9, 250_000)
+    assert (arguments.sac.n_step, arguments.sac.temperature_learning_rate) == (1, 1e-3)
+    assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
+
+
+def test_a_transfer_rewinds_to_where_its_ticket_did(tmp_path):
+    config = command.train_config(command.parse(["--stage", "dense"]))
+    dense = save_manifest(tmp_path / "dense", command.dense_identity(config)).parent
+    arguments = command.parse(["--stage", "ticket", "--from", str(dense), "--rewind.parameters", "initial"])
+    identity = command.ticket_identity(config, arguments, rewind.Source(str(dense), "y"))
+    save_manifest(tmp_path / "ticket", identity)
+    flags = ["--stage", "transfer", "--from", str(tmp_path / "ticket"), "--env", "push-v3"]
+    assert command.parse(flags).rewind.parameters == "initial"
+    assert command.parse([*flags, "--rewind.parameters", "anchor"]).rewind.parameters == "anchor"
 
 
 @pytest.mark.parametrize(
@@ -252,8 +274,8 @@ def test_a_study_leaves_results_and_where_they_came_from(study):
         assert {"versions", "cpu", "commit"} <= manifest["machine"].keys()
         assert manifest["facts"]["stage"] == name
     rows = read_summary(study / "ticket")["rounds"]
-    assert [row["name"] for row in rows] == ["ticket", *stages.CONTROLS]
-    assert [row["name"] for row in read_summary(study / "transfer")["variants"]] == list(stages.VARIANTS)
+    assert [row["name"] for row in rows] == ["ticket", *CONTROLS]
+    assert [row["name"] for row in read_summary(study / "transfer")["variants"]] == list(VARIANTS)
     source = read_manifest(study / "ticket")["facts"]["source"]
     assert source["config_hash"] == read_manifest(study / "dense")["config_hash"]
     assert read_config(study / "transfer")["env_kwargs"] == ["scale=2.0"]
@@ -542,11 +564,10 @@ def test_a_whole_study_skips_what_is_finished_and_goes_on_where_it_was(tmp_path,
     whole = pretend(monkeypatch)
     assert call(*ALL, "--run", tmp_path / "whole") == (0, [])
     inside = [each.removeprefix(f"{tmp_path}/whole/") for each in whole]
-    # A dense run and two rounds for each task; for reach-v3 also push-v3's dense run and 4 variants.
-    assert len(inside) == len(set(inside)) == (3 + 5) + 3
-    assert inside[:4] == [
-        f"reach-v3/seed-1/{name}" for name in ("dense", "ticket/round-1", "ticket/round-2", "push-v3-dense")
-    ]
+    # A dense run and two rounds for each task; for reach-v3 also 4 variants.
+    assert len(inside) == len(set(inside)) == (3 + 4) + 3
+    names = ("reach-v3/seed-1/dense", "ticket/round-1", "ticket/round-2", "push-v3/seed-1/dense")
+    assert [each.endswith(name) for each, name in zip(inside, names, strict=False)] == [True] * 4
     again = pretend(monkeypatch)
     assert call(*ALL, "--run", tmp_path / "whole") == (0, [])
     assert again == []
@@ -566,7 +587,6 @@ def test_a_whole_study_skips_what_is_finished_and_goes_on_where_it_was(tmp_path,
         ("ticket", "reach-v3", 1),
         ("dense", "push-v3", 1),
         ("transfer", "push-v3", 1),
-        ("dense", "push-v3", 1),
         ("ticket", "push-v3", 1),
     ]
     for each in inside:

@@ -1,9 +1,8 @@
 """Run folders: one process, one configuration, a manifest that can be given back, nothing half made."""
 
-import contextlib
 import json
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +14,18 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.disk import full_disk
 
 from fastcollect.errors import ConfigError
 from trainers import artifacts, metrics, run_folder, yaml_file
-from trainers.run_folder import RunFolder, config_hash, read_config, read_manifest, read_summary
+from trainers.run_folder import (
+    RunFolder,
+    config_hash,
+    read_config,
+    read_identity,
+    read_manifest,
+    read_summary,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"env": "reach-v3", "seed": 1, "sac": {"rate": 6e-4, "hidden": [256, 256]}, "stop": None}
@@ -46,18 +53,6 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 CONFIGS = st.dictionaries(st.text().filter(lambda key: key != "manifest"), VALUES, max_size=4)
-
-
-@contextlib.contextmanager
-def full_disk():
-    """Every file that would hold a byte fails as on a full disk."""
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
@@ -104,12 +99,10 @@ def test_numbers_as_people_write_them_are_numbers(tmp_path):
     }
 
 
-def test_a_hash_knows_values_and_not_their_order_or_what_is_excluded():
+def test_a_hash_knows_values_and_not_their_order():
     base = {"a": 1, "b": {"x": [1, 2], "y": None}}
-    same = {"b": {"y": None, "x": (1, 2)}, "a": 1, "runs": "elsewhere", "resume": True, "progress": False}
-    assert config_hash(base) == config_hash(same)
+    assert config_hash(base) == config_hash({"b": {"y": None, "x": (1, 2)}, "a": 1})
     assert len(config_hash(base)) == 16
-    assert config_hash(base, excluded=("b",)) == config_hash({"a": 1})
     others = [{**base, "a": 2}, {**base, "a": 1.0}, {**base, "a": "1"}, {**base, "b": {}}, {"a": 1}]
     assert len({config_hash(config) for config in [base, *others]}) == 6
     assert config_hash({"a": {"runs": 1}}) != config_hash({"a": {"runs": 2}})
@@ -147,7 +140,7 @@ def test_facts_are_added_and_replaced(tmp_path):
             assert "manifest.yaml" in error_of(run.annotate, more=1)
         assert run.facts == read_manifest(run.path)["facts"] == expected
         assert read_config(run.path) == CONFIG
-    with RunFolder.open(tmp_path / "run") as run:
+    with create(tmp_path / "run", resume=True) as run:
         assert run.facts == expected
 
 
@@ -161,6 +154,7 @@ def test_a_folder_that_explains_itself(tmp_path):
         assert "a=b c" in text
         names = {path.name for path in run.path.iterdir()} - {"README.md"}
         assert len(names) == 7
+        names.add("checkpoints")
         for name in names:
             assert f"`{name}`" in text or f"`{name}/" in text
 
@@ -182,7 +176,7 @@ def test_a_summary_makes_a_run_finished(tmp_path):
     assert (tmp_path / "run" / "manifest.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["", '{"a": ', "[]", "[" * 10**5, "\ud800"])
+@pytest.mark.parametrize("text", ["", '{"a": ', "[]", "{}", "[" * 10**5, "\ud800"])
 def test_a_spoiled_summary_is_one_error_that_names_it(tmp_path, text):
     with create(tmp_path / "run") as run:
         file = run.path / "summary.json"
@@ -191,13 +185,53 @@ def test_a_spoiled_summary_is_one_error_that_names_it(tmp_path, text):
     assert str(file) in error_of(create, tmp_path / "run")
 
 
+def test_what_a_summary_lacks_is_named_with_its_file(tmp_path):
+    with create(tmp_path / "run") as run:
+        run.write_summary({"best": {"success": 1.0}, "reached": {}, "worst": float("nan")})
+    there = ("best.success", "reached", "worst")
+    assert read_summary(tmp_path / "run", there)["best"] == {"success": 1.0}
+    problem = error_of(read_summary, tmp_path / "run", (*there, "seed", "best.steps", "worst.seed"))
+    assert str(tmp_path / "run" / "summary.json") in problem
+    assert problem.endswith("lacks seed, best.steps, worst.seed")
+
+
+def checkpoint_in(path):
+    (path / "checkpoints" / "20" / "arrays").mkdir(parents=True)
+    (path / "checkpoints" / "20" / "arrays" / "data").write_bytes(b"x" * 1000)
+
+
+def test_a_finished_run_has_no_checkpoints(tmp_path, monkeypatch):
+    removed, really = [], shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: removed.append(run.finished()))
+    with create(tmp_path / "run") as run:
+        checkpoint_in(run.path)
+        with full_disk():
+            assert "summary.json" in error_of(run.write_summary, {"success": 1})
+        assert removed == []
+        run.write_summary({"success": 1})
+    assert removed == [True]  # not before the summary is there
+    # As after a process that ended between the two.
+    assert (tmp_path / "run" / "checkpoints" / "20").exists()
+    monkeypatch.setattr(shutil, "rmtree", really)
+    create(tmp_path / "run").close()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert read_summary(tmp_path / "run") == {"success": 1}
+
+
+def test_an_unfinished_run_keeps_its_checkpoints(tmp_path):
+    with create(tmp_path / "run") as run:
+        checkpoint_in(run.path)
+    create(tmp_path / "run", resume=True).close()
+    assert (tmp_path / "run" / "checkpoints" / "20" / "arrays" / "data").exists()
+
+
 def test_an_unfinished_run_needs_resume_and_remembers_it(tmp_path):
     with create(tmp_path / "run") as run:
         run.annotate(kept=5)
         first = read_manifest(run.path)
     assert "--resume" in error_of(create, tmp_path / "run")
     (tmp_path / "run" / "README.md").unlink()
-    with RunFolder.create(tmp_path / "run", {**CONFIG, "resume": True}, ["again"], resume=True) as run:
+    with RunFolder.create(tmp_path / "run", CONFIG, ["again"], resume=True) as run:
         resumed = read_manifest(run.path)
         (entry,) = resumed.pop("resumed")
         assert entry["command"] == "again"
@@ -213,8 +247,8 @@ def test_resume_of_nothing_is_a_new_run(tmp_path):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_another_configuration_is_refused_key_by_key(tmp_path, resume):
-    create(tmp_path / "run", {**CONFIG, "runs": "a"}).close()
-    other = {**CONFIG, "seed": 2, "sac": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}, "runs": "b"}
+    create(tmp_path / "run").close()
+    other = {**CONFIG, "seed": 2, "sac": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}}
     del other["stop"]
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
     problems = problems_of(create, tmp_path / "run", other, resume=resume)
@@ -224,7 +258,7 @@ def test_another_configuration_is_refused_key_by_key(tmp_path, resume):
     assert any("new is absent there and {} here" in problem for problem in problems)
     assert len(problems) == 4
     assert {path: path.read_bytes() for path in before} == before
-    create(tmp_path / "run", {**CONFIG, "runs": "b"}, resume=True).close()  # and is not locked
+    create(tmp_path / "run", resume=True).close()  # and is not locked
 
 
 def test_a_difference_that_dots_hide_is_refused_too(tmp_path):
@@ -237,14 +271,18 @@ def test_a_manifest_changed_by_hand_is_told(tmp_path):
     file = tmp_path / "run" / "manifest.yaml"
     text = file.read_text()
     file.write_text(text.replace("seed: 1", "seed: 2"))
-    for call in (RunFolder.open, create):
+    for call in (read_identity, create):
         problem = error_of(call, tmp_path / "run")
         assert str(file) in problem
         assert "was changed" in problem
     for spoiled in (text.partition("manifest:")[0], text + "manifest: 5\n", text[:-40], "manifest: {}", ""):
         file.write_text(spoiled)
-        assert str(file) in error_of(RunFolder.open, tmp_path / "run")
         assert str(file) in error_of(create, tmp_path / "run", resume=True)
+        assert str(file) in error_of(read_identity, tmp_path / "run")
+    file.write_text(text.replace("resumed: []", "resumed: 1"))
+    assert str(file) in error_of(create, tmp_path / "run", resume=True)
+    file.write_text(text)
+    assert read_identity(tmp_path / "run") == (CONFIG, read_manifest(tmp_path / "run"))
 
 
 HOLDER = """
@@ -264,15 +302,15 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path):
         try:
             assert holder.stdout.readline() == b"held\n"
             before = sorted(folder.iterdir())
-            for call in (lambda: create(folder, {"a": 1}, resume=True), lambda: RunFolder.open(folder)):
-                assert f"is in use by process {holder.pid}" in error_of(call)
+            problem = error_of(create, folder, {"a": 1}, resume=True)
+            assert f"is in use by process {holder.pid}" in problem
             assert sorted(folder.iterdir()) == before
             assert read_config(folder) == {"a": 1}  # reading needs no lock
         finally:
             holder.send_signal(signal.SIGKILL)
     with create(folder, {"a": 1}, resume=True):
-        assert f"is in use by process {os.getpid()}" in error_of(RunFolder.open, folder)
-    RunFolder.open(folder).close()
+        assert f"is in use by process {os.getpid()}" in error_of(create, folder, {"a": 1})
+    create(folder, {"a": 1}, resume=True).close()
 
 
 def test_a_child_does_not_hold_the_folder_for_its_parent(tmp_path):
@@ -283,7 +321,7 @@ def test_a_child_does_not_hold_the_folder_for_its_parent(tmp_path):
     ) as child:
         assert child.stdout.readline() == b"up\n"  # by now it has closed what it must not inherit
         run.close()
-        RunFolder.open(tmp_path / "run").close()
+        create(tmp_path / "run", resume=True).close()
         child.communicate(b"\n")
 
 
@@ -365,7 +403,7 @@ def test_other_peoples_files_are_left_alone(tmp_path):
     assert "no manifest.yaml, but other files" in error_of(create, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"
-    assert "is no run folder" in error_of(RunFolder.open, tmp_path)
+    assert "is no run folder" in error_of(read_identity, tmp_path)
     assert "manifest.yaml" in error_of(read_config, tmp_path)
 
 
