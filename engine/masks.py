@@ -119,11 +119,6 @@ def sparsity(mask: Mapping[str, np.ndarray]) -> float:
     return (size - counts(mask)[1]) / size if size else 0.0
 
 
-def densities(mask: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Kept over prunable weights of each leaf."""
-    return {name: kept / np.size(mask[name]) for name, kept in counts(mask)[0].items()}
-
-
 def overlap(
     first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Overlap], Overlap]:

@@ -103,7 +103,7 @@ def _save_profile(arguments: TuneArguments, env: EnvConfig, policy: PolicyConfig
     except OSError as error:
         print(f"profile not saved: {error}", file=sys.stderr)
         return
-    print(f"profile, every other command's default: {saved}")
+    print(f"profile, bench.fps's default: {saved}")
 
 
 class _Progress:

@@ -13,6 +13,7 @@ import pytest
 
 from engine import masks, sac
 from engine.networks import LOG_STD_MAX, LOG_STD_MIN, fold_normalizer, mlp, q_values, tanh_gaussian
+from engine.saliency import mean_absolute_gradients
 
 OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 3, 2, (5, 4), 7
 PREFIXES = ("q0/", "q1/")
@@ -377,6 +378,32 @@ def test_actor_loss_and_gradients():
     assert_close_trees(gradients, expected[2])
     action = tanh_gaussian(mlp(state.actor, batch.observation), noise)[0]
     assert 0 < np.argmin(q_values(state.critic, batch.observation, action), 0).sum() < BATCH
+
+
+def test_saliency_is_the_mean_over_batches_of_absolute_gradients_on_normalised_batches():
+    state, batches = lived_in_state(), random_batch(7, 3)
+    mean, scale = np.float32([0.3, -0.2, 0.1]), np.float32([2.0, 0.5, 1.5])
+    got = mean_absolute_gradients(CONFIG, state, batches, mean, scale)
+    numpy, keys = to_numpy(state), jax.random.split(jax.random.key(state.seed), 3)
+    total = {"actor": {}, "critic": {}}
+    for index, key in enumerate(keys):
+        batch = {name: value[index] for name, value in as_dict(batches).items()}
+        for name in ("observation", "next_observation"):
+            batch[name] = (batch[name] - mean) * scale
+        batch["reward"] = batch["reward"] * CONFIG.reward_scale
+        noise = np.array(jax.random.normal(key, (2, BATCH, ACTIONS)), np.float64)
+        targets = reference_targets(numpy, batch, noise[0])
+        temperature = np.exp(numpy["log_temperature"])
+        gradients = {
+            "critic": reference_critic(numpy["critic"], batch, targets)[2],
+            "actor": reference_actor(
+                numpy["actor"], numpy["critic"], temperature, batch["observation"], noise[1]
+            )[2],
+        }
+        for kind, leaves in gradients.items():
+            for name, gradient in leaves.items():
+                total[kind][name] = total[kind].get(name, 0) + np.abs(gradient) / 3
+    assert_close_trees(got, total)
 
 
 @pytest.mark.parametrize(("log_prob", "sign"), [(-3.0, 1), (3.0, -1)])
