@@ -91,8 +91,8 @@ def _one(
     )
     ticket = open_source(str(base / "ticket"))
     results = [
-        _result("dense", task, seed, read_summary(base / "dense")),
-        _result("ticket", task, seed, read_summary(base / "ticket")),
+        _result("dense", task, seed, base / "dense"),
+        _result("ticket", task, seed, base / "ticket"),
     ]
     for target in (each for each in arguments.targets if each != task):
         results += _transfer(arguments, argv, context, root, task, target, seed, ticket, dense)
@@ -119,8 +119,8 @@ def _transfer(
     path = root / task / f"seed-{seed}" / f"transfer-{target}"
     transfer(context("transfer", identity, target), path, config, arguments.rewind, ticket, dense)
     return [
-        _result("dense", target, seed, read_summary(own)),
-        _result("transfer", target, seed, read_summary(path)),
+        _result("dense", target, seed, own),
+        _result("transfer", target, seed, path),
     ]
 
 
@@ -129,6 +129,7 @@ def _for_task(argv: Sequence[str], task: str, seed: int) -> TrainConfig:
     return command.train_config(command.parse([*argv, "--env", task, "--seed", str(seed)]))
 
 
-def _result(stage: str, task: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds", "density")
+def _result(stage: str, task: str, seed: int, path: Path) -> dict[str, Any]:
+    chosen = [*stages.RESULTS, "density"]
+    summary = read_summary(path, chosen)
     return {"stage": stage, "env": task, "seed": seed, **{key: summary[key] for key in chosen}}

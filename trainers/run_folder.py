@@ -71,7 +71,10 @@ def read_config(path: Path | str) -> dict[str, Any]:
 def read_manifest(folder: Path | str) -> dict[str, Any]:
     """What a run folder's manifest says beside the configuration. Raises ConfigError if it is none."""
     file = Path(folder) / MANIFEST
-    manifest = yaml_file.read(file).get(_RESERVED)
+    return _checked(file, yaml_file.read(file).get(_RESERVED))
+
+
+def _checked(file: Path, manifest: Any) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("facts"), dict):
         raise ConfigError([f"{str(file)!r} is not the manifest of a run"])
     return manifest
@@ -85,9 +88,9 @@ def read_identity(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     file = Path(folder) / MANIFEST
     if not file.is_file():
         raise ConfigError([f"{str(folder)!r} is no run folder: it has no {MANIFEST}"])
-    config, manifest = read_config(folder), read_manifest(folder)
-    actual = config_hash(config)
-    if manifest.get("config_hash") != actual:
+    config = yaml_file.read(file)
+    manifest = _checked(file, config.pop(_RESERVED, None))
+    if (actual := config_hash(config)) != manifest.get("config_hash"):
         says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
         raise ConfigError([f"{str(file)!r} was changed: {says}"])
     return config, manifest
@@ -113,11 +116,8 @@ def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any
 
 
 def _has(value: Any, name: str) -> bool:
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return False
-        value = value[part]
-    return True
+    head, _, rest = name.partition(".")
+    return isinstance(value, dict) and head in value and (not rest or _has(value[head], rest))
 
 
 class RunFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from trainers.run_folder import (
     MANIFEST,
     SUMMARY,
     config_hash,
-    read_config,
     read_identity,
     read_manifest,
     read_summary,
@@ -173,10 +172,24 @@ def _seeds(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
 
 def identity(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and manifest of a run folder. Raises ConfigError if it is none, or was changed."""
-    config, manifest = read_identity(path)
+    config, manifest = _read(path)
     if config.get("stage") not in _STAGES:
         raise ConfigError([f"{str(path)!r} is no folder of a training run: its stage is not one of ours"])
     return config, manifest
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As ``read_identity``, what it returned before if the file is the same. Not to be changed."""
+    if not (path / MANIFEST).is_file():
+        return read_identity(path)
+    found = (path / MANIFEST).stat()
+    return _remembered(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+# To parse YAML takes long, and all runs of a study name the same few sources.
+@lru_cache(maxsize=4096)
+def _remembered(path: Path, *_: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    return read_identity(path)
 
 
 def find_source(path: Path, source: Mapping[str, Any]) -> Path | None:
@@ -189,8 +202,13 @@ def find_source(path: Path, source: Mapping[str, Any]) -> Path | None:
     for candidate in (named, *beside):
         if not (candidate / MANIFEST).is_file():
             continue
-        if read_manifest(candidate).get("config_hash") == source["config_hash"]:
-            read_identity(candidate)
+        try:
+            there = _read(candidate)[1]["config_hash"]
+        except ConfigError:
+            if read_manifest(candidate).get("config_hash") == source["config_hash"]:
+                raise
+            continue  # another run than the one that is looked for
+        if there == source["config_hash"]:
             return candidate
     return None
 
@@ -202,7 +220,7 @@ def _settings(path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]
     if source is not None:
         found = find_source(path, source)
         # Nobody knows how a source that is gone was made, and so nothing else is its repetition.
-        own["from"] = _settings(found, *read_identity(found)) if found else source["config_hash"]
+        own["from"] = _settings(found, *_read(found)) if found else source["config_hash"]
     return config_hash(own)[:6]
 
 
@@ -211,8 +229,8 @@ def _named_source(path: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any] 
     facts = manifest["facts"]
     if not facts and (path.resolve().parent / MANIFEST).is_file():
         # Killed before it wrote its facts; the stage around it has them.
-        around = read_manifest(path.resolve().parent)
-        facts = around["facts"] if around.get("config_hash") == manifest["config_hash"] else {}
+        around = _read(path.resolve().parent)[1]
+        facts = around["facts"] if around["config_hash"] == manifest["config_hash"] else {}
     return facts.get("source") or facts.get("sources", {}).get("ticket")
 
 
@@ -236,7 +254,7 @@ def _load(path: Path, runs: dict[Path, Run], folders: dict[Path, Folder]) -> Non
         if path.resolve() not in runs:
             runs[path.resolve()] = _run(path, stage, config, manifest)
         return
-    inside = list(_inside(path, stage))
+    inside = list(_inside(path, stage, config))
     folders[path.resolve()] = Folder(path, stage, (path / SUMMARY).exists())
     problems: list[str] = []
     for child in inside:
@@ -248,9 +266,12 @@ def _load(path: Path, runs: dict[Path, Run], folders: dict[Path, Folder]) -> Non
         raise ConfigError(problems)
 
 
-def _inside(path: Path, stage: str) -> Iterator[Path]:
+def _inside(path: Path, stage: str, config: Mapping[str, Any]) -> Iterator[Path]:
     if stage == "all":
-        yield from sorted(file.parent for file in path.glob(f"*/seed-*/*/{MANIFEST}"))
+        # A study's order: the tasks that tickets are drawn on before those they are transferred to.
+        order = {name: i for i, name in reversed([*enumerate((*config["tasks"], *config["targets"]))])}
+        found = sorted(file.parent for file in path.glob(f"*/seed-*/*/{MANIFEST}"))
+        yield from sorted(found, key=lambda p: order.get(p.parents[1].name, len(order)))
     elif stage == "ticket":
         rounds = [p for p in path.glob("round-*") if _ROUND.fullmatch(p.name) and (p / MANIFEST).exists()]
         yield from sorted(rounds, key=lambda p: (int(_ROUND.fullmatch(p.name)[1]), p.name))
@@ -291,7 +312,7 @@ def _place(path: Path, stage: str, config: Mapping[str, Any], manifest: Mapping[
         kind = "control" if control else "ticket"
         return {"stage": kind, "round": int(number), "name": control or "", "dense": dense}
     source = find_source(path, facts["sources"]["ticket"]) if "sources" in facts else None
-    origin = read_config(source)["env"] if source is not None else config["from"]
+    origin = _read(source)[0]["env"] if source is not None else config["from"]
     return {"stage": "transfer", "name": path.resolve().name, "origin": origin}
 
 

@@ -27,6 +27,8 @@ from trainers.rewind import NETWORKS, Source
 from trainers.run_folder import SUMMARY, RunFolder, read_config, read_summary
 from trainers.snapshots import Snapshot, Start
 
+RESULTS = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds")
+"""What every summary says at its top."""
 _NEED_GRADIENTS = ("taylor", "gradient")
 
 
@@ -72,7 +74,7 @@ def run_inside(
                 _save_masks(folder, start.masks)
             context.progress.run(f"{context.title} {name}".strip(), config.env_steps)
             train(folder, config, start, context.progress, resume=True)
-        return read_summary(path)
+        return read_summary(path, [*RESULTS, "best", "reached"])
 
 
 def _save_masks(folder: RunFolder, masks: Masks) -> None:
@@ -112,7 +114,7 @@ def ticket(
     if not (path / SUMMARY).exists():
         _check_ticket(config, prune, matrix, source)
     with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
-        there = read_summary(path)["rounds"] if folder.finished() else []
+        there = read_summary(path, ["rounds", *RESULTS])["rounds"] if folder.finished() else []
         chosen = planned(controls, matrix, there)
         if there and all((n, name) in _trained(there) for n, names in chosen.items() for name in names):
             context.progress.say(f"{str(path)!r} is finished already")
@@ -269,7 +271,6 @@ def check_source(
 
 def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's summary says of one run inside it."""
-    chosen = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds", "reached")
     kept = {kind: mask_functions.counts(masks[kind]) for kind in NETWORKS}
     return {
         "name": name,
@@ -277,7 +278,7 @@ def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dic
         "sparsity": {kind: mask_functions.sparsity(masks[kind]) for kind in NETWORKS},
         "kept_weights": {kind: {"total": total, **leaves} for kind, (leaves, total) in kept.items()},
         "best": summary["best"],
-        **{key: summary[key] for key in chosen},
+        **{key: summary[key] for key in (*RESULTS, "reached")},
     }
 
 

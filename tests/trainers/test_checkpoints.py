@@ -173,7 +173,7 @@ SAVER = """
     from trainers.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(__import__("pathlib").Path(sys.argv[1]))
-    step = checkpoints.latest() or 0
+    step = (checkpoints.latest() or 0) + 1000  # not that of a save that was killed, which would replace it
     while True:
         step += 1
         arrays = {f"part/{i}": np.full(20_000, step, np.float32) for i in range(8)}

@@ -45,7 +45,7 @@ def act(file, observation):
     return np.tanh(head[:, : head.shape[1] // 2]), json.loads(actor["meta.json"])
 
 
-def trained(path, observation):
+def trained(path, observation, tanh=True):
     """The same by hand, in float64: normalise, then the masked network."""
     arrays = artifacts.load(path, "final").arrays
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
@@ -53,7 +53,23 @@ def trained(path, observation):
     for i in range(3):
         x = x @ arrays[f"sac/actor/kernel_{i}"].astype(np.float64) + arrays[f"sac/actor/bias_{i}"]
         x = np.maximum(x, 0) if i < 2 else x
-    return np.tanh(x[:, : x.shape[1] // 2])
+    return np.tanh(x[:, : x.shape[1] // 2]) if tanh else x
+
+
+def check_by_hand(source, out, meta):
+    """The number that the file gives, from the observations that it was checked on, in float64."""
+    dense = source if source.name == "dense" else source.parent.parent / "dense"
+    seen = artifacts.load(dense, "saliency").arrays["observation"].reshape(-1, studies.OBSERVATIONS)
+    file = {name: value.astype(np.float64) for name, value in np.load(out).items() if "_" in name}
+    x = seen[:, np.load(out)["inputs"]].astype(np.float64)
+    for i in range(3):
+        x = x @ file[f"kernel_{i}"] + file[f"bias_{i}"]
+        x = np.maximum(x, 0) if i < 2 else x
+    expected = trained(source, seen, tanh=False)
+    difference = np.abs(x - expected).max() / np.abs(expected).max()
+    # Their normaliser is in float64 here, and the trained one was in float32.
+    assert abs(difference - meta["largest_relative_difference"]) < 3e-7
+    assert difference < 1e-6
 
 
 @pytest.mark.parametrize("name", ["dense", "ticket", "ticket/round-1", "ticket/round-2-random-mask"])
@@ -67,6 +83,7 @@ def test_numpy_alone_acts_as_the_trained_actor_did(study, tmp_path, name, capsys
     assert meta["env"] == "reach-v3"
     assert meta["checked_observations"] == 64
     assert meta["largest_relative_difference"] <= 1e-6
+    check_by_hand(source, out, meta)
     assert "hidden layer 1" in capsys.readouterr().out
 
 
@@ -113,6 +130,33 @@ def test_weights_beneath_the_mask_are_an_error(study, tmp_path):
     with pytest.raises(DifferentOutputsError):
         export(ExportArguments(run=folder, out=tmp_path / "actor.npz"))
     assert not (tmp_path / "actor.npz").exists()
+
+
+@pytest.mark.parametrize(("offset", "fits"), [(10.0, True), (10_000.0, False)])
+def test_a_normaliser_that_float32_cannot_fold_is_an_error(study, tmp_path, offset, fits):
+    folder = shutil.copytree(study / "ticket" / "round-2", tmp_path / "round-2")
+    config_hash = run_reader.identity(folder)[1]["config_hash"]
+    arrays = dict(artifacts.load(folder, "final").arrays)
+    arrays["normalizer/mean"] = arrays["normalizer/mean"] + offset
+    artifacts.save(folder, "final", arrays, config_hash=config_hash)
+    seen = artifacts.load(study / "dense", "saliency").arrays["observation"].astype(np.float64) + offset
+    artifacts.save(folder, "saliency", {"observation": seen}, config_hash=config_hash)
+    out = tmp_path / "actor.npz"
+    if fits:
+        export(ExportArguments(run=folder, out=out))
+        return
+    with pytest.raises(DifferentOutputsError, match="after folding the normaliser"):
+        export(ExportArguments(run=folder, out=out))
+    assert not out.exists()
+
+
+def test_a_source_that_was_changed_is_refused(study, tmp_path):
+    moved = shutil.copytree(study, tmp_path / "moved")
+    file = moved / "dense" / "manifest.yaml"
+    file.write_text(file.read_text().replace("seed: 0", "seed: 7", 1))
+    facts = run_reader.identity(moved / "ticket" / "round-1")[1]["facts"]
+    with pytest.raises(ConfigError, match="was changed"):
+        run_reader.find_source(moved / "ticket", {**facts["source"], "path": "nowhere/dense"})
 
 
 def test_a_study_that_was_moved_still_knows_its_dense_run(study, tmp_path):

@@ -2,6 +2,8 @@
 
 import base64
 import itertools
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -113,8 +115,9 @@ def test_every_run_is_in_the_table_with_its_exact_counts(study, whole):
     page = Page(whole)
     runs, _ = load([study])
     assert len(runs) == 2 * (1 + 2 + 4 + 1 + 4)
+    assert list(dict.fromkeys(run.env for run in runs)) == ["reach-v3", "push-v3"]
     for run in runs:
-        (row,) = page.rows_of(str(run.path.relative_to(study / "reach-v3")))
+        (row,) = page.rows_of(str(run.path.relative_to(study)))
         mask = artifacts.load(run.path, "mask").arrays if any(map(len, run.masks.values())) else {}
         leaves = [int(mask[f"actor/kernel_{i}"].sum()) for i in range(3)] if mask else []
         total = sum(leaves) if mask else 39 * 8 + 8 * 6 + 6 * 8
@@ -172,6 +175,87 @@ def test_other_settings_are_another_group(study, tmp_path, monkeypatch):
     groups = group(runs)
     assert [len(each.runs) for each in groups] == [2, 1]
     assert len({each.label for each in groups}) == 2
+
+
+def one_group(paths, label):
+    (found,) = (each for each in group(load(paths)[0]) if each.label.startswith(label))
+    return found
+
+
+def test_other_settings_of_what_a_run_begins_from_are_another_group(study, tmp_path, monkeypatch):
+    """Transfers of another ticket, and tickets of another dense run, are no further seeds."""
+    part = study / "reach-v3" / "seed-0"
+    same, other = (
+        studies.study(
+            *(monkeypatch, tmp_path / name, "--stage", "ticket", "--from", str(part / "dense")),
+            *("--prune.rate", rate, *(["--controls"] if name == "other" else [])),
+        )
+        for name, rate in (("same", "0.6"), ("other", "0.8"))
+    )
+    transfers = [
+        studies.study(
+            *(monkeypatch, tmp_path / f"transfer-{ticket.name}", "--stage", "transfer"),
+            *("--from", str(ticket), "--env", "push-v3", "--seed", str(seed)),
+        )
+        for seed, ticket in ((1, same), (2, other))
+    ]
+    runs, _ = load(transfers)
+    groups = [each for each in group(runs) if "mask-only" in each.label]
+    assert [[run.seed for run in each.runs] for each in groups] == [[1], [2]]
+    assert len({each.label for each in groups}) == 2
+    # With or without controls, and wherever it lies, a ticket of the same settings is the same.
+    again = studies.study(
+        *(monkeypatch, tmp_path / "again", "--stage", "transfer", "--from", str(part / "ticket")),
+        *("--env", "push-v3", "--seed", "2"),
+    )
+    assert one_group([transfers[0], again], "from reach-v3: mask-only").seeds() == "2 seeds"
+
+    flags = ("--stage", "dense", "--sac.discount", "0.9", "--seed", "1")
+    dense = studies.study(monkeypatch, tmp_path / "dense", *flags)
+    flags = ("--stage", "ticket", "--from", str(dense), "--sac.discount", "0.99", "--prune.rate", "0.6")
+    ticket = studies.study(monkeypatch, tmp_path / "ticket", *flags)
+    groups = [each for each in group(load([same, ticket])[0]) if "round 1" in each.label]
+    assert [len(each.runs) for each in groups] == [1, 1]
+
+
+def test_a_ticket_whose_dense_run_is_gone_is_in_no_mean(study, tmp_path, monkeypatch):
+    for seed in (0, 1):
+        shutil.copytree(study / "reach-v3" / f"seed-{seed}" / "ticket", tmp_path / f"ticket-{seed}")
+    paths = [tmp_path / "ticket-0", tmp_path / "ticket-1"]
+    assert one_group(paths, "ticket round 1").seeds() == "2 seeds"
+    monkeypatch.setattr(run_reader, "find_source", lambda *_: None)
+    assert [len(each.runs) for each in group(load(paths)[0]) if each.label.startswith("ticket round 1")] == [
+        1,
+        1,
+    ]
+
+
+def test_another_run_of_the_same_seed_is_no_further_seed(study, tmp_path):
+    first, second = (study / "reach-v3" / f"seed-{seed}" / "dense" for seed in (0, 1))
+    unfinished = shutil.copytree(first, tmp_path / "unfinished")
+    (unfinished / "summary.json").unlink()
+    again = shutil.copytree(first, tmp_path / "again")
+    found = one_group([unfinished, first, again, second], "dense")
+    assert [run.path for run in found.runs] == [first, second]
+    assert [run.path for run in found.repeated] == [unfinished, again]
+    assert found.seeds() == "2 seeds"
+    page = Page(report(ReportArguments(runs=(unfinished, first, again, second), out=tmp_path / "out")))
+    assert page.rows_of("reach-v3", "dense", "2 of 2")
+    assert "another run has the same settings and the same seed" in page.text
+    assert f"{again} (dense, seed 0)" in page.text
+
+
+def test_a_summary_without_results_is_one_error_that_names_it(study, tmp_path):
+    part = shutil.copytree(study / "reach-v3" / "seed-0", tmp_path / "part")
+    file = part / "ticket" / "round-1" / "summary.json"
+    summary = json.loads(file.read_text())
+    del summary["best"]["return_mean"], summary["updates"]
+    for content, text in ((summary, "lacks best.return_mean, updates"), ({}, "is no summary")):
+        file.write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=text) as caught:
+            report(ReportArguments(runs=(part / "ticket",), out=tmp_path / "out"))
+        assert all(str(file) in problem for problem in caught.value.problems)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unfinished_run_is_shown_as_unfinished(study, tmp_path):
@@ -318,10 +402,33 @@ def test_what_training_writes_is_what_the_report_reads(tmp_path, monkeypatch):
     assert np.load(tmp_path / "actor.npz")["inputs"].tolist() == [0, 1, 2]
 
 
-def test_a_film_is_small_and_without_a_renderer_there_is_a_reason(monkeypatch):
+PICTURE = """
+import mujoco
+
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+renderer = mujoco.Renderer(model, 20, 20)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+renderer.close()
+"""
+
+
+def can_draw(name, folder):
+    """Whether MuJoCo draws with this library, in a process that has nothing of ours."""
+    environment = {**os.environ, "MUJOCO_GL": name}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    command = [sys.executable, "-c", PICTURE]
+    return not subprocess.run(command, env=environment, cwd=folder, capture_output=True).returncode
+
+
+def test_a_film_is_small_and_drawn_wherever_mujoco_draws(tmp_path):
     actor = {"kernel_0": np.zeros((39, 8), np.float32), "bias_0": np.zeros(8, np.float32)}
-    if film.backend()[0] is None:
-        pytest.skip(f"nothing can draw here: {film.backend()[1]}")
+    able = [name for name in film.BACKENDS if can_draw(name, tmp_path)]
+    name, reasons = film.backend()
+    assert "ModuleNotFoundError" not in reasons
+    assert name == (able[0] if able else None), reasons
+    if not able:
+        pytest.skip(f"MuJoCo cannot draw here: {reasons}")
     shown = film.film(actor, "reach-v3", {"goal_visible": False}, 3, 12)
     assert shown.gif.startswith(b"GIF8")
     assert len(shown.gif) < film.LARGEST_FILM
@@ -335,6 +442,6 @@ def test_without_a_renderer_there_is_a_reason(monkeypatch):
     assert "cannot draw on this machine (egl: it crashed; osmesa: it crashed)" in shown.text
     assert "not for Pendulum-v1" in film.film({}, "Pendulum-v1", {}, 0, 5).text
     monkeypatch.undo()
-    # A process that dies or hangs takes nothing with it.
-    assert film._call("egl", ["--no-such"], 60)[1]
+    # A process that dies or hangs takes nothing with it; that one finds our packages, and no second argument.
+    assert "IndexError" in film._call("egl", ["--no-such"], 60)[1]
     assert "no answer within 0 s" in film._call("egl", ["--probe"], 0.01)[1]

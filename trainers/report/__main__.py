@@ -86,6 +86,7 @@ def build(runs: Sequence[Run], folders: Sequence[Folder]) -> tuple[str, dict[str
         ),
         *(page.paragraph(text) for text in records.provenance(runs)),
         records.unfinished(runs, folders),
+        records.repeated(groups),
     ]
     whole = [(key, title, page.section(key, title, content)) for key, (title, content) in parts.items()]
     title = "Runs on " + ", ".join(dict.fromkeys(each.env for each in runs))

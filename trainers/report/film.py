@@ -79,7 +79,7 @@ def _call(name: str, arguments: Sequence[str], seconds: float) -> tuple[str, str
     """What this module printed in a process of its own, and in a few words what went wrong."""
     command = [sys.executable, "-m", "trainers.report.film", *arguments]
     # The packages are found from any folder.
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "MUJOCO_GL": name, "PYTHONPATH": path.rstrip(os.pathsep)}
     # What PyOpenGL loads must be what MuJoCo asks for, whatever the user's shell says.
     environment.pop("PYOPENGL_PLATFORM", None)
@@ -141,11 +141,13 @@ def _probe() -> None:
 def _draw(request: Path, out: Path) -> None:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+    from engine.compact import CompactMLP, forward
     from fastcollect.envs.metaworld.goals import mt1_tasks
 
     with np.load(request) as loaded:
         arrays = dict(loaded)
     what = json.loads(str(arrays.pop("request")))
+    actor = CompactMLP(np.arange(len(arrays["kernel_0"])), arrays)
     env = ALL_V3_ENVIRONMENTS[what["env"]]()
     tasks = mt1_tasks(what["env"], what.get("mt1_seed", 0), what.get("goal_visible", True))
     env.set_task(tasks[what["goal"]])
@@ -153,7 +155,8 @@ def _draw(request: Path, out: Path) -> None:
     camera = _Camera(env.model)
     frames, first, total, success = [camera.picture(env.data)], None, 0.0, False
     for step in range(what["horizon"]):
-        observation, reward, _, truncated, info = env.step(_act(arrays, observation))
+        head = forward(actor, observation[None].astype(np.float32))[0]
+        observation, reward, _, truncated, info = env.step(np.tanh(head[: len(head) // 2]))
         total, success = total + float(reward), bool(info["success"])
         first = step if success and first is None else first
         if (step + 1) % EVERY == 0:
@@ -167,14 +170,6 @@ def _draw(request: Path, out: Path) -> None:
         f"{what['env']}, goal {what['goal']} of 50, {step + 1} steps: {reached}, "
         f"{'success' if success else 'no success'} at the last step, return {total:,.0f}"
     )
-
-
-def _act(actor: Mapping[str, np.ndarray], observation: np.ndarray) -> np.ndarray:
-    x, depth = observation.astype(np.float32), len(actor) // 2
-    for i in range(depth):
-        x = x @ actor[f"kernel_{i}"] + actor[f"bias_{i}"]
-        x = np.maximum(x, 0) if i < depth - 1 else x
-    return np.tanh(x[: len(x) // 2])
 
 
 def _gif(frames: Sequence[np.ndarray]) -> bytes:

@@ -186,9 +186,20 @@ def unfinished(runs: Sequence[Run], folders: Sequence[Folder]) -> str:
     )
 
 
+def repeated(groups: Sequence[Group]) -> str:
+    """A note on runs that are no further seeds; empty if there are none."""
+    paths = [f"{run.path} ({group.label}, seed {run.seed})" for group in groups for run in group.repeated]
+    if not paths:
+        return ""
+    return page.note(
+        f"Left out of everything but the tables of single runs, as another run has the same settings and "
+        f"the same seed: {', '.join(paths)}."
+    )
+
+
 def limits(groups: Sequence[Group], families: Sequence[Family]) -> str:
     """What cannot be read off this report."""
-    counts = sorted({len({run.seed for run in group.finished}) for group in groups if group.finished})
+    counts = sorted({len(group.finished) for group in groups if group.finished})
     texts = []
     if counts and counts[0] == 1:
         texts.append(
@@ -211,7 +222,10 @@ def limits(groups: Sequence[Group], families: Sequence[Family]) -> str:
     if absent:
         texts.append(f"Not among these runs: {', '.join(absent)}.")
     if "ticket" in stages and any(not family.dense for family in families):
-        texts.append("The dense run of some tickets cannot be found where their manifests say.")
+        texts.append(
+            "The dense run of some tickets cannot be found where their manifests say: such a ticket is in no "
+            "mean with another one."
+        )
     texts.append(
         "Masked operation counts are no measured speed, and nothing here is a time on sparse kernels."
     )
