@@ -102,7 +102,7 @@ class TrainConfig:
     """Arguments of the environment as name=value, for instance physics=fast."""
     seed: int = 0
     """Of weights, noise, batches, environments."""
-    env_steps: int = 250_000
+    env_steps: int = 200_000
     """Budget: environment steps in total, those before a ticket's anchor included."""
     start_steps: int = 5_000
     """Steps of random actions before the first update."""

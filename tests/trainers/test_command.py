@@ -162,7 +162,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert command.parse(flags[:2]).env_steps == 77777
     assert command.parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
-    assert command.parse(["--stage", "dense"]).env_steps == 250_000
+    assert command.parse(["--stage", "dense"]).env_steps == 200_000
 
 
 def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
@@ -170,7 +170,7 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
     save_manifest(tmp_path / "dense", command.dense_identity(config))
     arguments = command.parse(["--stage", "ticket", "--from", str(tmp_path / "dense")])
     assert arguments.sac.hidden == (5,)
-    assert arguments.env_steps == 250_000
+    assert arguments.env_steps == 200_000
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
     assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 800_000)
     assert (arguments.sac.n_step, arguments.evaluation.every) == (3, 100_000)
@@ -181,7 +181,7 @@ def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
     config = command.train_config(command.parse(["--stage", "dense", *flags]))
     save_manifest(tmp_path / "dense", command.dense_identity(config))
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
-    assert (arguments.sac.hidden, arguments.sac.discount, arguments.env_steps) == ((5,), 0.9, 250_000)
+    assert (arguments.sac.hidden, arguments.sac.discount, arguments.env_steps) == ((5,), 0.9, 200_000)
     assert (arguments.sac.n_step, arguments.sac.temperature_learning_rate) == (1, 1e-3)
     assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
 
