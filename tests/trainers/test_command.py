@@ -158,7 +158,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     flags = ["--config", str(file), "--sac.n-step", "2", "--seed", "6"]
     arguments = command.parse(flags)
     assert (arguments.seed, arguments.sac.n_step, arguments.sac.discount) == (6, 2, 0.9)
-    assert (arguments.env, arguments.env_steps) == ("push-v3", 800_000)
+    assert (arguments.env, arguments.env_steps) == ("push-v3", 500_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert command.parse(flags[:2]).env_steps == 77777
     assert command.parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
@@ -172,8 +172,8 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
     assert arguments.sac.hidden == (5,)
     assert arguments.env_steps == 200_000
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
-    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 800_000)
-    assert (arguments.sac.n_step, arguments.evaluation.every) == (3, 100_000)
+    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 500_000)
+    assert (arguments.sac.n_step, arguments.evaluation.every) == (3, 50_000)
 
 
 def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
