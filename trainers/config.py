@@ -40,8 +40,8 @@ class ReplayConfig:
     capacity: int = 1_000_000
     """Transitions; the oldest give way."""
     storage: Literal["host", "device"] | None = None
-    """Where they lie; default: the host on CPUs, where bench.learner found it the faster one, the device on
-    GPUs."""
+    """Where they lie; default: the host on CPUs, where bench.learner sees no difference beyond its spread,
+    the device on GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

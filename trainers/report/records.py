@@ -116,9 +116,9 @@ def every_run(runs: Sequence[Run]) -> str:
         *("density actor", "critic", "kept weights actor", "critic ", "success any", "last", "return"),
     ]
     caption = (
-        f"Folders are below {parents}. Steps and updates are counted as the run counts them, those before "
-        "its rewind point included. Kept weights: exact counts, in all and of each layer. Of an unfinished "
-        "run, what its last evaluation says."
+        f"Folders are below {os.path.relpath(parents)}. Steps and updates are counted as the run counts "
+        "them, those before its rewind point included. Kept weights: exact counts, in all and of each layer. "
+        "Of an unfinished run, what its last evaluation says."
     )
     return page.table(columns, rows, caption, texts=["environment", "run"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine import masks as mask_functions
@@ -133,13 +133,17 @@ def _transfer_cells(runs: Sequence[Run]) -> list[str]:
     return cells
 
 
+def _finished(families: Sequence[Family]) -> Iterator[tuple[Family, str, dict[int, list[Run]]]]:
+    """Families with a finished round, their titles, and the finished runs of each round."""
+    for family in families:
+        if finished := family.finished():
+            yield family, _title(family, families), finished
+
+
 def masks(families: Sequence[Family], pictures: Pictures) -> str:
     """Densities, nestedness, overlap between seeds."""
     parts = []
-    for family in families:
-        title, finished = _title(family, families), family.finished()
-        if not finished:
-            continue
+    for family, title, finished in _finished(families):
         parts.append(page.heading(title))
         found = figures.densities(family, f"{title}: density of each layer")
         caption = f"Share of its weights that a layer keeps after each round. {_BANDS}"
@@ -203,10 +207,7 @@ def _overlap(family: Family, title: str, families: Sequence[Family], pictures: P
 def inputs(families: Sequence[Family], pictures: Pictures) -> str:
     """Which inputs tickets keep, and what constant inputs do to sparsity."""
     parts = []
-    for family in families:
-        title, finished = _title(family, families), family.finished()
-        if not finished:
-            continue
+    for family, title, finished in _finished(families):
         text = f"{title}: kept inputs"
         caption = (
             "Share of an input's first-layer weights that the mask keeps after each round, mean over n runs. "
