@@ -99,7 +99,8 @@ class TrainConfig:
     env: str = "reach-v3"
     """Environment: a Meta-World task, any gymnasium id with a bounded box of actions, or module:Name."""
     env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment as name=value, for instance physics=fast."""
+    """Arguments of the environment as name=value, for instance physics=fast. Those of other names that a
+    file, a source or the task's own settings give stay as they are."""
     seed: int = 0
     """Of weights, noise, batches, environments."""
     env_steps: int = 200_000

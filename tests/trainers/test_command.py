@@ -158,7 +158,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     flags = ["--config", str(file), "--sac.n-step", "2", "--seed", "6"]
     arguments = command.parse(flags)
     assert (arguments.seed, arguments.sac.n_step, arguments.sac.discount) == (6, 2, 0.9)
-    assert (arguments.env, arguments.env_steps) == ("push-v3", 500_000)
+    assert (arguments.env, arguments.env_steps) == ("push-v3", 250_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert command.parse(flags[:2]).env_steps == 77777
     assert command.parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
@@ -172,8 +172,9 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
     assert arguments.sac.hidden == (5,)
     assert arguments.env_steps == 200_000
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
-    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 500_000)
-    assert (arguments.sac.n_step, arguments.evaluation.every) == (3, 50_000)
+    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 250_000)
+    assert (arguments.sac.n_step, arguments.sac.target_entropy) == (3, 0.0)
+    assert arguments.env_kwargs == ("horizon=200",)
 
 
 def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
@@ -183,7 +184,29 @@ def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
     assert (arguments.sac.hidden, arguments.sac.discount, arguments.env_steps) == ((5,), 0.9, 200_000)
     assert (arguments.sac.n_step, arguments.sac.temperature_learning_rate) == (1, 1e-3)
+    assert (arguments.sac.target_entropy, arguments.env_kwargs) == (None, ())
     assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
+
+
+def test_arguments_of_the_environment_are_kept_by_name(tmp_path):
+    flags = ["--env-kwargs", "goal_visible=false", "mt1_seed=3"]
+    config = command.train_config(command.parse(["--stage", "dense", *flags]))
+    save_manifest(tmp_path / "reach", command.dense_identity(config))
+    transfer = ["--stage", "transfer", "--from", str(tmp_path / "reach"), "--env", "push-v3"]
+    arguments = command.parse([*transfer, "--env-kwargs", "mt1_seed=4"])
+    assert arguments.env_kwargs == ("goal_visible=false", "mt1_seed=4", "horizon=200")
+    push = ["--stage", "dense", "--env", "push-v3"]
+    assert command.parse([*push, "--env-kwargs", "horizon=500"]).env_kwargs == ("horizon=500",)
+    config = command.train_config(command.parse([*push, *flags]))
+    assert config.env_kwargs == ("horizon=200", "goal_visible=false", "mt1_seed=3")
+    save_manifest(tmp_path / "push", command.dense_identity(config))
+    again = ["--stage", "dense", "--config", str(tmp_path / "push")]
+    assert command.parse(again).env_kwargs == config.env_kwargs
+    back = ["--stage", "transfer", "--from", str(tmp_path / "push"), "--env", "reach-v3"]
+    assert command.parse(back).env_kwargs == ("goal_visible=false", "mt1_seed=3")
+    (tmp_path / "one.yaml").write_text("env: push-v3\nenv_kwargs: physics=fast\n")
+    arguments = command.parse([*again[:3], str(tmp_path / "one.yaml")])
+    assert arguments.env_kwargs == ("horizon=200", "physics=fast")
 
 
 def test_a_transfer_rewinds_to_where_its_ticket_did(tmp_path):
@@ -230,6 +253,9 @@ def test_the_published_settings_are_those_that_were_published():
     assert sac.actor_learning_rate == sac.critic_learning_rate == 6e-4
     assert (sac.temperature_learning_rate, sac.initial_temperature) == (5e-5, 0.2)
     assert (sac.batch_size, sac.hidden, sac.reward_scale) == (2048, (256, 256), 0.1)
+    assert (sac.n_step, sac.target_entropy) == (1, None)
+    push = command.parse(["--config", PUBLISHED, "--env", "push-v3"])
+    assert (push.sac, push.env_kwargs, push.env_steps) == (sac, ("horizon=400",), 150_000)
     assert (arguments.env_steps, arguments.start_steps, arguments.anchor_steps) == (150_000, 10_000, 20_000)
     assert (arguments.env_kwargs, arguments.updates_per_step) == (("horizon=400",), 0.25)
     assert (arguments.stop_success, arguments.stop_patience, arguments.evaluation.every) == (0.8, 3, 10_000)
