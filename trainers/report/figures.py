@@ -232,7 +232,9 @@ def overlap(found: Mapping[str, tuple[numbers.Spread, float]], title: str) -> by
     axes.set_ylim(bottom=0)
     axes.margins(y=0.1)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, markerscale=0.5
+    )
     return _png(figure)
 
 
