@@ -2,7 +2,6 @@
 
 import signal
 
-# A shell starts what it runs in the background with SIGINT ignored, and programs started here would inherit
-# that.
+# What a shell starts in the background ignores SIGINT, and so would every program started from here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
