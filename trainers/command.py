@@ -26,8 +26,7 @@ from trainers.transfer import transfer
 
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     # bench/results/study: after 200,000 steps seed 1 had 0.10 of the goals, 0.68 with episodes of 200 steps
-    # (which TD-MPC2's curves have too), 0.94 with these rewards and this entropy besides. One-step and
-    # five-step targets were worse than three-step ones.
+    # (which TD-MPC2's curves have too), 0.94 with these rewards and this entropy besides.
     "push-v3": {
         "env_steps": 250_000,
         "env_kwargs": ("horizon=200",),
