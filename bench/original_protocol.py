@@ -66,7 +66,11 @@ class OriginalProtocol:
         size, actions = self._observation.shape[1], self._envs.single_action_space.shape[0]
         self._config, self._ratio = config, updates_per_step
         self._state = sac.init(config, 0, size, actions)
-        self._update = jax.jit(lambda state, batch: sac.update(config, state, sac.DENSE, batch))
+        self._update = jax.jit(
+            lambda state, batch: sac.update(
+                config, state, sac.DENSE, batch, sac.noises(state, 1, batch.action.shape)[0]
+            )
+        )
         self._moments = Moments.empty(size)
         self._rng, self._key = np.random.default_rng(0), jax.random.key(0)
         self._replay = {

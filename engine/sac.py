@@ -189,18 +189,32 @@ def temperature_loss(log_temperature: jax.Array, log_prob: jax.Array, target_ent
     return -jnp.exp(log_temperature) * (log_prob + target_entropy)
 
 
+def noises(state: SACState, count: int, action_shape: tuple[int, ...]) -> jax.Array:
+    """(count, 2, *action_shape) standard normals of the next ``count`` updates, for the next action and for
+    the actor's: a function of the state's seed and of each update's number.
+    """
+    # All at once: a loop of its own for each update costs more than the numbers.
+    key, numbers = jax.random.key(state.seed), state.updates + jnp.arange(count)
+    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), (2, *action_shape)))(
+        numbers
+    )
+
+
 def update(
-    config: SACConfig, state: SACState, mask: Masks, batch: Batch, pace: jax.Array | float = 1.0
+    config: SACConfig,
+    state: SACState,
+    mask: Masks,
+    batch: Batch,
+    noise: jax.Array,
+    pace: jax.Array | float = 1.0,
 ) -> tuple[SACState, dict[str, jax.Array]]:
     """One update from a batch whose observations are normalised and whose rewards are scaled.
 
-    pace: what every learning rate is multiplied by.
+    noise: (2, batch, a), see ``noises``. pace: what every learning rate is multiplied by.
     """
     chosen = optimizers(config)
     actions = batch.action.shape[-1]
     target_entropy = -float(actions) if config.target_entropy is None else config.target_entropy
-    key = jax.random.fold_in(jax.random.key(state.seed), state.updates)
-    noise = jax.random.normal(key, (2, *batch.action.shape))
     optimizer = dict(state.optimizer)
 
     def descend(kind: str, parameters: Any, gradient: Any) -> Any:
@@ -272,6 +286,9 @@ def update_many(
     the next call), and the metrics' means over the K updates.
     """
     batches = prepare(config, batches, mean, scale)
-    state, metrics = jax.lax.scan(lambda s, b: update(config, s, mask, b, pace), state, batches)
+    noise = noises(state, len(batches.action), batches.action.shape[1:])
+    state, metrics = jax.lax.scan(
+        lambda s, drawn: update(config, s, mask, *drawn, pace), state, (batches, noise)
+    )
     acting = jax.tree.map(jnp.copy, fold_normalizer(state.actor, mean, scale))
     return state, acting, jax.tree.map(jnp.mean, metrics)

@@ -31,7 +31,13 @@ CLIPPED = dataclasses.replace(CONFIG, max_gradient_norm=0.05, target_entropy=-0.
 
 # Nothing here runs for long: compiling costs the most.
 fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-jitted_update = fast_jit(sac.update, static_argnames="config")
+
+
+def update(config, state, mask, batch, pace=1.0):
+    return sac.update(config, state, mask, batch, sac.noises(state, 1, batch.action.shape)[0], pace)
+
+
+jitted_update = fast_jit(update, static_argnames="config")
 # Float32 sums of a dozen terms and two Adam divisions: relative 1e-6 or so, with a margin.
 close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
 
@@ -570,7 +576,7 @@ def test_a_population_of_states_is_updated_by_vmap():
     members = [random_masks(state, seed) for seed, state in enumerate(states)]
     batches = [random_batch(seed) for seed in (50, 51, 52)]
     stack = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-    together, _ = fast_jit(jax.vmap(partial(sac.update, CONFIG)))(
+    together, _ = fast_jit(jax.vmap(partial(update, CONFIG)))(
         stack(*states), stack(*members), stack(*batches)
     )
     for i, (state, mask, batch) in enumerate(zip(states, members, batches, strict=True)):
