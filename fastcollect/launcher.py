@@ -138,7 +138,7 @@ class Launcher:
         self._poll.poll(seconds * 1000)
 
     def close(self) -> None:
-        """End the zygote, which kills what is left of its workers; idempotent."""
+        """End what is left of the workers, then the zygote; all are gone on return. Idempotent."""
         self._sock.close()
         try:
             self._zygote.wait(timeout=10)

@@ -63,9 +63,15 @@ class _Zygote:
                 if fd == self._wake_read:
                     self._reap()
                 elif fd != self._sock.fileno() or not self._handle():
-                    for pid in self._children:
-                        os.kill(pid, signal.SIGKILL)
+                    self._end_workers()
                     return
+
+    def _end_workers(self) -> None:
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        # Whoever waits for this process then knows that they are gone too.
+        for pid in self._children:
+            os.waitpid(pid, 0)
 
     def _reply(self, message: dict) -> None:
         with contextlib.suppress(OSError):  # the collector is gone; the next poll says so

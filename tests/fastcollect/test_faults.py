@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from support.coded_env import CodedEnv, EchoPolicy, echo, echo_policy
+from support.processes import wait_until_gone
 from threadpoolctl import threadpool_info
 
 from fastcollect.collector import Collector
@@ -41,22 +42,6 @@ def config(**changes):
 
 def everyone(collector):
     return [pid for pids in collector.pids().values() for pid in pids]
-
-
-def wait_until_gone(pids, seconds=10):
-    until = time.monotonic() + seconds
-    alive = set(pids)
-    while alive and time.monotonic() < until:
-        alive = {pid for pid in alive if psutil.pid_exists(pid) and not _zombie(pid)}
-        time.sleep(0.02)
-    assert not alive
-
-
-def _zombie(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def shared_memory_files():

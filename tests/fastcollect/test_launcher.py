@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.processes import alive, wait_until_gone
 
 from fastcollect.cpu import THREAD_CAPS
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError
@@ -42,20 +43,6 @@ def exit_code(launcher, process, seconds=20):
             return event.code
         launcher.wait(0.5)
     raise AssertionError("the worker did not end")
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until_gone(*pids, seconds=20):
-    until = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < until, [pid for pid in pids if alive(pid)]
-        time.sleep(0.02)
 
 
 def sleeper():
@@ -219,7 +206,7 @@ def test_closing_kills_the_workers_and_leaves_no_descriptor():
     pids = [made.pid, *(process.pid for process in processes)]
     assert all(alive(pid) for pid in pids)
     made.close()
-    wait_until_gone(*pids)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
     made.close()
     for process in processes:
         os.close(process.words_fd)
@@ -249,7 +236,7 @@ def test_a_lost_zygote_is_one_clear_error_and_takes_its_workers_along():
     made = Launcher()
     process = spawn(made, sleeper())
     os.kill(made.pid, signal.SIGKILL)
-    wait_until_gone(made.pid, process.pid)
+    wait_until_gone([made.pid, process.pid])
     with pytest.raises(LauncherLostError):
         made.collect(())
     with pytest.raises(LauncherLostError):
@@ -287,7 +274,7 @@ def test_the_zygote_dies_with_its_parent_although_a_fork_of_it_holds_the_socket(
         assert all(alive(pid) for pid in (zygote, worker, fork))
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait(timeout=20)
-        wait_until_gone(zygote, worker)
+        wait_until_gone([zygote, worker])
         assert alive(fork)
     finally:
         with contextlib.suppress(ProcessLookupError):
