@@ -19,6 +19,7 @@ from fastcollect.envs.base import EnvSpec, EnvStepError
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.errors import ConfigError
 from fastcollect.group import ActionError, Group
+from fastcollect.latency import bucket
 from fastcollect.memory import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
 from fastcollect.ring import TIMES, Ring, RingConfig
@@ -202,6 +203,7 @@ class EnvWorker:
         self._model = config.model
         # How many each group has made, those before it was restored included: the number says the slot.
         self._requests = [group.first_step for group in groups]
+        self._asked = [0.0 for _ in groups]  # when, on the clock of time.perf_counter
         self._ready: deque[int] = deque()
         self._outstanding: dict[int, int] = {}  # group -> the model worker that was asked
         self._blocked: set[int] = set()
@@ -227,6 +229,7 @@ class EnvWorker:
     def _step(self, g: int) -> None:
         group = self._groups[g]
         start = time.perf_counter()
+        self._ring.latencies[bucket(start - self._asked[g])] += 1
         try:
             group.step()
         except ActionError as error:
@@ -259,10 +262,10 @@ class EnvWorker:
 
     def _request(self, g: int) -> None:
         self._requests[g] += 1
+        self._asked[g] = start = time.perf_counter()
         if self._inference is None:
             self._send_request(g)
             return
-        start = time.perf_counter()
         try:
             self._inference.act(self._groups[g])
         except BaseException as error:

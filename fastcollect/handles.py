@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastcollect.latency import Latencies
 from fastcollect.launcher import Process
 from fastcollect.memory import Segment
 from fastcollect.ring import Ring
@@ -62,6 +63,7 @@ class EnvWorkerHandle:
             waiting_actions=waiting_actions,
             inferring_inline=inferring,
             waiting_learner=waiting_learner,
+            action_latency=Latencies(tuple(self.ring.latencies.tolist())),
         )
 
     def look(self) -> None:

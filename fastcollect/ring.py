@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
+from fastcollect.latency import BUCKETS
 from fastcollect.memory import FieldSpec, Layout, Segment
 
 _BOOL, _F64, _I64, _I32 = (np.dtype(t) for t in (np.bool_, np.float64, np.int64, np.int32))
@@ -115,6 +116,7 @@ class RingConfig:
                 "answered": FieldSpec((groups,), _I64),  # last request number with actions in the slots
                 "rows": FieldSpec((groups,), _I64),  # environment steps done since the start
                 "times": FieldSpec((len(TIMES),), _F64),
+                "latencies": FieldSpec((BUCKETS,), _I64),
                 **{
                     f"noise/{g}": FieldSpec((self.length, envs, self.noise), np.dtype(np.float32))
                     for g, envs in enumerate(self.envs)
@@ -144,6 +146,7 @@ class Ring:
         control_layout = config.control_layout()
         control = control_layout.views(self.segment.buffer)
         self.answered, self.rows, self.times = control["answered"], control["rows"], control["times"]
+        self.latencies = control["latencies"]
         self.noise = [control[f"noise/{g}"] for g in range(len(config.envs))]
         self.layouts = config.layouts()
         self.blocks: list[list[dict[str, np.ndarray]]] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from fastcollect.latency import Latencies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class Stats:
     stepping, waiting_actions, inferring_inline, waiting_learner: seconds, summed over env workers; waiting
     for the learner is what back-pressure cost. inferring, waiting_requests: seconds, summed over model
     workers. batches, batch_rows: what model workers inferred. waiting_blocks: seconds in ``take``.
+    action_latency: from a group's observations written to its actions read.
     """
 
     seconds: float = 0.0
@@ -32,6 +35,7 @@ class Stats:
     batches: int = 0
     batch_rows: int = 0
     waiting_blocks: float = 0.0
+    action_latency: Latencies = field(default_factory=Latencies)
 
     def __sub__(self, earlier: Stats) -> Stats:
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})

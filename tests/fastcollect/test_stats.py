@@ -4,12 +4,24 @@ import dataclasses
 
 import pytest
 
+from fastcollect.latency import BUCKETS, Latencies
 from fastcollect.stats import Stats
 
 NAMES = [field.name for field in dataclasses.fields(Stats)]
-# Every field has a value of its own, so that one left out or mixed up shows.
-LATER = Stats(**{name: 1000 + 7**i % 101 for i, name in enumerate(NAMES)})
-EARLIER = Stats(**{name: 3 * i + 1 for i, name in enumerate(NAMES)})
+
+
+def latencies(first):
+    return Latencies(tuple(range(first, first + BUCKETS)))
+
+
+def stats(number, histogram):
+    """Every field has a value of its own, so that one left out or mixed up shows."""
+    numbers = {name: number(i) for i, name in enumerate(NAMES)}
+    return Stats(**{**numbers, "action_latency": histogram})
+
+
+LATER = stats(lambda i: 1000 + 7**i % 101, latencies(40))
+EARLIER = stats(lambda i: 3 * i + 1, latencies(2))
 
 
 def test_an_interval_is_the_difference_of_every_counter():

@@ -3,6 +3,8 @@
 A row that crosses a reset, a torn block, a stale action or a lost step all show as a wrong number.
 """
 
+import time
+
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
@@ -115,6 +117,14 @@ class EchoPolicy:
         action[...] = echo(observation) + self._offset
         extras["seen"][...] = observation
         extras["drawn"][...] = noise
+
+
+class SleepyPolicy(EchoPolicy):
+    """Takes three milliseconds for every batch."""
+
+    def act(self, observation, noise, action, extras):
+        time.sleep(0.003)
+        super().act(observation, noise, action, extras)
 
 
 def echo_policy():
