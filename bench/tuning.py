@@ -35,7 +35,7 @@ class TuningArguments:
     env: str = "reach-v3"
     """Environment."""
     policy: str | None = None
-    """Hidden widths or "random"; default: widths that suit the environment."""
+    """Hidden widths, "cnn" or "random"; default: what suits the environment."""
     budget: float = 120.0
     """Seconds for the tuner."""
     trial_seconds: float = 1.0

@@ -14,16 +14,19 @@ from typing import Any, NoReturn
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
 from fastcollect.launcher import LauncherLostError
-from fastcollect.policies.base import PolicyConfig, mlp_policy, random_policy
+from fastcollect.policies.base import PolicyConfig, cnn_policy, mlp_policy, random_policy
 
 _SMALL = {"CartPole-v1": (16, 16), "HalfCheetah-v5": (64, 64)}
+_IMAGES = ("CrafterReward-v1", "CrafterNoReward-v1")
 
 
 def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
-    """A policy from "random" or hidden widths such as "256,256"; None: widths that suit the environment.
+    """A policy from "cnn", "random" or hidden widths such as "256,256"; None: what suits the environment.
 
     Raises ConfigError.
     """
+    if text == "cnn" or (text is None and _gives_images(env_id)):
+        return cnn_policy()
     if text is None:
         wide = (256, 256) if env_id in METAWORLD_TASKS else (64, 64)
         return mlp_policy(_SMALL.get(env_id, wide))
@@ -34,8 +37,14 @@ def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
     except ValueError:
         widths = ()
     if not widths or min(widths) < 1:
-        raise ConfigError([f'policy is {text!r}; allowed: "random", or hidden widths such as "256,256"'])
+        allowed = '"cnn", "random", or hidden widths such as "256,256"'
+        raise ConfigError([f"policy is {text!r}; allowed: {allowed}"])
     return mlp_policy(widths)
+
+
+def _gives_images(env_id: str) -> bool:
+    """By name, because building the environment would load its simulator into the calling process."""
+    return env_id in _IMAGES or env_id.startswith("gameboy:")
 
 
 def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -80,13 +89,13 @@ def check_folder(folder: Path) -> None:
         raise ConfigError([f"{str(folder)!r} cannot be written: {str(existing)!r} is no writable folder"])
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """The whole text or nothing; parent folders are made."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """The whole content or nothing; parent folders are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
-        with os.fdopen(fd, "w") as stream:
-            stream.write(text)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, file)
     except BaseException:

@@ -36,7 +36,7 @@ class TuneArguments:
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment as name=value, for instance physics=fast."""
     policy: str | None = None
-    """Hidden widths such as 256,256, or "random". Default: widths that suit the environment."""
+    """Hidden widths such as 256,256, "cnn" for images, or "random". Default: what suits the environment."""
     budget: float = 120.0
     """Seconds to search; the run takes at most one trial longer."""
     learner_load: float = 0.0

@@ -11,7 +11,7 @@ from rich.table import Table
 from fastcollect.machine import machine
 from fastcollect.tuner_results import Candidate, Outcome, Trial
 
-_STATES = {
+STATES = {
     "stepping": "#2f7ebc",
     "inferring": "#f28e2b",
     "waiting_actions": "#e0c04c",
@@ -134,7 +134,7 @@ def _families(candidates: Iterable[Candidate]) -> Iterable[tuple[tuple[int, int]
 def _draw_shares(axes: Any, outcome: Outcome) -> None:
     best = [t for t in outcome.last().values() if t.error is None][:8][::-1]
     left = [0.0] * len(best)
-    for state, colour in _STATES.items():
+    for state, colour in STATES.items():
         values = [t.shares["env_worker"][state] for t in best]
         labels = [str(t.candidate) for t in best]
         axes.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))

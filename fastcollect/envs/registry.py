@@ -24,8 +24,11 @@ GYM = "fastcollect.envs.gym:make"
 GYM_VECTOR = "fastcollect.envs.gym_vector:make"
 ENVPOOL = "fastcollect.envs.envpool:make"
 METAWORLD = "fastcollect.envs.metaworld:make"
+GAMEBOY = "fastcollect.envs.gameboy:make"
 NATIVE = {
     "CartPole-v1": "fastcollect.envs.cartpole:make",
+    "CrafterNoReward-v1": "fastcollect.envs.crafter:make_no_reward",
+    "CrafterReward-v1": "fastcollect.envs.crafter:make",
     "HalfCheetah-v5": "fastcollect.envs.halfcheetah:make",
 }
 # Meta-World's fifty tasks by name, because asking Meta-World for them loads the simulator.
@@ -52,8 +55,9 @@ class EnvConfig:
 
     id: a name of ``available()``: a native one ("reach-v3", "CartPole-v1"), or any registered
         gymnasium id ("Pendulum-v1", "module:EnvId"). "gym:ID" forces the stock gymnasium environments,
-        "vector:ID" gymnasium's own vectorised ones, "envpool:NAME" EnvPool's. "package.module:Name"
-        names an environment class or factory. With an entry_point, only a label.
+        "vector:ID" gymnasium's own vectorised ones, "envpool:NAME" EnvPool's, "gameboy:PATH" a Game Boy
+        cartridge. "package.module:Name" names an environment class or factory. With an entry_point,
+        only a label.
     kwargs: keyword arguments of the environment. Those of the gymnasium adapters are taken out:
         env_kwargs, per_env_kwargs (one mapping for each environment), has_success, time_limit,
         record_actions; see ``fastcollect.envs.gym.make``.
@@ -135,6 +139,8 @@ def resolve(config: EnvConfig) -> EnvConfig:
     prefix, _, rest = name.partition(":")
     if rest and prefix == "envpool":
         return replace(config, entry_point=ENVPOOL, kwargs={**kwargs, "env_id": rest})
+    if rest and prefix == "gameboy":
+        return replace(config, entry_point=GAMEBOY, kwargs={**kwargs, "cartridge": rest})
     if rest and prefix in ("gym", "vector"):
         return _resolve_gym_id(config, rest, GYM if prefix == "gym" else GYM_VECTOR)
     if name.startswith("."):

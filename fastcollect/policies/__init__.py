@@ -5,8 +5,17 @@ from fastcollect.policies.base import (
     Parameters,
     Policy,
     PolicyConfig,
+    cnn_policy,
     mlp_policy,
     random_policy,
 )
 
-__all__ = ["POLICY_VERSION", "Parameters", "Policy", "PolicyConfig", "mlp_policy", "random_policy"]
+__all__ = [
+    "POLICY_VERSION",
+    "Parameters",
+    "Policy",
+    "PolicyConfig",
+    "cnn_policy",
+    "mlp_policy",
+    "random_policy",
+]

@@ -105,3 +105,24 @@ def mlp_policy(
         batched="engine.policies:MLPPolicy",
         kwargs={"hidden": tuple(hidden), "extras": tuple(extras), "deterministic": deterministic},
     )
+
+
+def cnn_policy(
+    channels: tuple[int, int] = (16, 32),
+    dense: int = 256,
+    extras: tuple[str, ...] = (),
+    *,
+    deterministic: bool = False,
+) -> PolicyConfig:
+    """Two convolutions and a dense layer, for (h, w, c) uint8 images; the rest is as in ``mlp_policy``."""
+    return PolicyConfig(
+        name="cnn-" + "x".join(map(str, channels)) + f"-{dense}",
+        inline="fastcollect.policies.cnn:CNNPolicy",
+        batched="engine.policies:CNNPolicy",
+        kwargs={
+            "channels": tuple(channels),
+            "dense": dense,
+            "extras": tuple(extras),
+            "deterministic": deterministic,
+        },
+    )
