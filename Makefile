@@ -29,12 +29,19 @@ lint: install
 lock: install ## write requirements.lock from what .venv holds
 	$(BIN)/python -m pip freeze | sort --ignore-case > requirements.lock
 
-peers: .venv-peers/.installed ## the learners that bench.learner compares ours with, into .venv-peers
+peers: $(patsubst bench/peers/%.txt,.venv-peers/%/.installed,$(wildcard bench/peers/*.txt)) ## what bench.fps and bench.learner compare ours with, each into .venv-peers/NAME
 
-.venv-peers/.installed: bench/peers-requirements.txt
-	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/peers-requirements.txt
-	touch $@
+# --no-deps, because the files are complete, and a peer's own pins may exclude what it works with. A peer that
+# fails leaves the reason as the last line of install.log and does not stop the others.
+.venv-peers/%/.installed: bench/peers/%.txt
+	@echo "$*: installing"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@{ $(PYTHON) -m venv $(@D) \
+	    && $(@D)/bin/python -m pip install --disable-pip-version-check --no-deps --requirement $< \
+	    && $(@D)/bin/python -c "$$(sed -n 's/^# check: //p' $<)"; } > $(@D)/install.log 2>&1 \
+	  && touch $@ \
+	  || { grep -i 'error: ' $(@D)/install.log | grep -v 'subprocess-exited\|generation-failed' | tail -n 1 \
+	      | sed 's/^ *//' >> $(@D)/install.log; echo "$*: not installed: $$(tail -n 1 $(@D)/install.log)"; }
 
 clean: ## remove .venv, .venv-peers and caches
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache

@@ -4,8 +4,10 @@ Each method runs in fresh processes in every round, start-up and warm-up outside
 rotating from round to round. Ratios are taken within a round, so that a machine that drifts cancels out.
 
 Methods: engine (whole path with its policy), engine-fast (physics="fast"), engine-serial (one process),
-env-only and env-only-fast (the batched environment alone, one process, random actions), gymnasium-sync,
-gymnasium-async and envpool (random actions, no policy), physics-limit (the bare simulation loop).
+env-only and env-only-fast (the batched environment alone, one process, random actions), gymnasium-single,
+gymnasium-sync and gymnasium-async (with the same policy), naive (queues and pipes, the same policy),
+sb3-dummy, sb3-subproc and pufferlib (their vector environments, the same policy), sample-factory (its own
+sampler and policy), envpool (random actions, no policy), physics-limit (the bare simulation loop).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import tyro
 from rich.console import Console
 
 from bench.isolated import MeasurementError, measure
-from bench.methods import NOTES
+from bench.methods import METHODS
 from bench.plan import ENVPOOL_CANDIDATES, Options, Row, is_cheap, make_plan
 from bench.table import console, fps_table, machine_line, ratios, summary
 from fastcollect.command import run, write_atomically
@@ -131,7 +133,7 @@ def report(rows: Sequence[Row], results: Results, options: Options, command: str
             "label": row.label,
             "policy": row.policy,
             "settings": row.origin,
-            "note": NOTES[row.method],
+            "note": METHODS[row.method].note,
         }
         result = results[row.label]
         if isinstance(result, str):

@@ -20,16 +20,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from bench.methods import METHODS, Request
+import psutil
+
+from bench.methods import METHODS, Method, Request
 from fastcollect.cpu import THREAD_CAPS
 
 _START_SECONDS = 300.0  # thirty-two stock Meta-World environments take their time
 _SPARE_SECONDS = 60.0
 _EXIT_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
+_ADDED = ("fps", "cpus_busy", "num_envs", "memory_mib")
 _ROOT = Path(__file__).resolve().parent.parent
+PEERS = _ROOT / ".venv-peers"
 
 
 class MeasurementError(RuntimeError):
@@ -39,7 +44,8 @@ class MeasurementError(RuntimeError):
 def measure(requests: Sequence[Request]) -> dict[str, Any]:
     """Run the requests at once, one process each, and add up their rates.
 
-    Returns "fps", "start_seconds" (of the slowest) and the facts of the first. Raises MeasurementError.
+    Returns "start_seconds" (of the slowest), the sums of "fps", "cpus_busy" (mean processors in use),
+    "num_envs" and "memory_mib", and the facts of the first. Raises MeasurementError.
     However this is left, no process stays behind.
     """
     start = time.monotonic()
@@ -54,8 +60,8 @@ def measure(requests: Sequence[Request]) -> dict[str, Any]:
         answers = [child.receive(deadline) for child in children]
         for child in children:
             child.wait(_EXIT_SECONDS)
-    fps = sum(answer.pop("fps") for answer in answers)
-    return {"fps": fps, "start_seconds": start_seconds, **answers[0]}
+    sums = {key: sum(answer[key] for answer in answers) for key in _ADDED}
+    return {**answers[0], **sums, "start_seconds": start_seconds}
 
 
 @contextlib.contextmanager
@@ -67,17 +73,30 @@ def _child(request: Request) -> Iterator[_Child]:
         child.kill()
 
 
+def _interpreter(method: Method) -> tuple[str, list[str]]:
+    """(interpreter, its import paths) of a method. Raises MeasurementError where a peer is missing."""
+    if method.peer is None:
+        return sys.executable, [str(_ROOT), *(path for path in sys.path if path)]
+    folder = PEERS / method.peer
+    python = folder / "bin" / "python"
+    if not (folder / ".installed").exists():
+        log = folder / "install.log"
+        why = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+        raise MeasurementError("; ".join([f"{method.peer} is not installed; make peers tries to", *why]))
+    return str(python), [str(_ROOT)]
+
+
 class _Child:
     """The parent's side of one process."""
 
     def __init__(self, request: Request) -> None:
         self._method = request.method
+        python, paths = _interpreter(METHODS[request.method])
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in kill)
         self._read, write = os.pipe()
-        paths = [str(_ROOT), *(path for path in sys.path if path)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bench.isolated", str(write)],
+                [python, "-P", "-m", "bench.isolated", str(write)],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._output,
@@ -142,14 +161,33 @@ class _Child:
         return ": " + " | ".join(lines[-3:]) if lines else ""
 
 
-def clock(step: Callable[[], int], seconds: float) -> float:
-    """Steps per second over at least ``seconds``, whole calls of ``step`` only."""
+def clock(step: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """(steps per second, seconds) over at least ``seconds``, whole calls of ``step`` only."""
     steps, start = 0, time.perf_counter()
     while True:
         steps += step()
         elapsed = time.perf_counter() - start
         if elapsed >= seconds:
-            return steps / elapsed
+            return steps / elapsed, elapsed
+
+
+def _over_tree(read: Callable[[psutil.Process], float]) -> float:
+    """Sum over this process and everything that it started, as far as it can still be asked."""
+    total, own = 0.0, psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += read(process)
+    return total
+
+
+def tree_seconds() -> float:
+    """Processor seconds that this process and everything it started have used."""
+    return _over_tree(lambda process: sum(process.cpu_times()[:2]))
+
+
+def tree_memory() -> float:
+    """MiB of this process and everything it started; a page that several share counts once (PSS)."""
+    return _over_tree(lambda process: process.memory_full_info().pss) / 2**20
 
 
 def main() -> None:
@@ -160,14 +198,17 @@ def main() -> None:
     request = Request(**json.loads(sys.stdin.readline()))
     try:
         with contextlib.ExitStack() as stack:
-            subject = METHODS[request.method](request)
+            subject = resolve_name(METHODS[request.method].build)(request)
             stack.callback(subject.close)
             print(json.dumps({"ready": True}), file=answers)
             if not sys.stdin.readline():
                 return
             clock(subject.step, request.warm_up)
-            answer = {"fps": clock(subject.step, request.seconds)}
-            answer.update(subject.facts())
+            begin = tree_seconds()
+            fps, elapsed = clock(subject.step, request.seconds)
+            busy = (tree_seconds() - begin) / elapsed
+            answer = {"fps": fps, "cpus_busy": busy, "num_envs": subject.num_envs}
+            answer.update(memory_mib=tree_memory(), **subject.facts())
             print(json.dumps(answer), file=answers)
     except Exception as error:
         # A ValueError of ours is a sentence for the user; anything else needs its name.

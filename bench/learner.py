@@ -38,7 +38,7 @@ from fastcollect.machine import machine
 
 METHODS = ("ours-host", "ours-device", "ours-collecting", "sbx", "sb3")
 _ROOT = Path(__file__).resolve().parent.parent
-_PEERS_PYTHON = _ROOT / ".venv-peers" / "bin" / "python"
+_PEERS_PYTHON = _ROOT / ".venv-peers" / "learners" / "bin" / "python"
 _START_SECONDS = 300.0
 _SPARE_SECONDS = 120.0
 
@@ -122,7 +122,7 @@ class Method:
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self._buffer = name, b""
         peer = not name.startswith("ours")
-        if peer and not _PEERS_PYTHON.exists():
+        if peer and not (_PEERS_PYTHON.parents[1] / ".installed").exists():
             raise MethodError(f"{name} is not installed here; make peers does it")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._answers, write = os.pipe()

@@ -2,7 +2,7 @@
 
 ``learner_slices.py FD METHOD SETTINGS``: each line on the standard input is two numbers of seconds, to train
 for without being measured and then measured; each answer, on the descriptor FD, is one line of JSON. Peers
-run under the interpreter of .venv-peers, so that this file imports nothing of the project before it knows
+run under an interpreter of .venv-peers, so that this file imports nothing of the project before it knows
 that ours is meant.
 """
 

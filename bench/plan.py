@@ -16,7 +16,7 @@ from fastcollect import profile
 from fastcollect.command import check_writable, parse_policy
 from fastcollect.config import CollectorConfig
 from fastcollect.cpu import cpu_count
-from fastcollect.envs.registry import EnvConfig, nearest, resolve
+from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, nearest, resolve
 from fastcollect.errors import ConfigError
 from fastcollect.policies.base import PolicyConfig
 
@@ -24,6 +24,9 @@ WARM_UP = 0.5
 SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048
 LEAST_ASYNC_ENVS = 8
 """AsyncVectorEnv's processes where there are fewer CPUs: with 8 it was faster than with 32 on two of them."""
+
+METAWORLD_WORKER_ENVS, WORKER_ENVS = 32, 64
+"""Of each process of a peer that has few; a stock Meta-World environment takes a second to build."""
 
 ENVPOOL_CANDIDATES = (256, 1024, 4096)
 """Where a step costs next to nothing EnvPool is tried with these sizes, and its best one is taken."""
@@ -39,8 +42,9 @@ class Options:
     """Environment: a Meta-World task, CartPole-v1, HalfCheetah-v5, or any other name the engine resolves."""
 
     methods: str = "engine,gymnasium-sync,gymnasium-async,envpool,physics-limit"
-    """Comma-separated: engine, engine-fast, engine-serial, env-only, env-only-fast, gymnasium-sync,
-    gymnasium-async, envpool, physics-limit. What cannot run here is a row that says why."""
+    """Comma-separated: engine, engine-fast, engine-serial, env-only, env-only-fast, naive, gymnasium-single,
+    gymnasium-sync, gymnasium-async, sb3-dummy, sb3-subproc, sample-factory, pufferlib, envpool,
+    physics-limit. What cannot run here is a row that says why; `make peers` installs most peers."""
 
     seconds: float = 5.0
     """Seconds on the clock for each method in each round, after start-up and 0.5 s of warm-up."""
@@ -63,8 +67,8 @@ class Options:
     each becomes a row. Instead of --n, --N and --M."""
 
     policy: str | None = None
-    """Hidden widths like 256,256, or "random". Default: 256,256 for Meta-World, 16,16 for CartPole, 64,64
-    otherwise."""
+    """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
+    CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
 
     json: Path | None = None
     """Where to write the result; whole or not at all."""
@@ -194,9 +198,14 @@ def _setting_problems(setting: Setting, prefix: str) -> list[str]:
     return []
 
 
+def default_setting(env: str) -> Setting:
+    """n, N, M of the engine where nothing was chosen or tuned."""
+    return (1024 if is_cheap(env) else 32), cpu_count(), 0
+
+
 def _tuned_setting(options: Options, method: str, policy: PolicyConfig) -> tuple[Setting, str]:
     """n, N, M of an engine method: what was given, then the tuned profile, then defaults."""
-    setting, origin = (1024 if is_cheap(options.env) else 32, cpu_count(), 0), "default"
+    setting, origin = default_setting(options.env), "default"
     kwargs = [{"physics": "fast"}, {}] if method.endswith("-fast") else [{}]
     for each in kwargs:
         tuned = profile.load(EnvConfig(id=options.env, kwargs=each), policy)
@@ -217,7 +226,10 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
         tuned, origin = _tuned_setting(options, method, policy)
     whole = method in ("engine", "engine-fast")
     settings = explicit if explicit and whole else [_fixed(method, options.env, tuned, explicit)]
-    if method.startswith(("gymnasium", "envpool", "physics")):
+    if method == "naive":
+        settings = [_naive_setting(options)]
+        origin = "default" if settings[0][:2] == default_setting(options.env)[:2] else "chosen"
+    elif METHODS[method].role != "ours":
         origin = "fixed"
     return [
         Row(
@@ -227,7 +239,7 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
             n=n,
             N=workers,
             M=models,
-            policy=policy.name if method.startswith("engine") else None,
+            policy=policy.name if METHODS[method].policy else None,
             policy_text=options.policy,
             origin=origin,
             seconds=options.seconds,
@@ -236,16 +248,29 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
     ]
 
 
+def _naive_setting(options: Options) -> Setting:
+    """What was given, else the engine's defaults: a profile is tuned for the engine."""
+    n, workers, _ = default_setting(options.env)
+    return options.num_envs or n, options.num_env_workers or workers, 1
+
+
 def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Setting:
-    """n, N, M of the one row of a method. A peer's n is all of its environments and its N is 1."""
+    """n, N, M of the one row of a method; a peer's N is 1 where n is all of its environments."""
     if method == "physics-limit":
         workers = max((setting[1] for setting in explicit), default=tuned[1])
         return (VECTOR_ENVS if is_cheap(env) else LIMIT_ENVS), workers, 0
     if method in ("engine-serial", "env-only", "env-only-fast"):
         return tuned[0], 1, 0
+    processes = max(LEAST_ASYNC_ENVS, cpu_count())
+    envs = METAWORLD_WORKER_ENVS if env in METAWORLD_TASKS else WORKER_ENVS
     peers = {
-        "gymnasium-sync": SYNC_ENVS,
-        "gymnasium-async": max(LEAST_ASYNC_ENVS, cpu_count()),
-        "envpool": ENVPOOL_ENVS,
+        "gymnasium-single": (1, 1, 0),
+        "gymnasium-sync": (SYNC_ENVS, 1, 0),
+        "gymnasium-async": (processes, 1, 0),
+        "sb3-dummy": (SYNC_ENVS, 1, 0),
+        "sb3-subproc": (processes, 1, 0),
+        "sample-factory": (256 if is_cheap(env) else envs, cpu_count(), 1),
+        "pufferlib": (1024 if is_cheap(env) else envs, cpu_count(), 0),
+        "envpool": (ENVPOOL_ENVS, 1, 0),
     }
-    return (peers[method], 1, 0) if method in peers else tuned
+    return peers.get(method, tuned)

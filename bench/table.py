@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.methods import METHODS
+
 _TIMES = "\u00d7"
 
 Rounds = Mapping[str, Sequence[float] | None]
@@ -38,7 +40,7 @@ def ratios(rounds: Rounds) -> dict[str, dict[str, float]]:
 
 def references(labels: Sequence[str], methods: Mapping[str, str]) -> list[str]:
     """The rows that the others are compared with: every peer and limit; without any, the first row."""
-    peers = [label for label in labels if methods[label].startswith(("gymnasium", "envpool", "physics"))]
+    peers = [label for label in labels if METHODS[methods[label]].role != "ours"]
     return peers or list(labels[:1])
 
 
@@ -68,7 +70,8 @@ def fps_table(
         "max",
         *(f"{_TIMES} {label}" for label in compared),
         "start s",
-        "MiB",
+        "CPUs",
+        "MiB/env",
     ]
     for name in names:
         table.add_column(name, justify="right")
@@ -83,7 +86,8 @@ def fps_table(
             *(f"{row['fps'][key]:,.0f}" for key in ("median", "min", "max")),
             *(f"{own[label]:.2f}" if label in own else "" for label in compared),
             f"{row['start_seconds']:.1f}",
-            f"{row['worker_rss_mib']:.0f}" if row.get("worker_rss_mib") else "",
+            f"{row['cpus_busy']:.1f}",
+            f"{row['memory_mib'] / row['num_envs']:.1f}",
         )
     return table
 

@@ -68,9 +68,11 @@ def test_rows_are_compared_with_peers_or_else_with_the_first():
 def test_the_table_shows_numbers_ratios_and_what_is_missing():
     rows = [
         {"label": "engine", "method": "engine", "n": 4, "N": 2, "M": 0, "start_seconds": 0.5}
-        | {"fps": {"median": 3000.0, "min": 2000.0, "max": 4000.0}},
+        | {"fps": {"median": 3000.0, "min": 2000.0, "max": 4000.0}}
+        | {"cpus_busy": 1.95, "memory_mib": 80.0, "num_envs": 8},
         {"label": "physics-limit", "method": "physics-limit", "n": 16, "N": 2, "M": 0, "start_seconds": 0.1}
-        | {"fps": {"median": 6000.0, "min": 5000.0, "max": 7000.0}},
+        | {"fps": {"median": 6000.0, "min": 5000.0, "max": 7000.0}}
+        | {"cpus_busy": 2.0, "memory_mib": 8.0, "num_envs": 32},
         {"label": "envpool", "method": "envpool", "n": 64, "N": 1, "M": 0, "fps": None, "error": "absent"},
     ]
     table = fps_table(rows, {"engine": {"physics-limit": 0.5}, "physics-limit": {"engine": 2.0}}, "title")
@@ -78,6 +80,8 @@ def test_the_table_shows_numbers_ratios_and_what_is_missing():
     assert columns["median"] == ["3,000", "6,000", "none"]
     assert columns["\u00d7 physics-limit"] == ["0.50", "", ""]
     assert "\u00d7 envpool" not in columns
+    assert columns["CPUs"] == ["1.9", "2.0", ""]
+    assert columns["MiB/env"] == ["10.0", "0.2", ""]
 
 
 def test_every_wrong_value_is_named_at_once(tmp_path):
@@ -128,11 +132,13 @@ def test_a_real_run_writes_the_documented_file(tmp_path):
     engine, peer, missing = found["rows"]
     assert [engine[key] for key in ("env", "method", "n", "N", "M")] == ["CartPole-v1", "engine", 64, 2, 0]
     assert (engine["policy"], engine["settings"]) == ("mlp-16x16", "chosen")
-    assert (peer["method"], peer["n"], peer["policy"]) == ("gymnasium-sync", 8, None)
+    assert (peer["method"], peer["n"], peer["policy"]) == ("gymnasium-sync", 8, "mlp-16x16")
     for row in (engine, peer):
         assert set(row["fps"]) == {"median", "min", "max"}
         assert row["fps"]["median"] == row["fps"]["min"] == row["fps_rounds"][0] > 0
-        assert row["worker_rss_mib"] > 1
+        assert row["memory_mib"] > 10
+        assert row["num_envs"] >= 1
+        assert 0 < row["cpus_busy"] < 100
         assert row["start_seconds"] > 0
         assert row["label"] in out
     assert found["ratios"]["engine"]["gymnasium-sync"] == pytest.approx(

@@ -1,0 +1,140 @@
+"""The design that one writes first: environments in processes, queues to a model process, pipes back.
+
+Written from scratch as a baseline, with nothing of the engine in it but the policy. An env worker steps n
+stock environments: it sends their observations, pickled, through one queue to the model process, waits at
+its pipe for the actions, and after 32 steps sends what happened through another queue to the caller. The
+model process computes the actions of all the workers that wait.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from bench.methods.base import Actor, Request, Subject, make_stock
+
+ROLLOUT_STEPS = 32
+_WAITING_ROLLOUTS = 4  # for each worker, so that a slow caller does not fill the memory
+_POLL_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+def naive(request: Request) -> Subject:
+    """N env workers of n environments each, and one model process."""
+    context = multiprocessing.get_context("spawn")
+    observations = context.Queue()
+    rollouts = context.Queue(_WAITING_ROLLOUTS * request.N)
+    pipes = [context.Pipe(duplex=False) for _ in range(request.N)]
+    parent = os.getpid()
+    model = context.Process(
+        target=run_model, args=(parent, request, observations, [send for _, send in pipes]), daemon=True
+    )
+    workers = [
+        context.Process(
+            target=run_worker, args=(parent, index, request, observations, receive, rollouts), daemon=True
+        )
+        for index, (receive, _) in enumerate(pipes)
+    ]
+    processes = [model, *workers]
+    for process in processes:
+        process.start()
+    # The children have their own ends now; with ours open nobody would see a broken pipe.
+    for ends in pipes:
+        for end in ends:
+            end.close()
+
+    def step() -> int:
+        return len(_take(rollouts, processes)["reward"].reshape(-1))
+
+    def close() -> None:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+    try:
+        # Every worker has begun when the slowest one's first rollout is here.
+        waiting = set(range(request.N))
+        while waiting:
+            waiting.discard(_take(rollouts, processes)["worker"])
+    except BaseException:
+        close()
+        raise
+    return Subject(step, close, request.n * request.N)
+
+
+def run_worker(
+    parent: int, index: int, request: Request, observations: Any, actions: Connection, rollouts: Any
+) -> None:
+    """An env worker's whole life."""
+    _die_with(parent)
+    envs = [make_stock(request.env) for _ in range(request.n)]
+    seeds = range(index * request.n, (index + 1) * request.n)
+    current = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    while True:
+        steps = []
+        for _ in range(ROLLOUT_STEPS):
+            observations.put((index, current))
+            action = actions.recv()
+            following, reward, terminated, truncated = _step(envs, action)
+            steps.append((current, action, reward, terminated, truncated))
+            current = following
+        names = ("observation", "action", "reward", "terminated", "truncated")
+        rollout = {
+            name: np.stack(arrays) for name, arrays in zip(names, zip(*steps, strict=True), strict=True)
+        }
+        rollouts.put({"worker": index, **rollout})
+
+
+def _step(envs: Sequence[Any], actions: np.ndarray) -> tuple[np.ndarray, ...]:
+    """One step of every environment: next observation, reward, terminated, truncated."""
+    results = []
+    for env, action in zip(envs, actions, strict=True):
+        observation, reward, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            observation, _ = env.reset()
+        results.append((observation, reward, terminated, truncated))
+    return tuple(np.stack(column) for column in zip(*results, strict=True))
+
+
+def run_model(parent: int, request: Request, observations: Any, actions: Sequence[Connection]) -> None:
+    """The model process's whole life."""
+    _die_with(parent)
+    env = make_stock(request.env)
+    act = Actor(request, env.observation_space, env.action_space, request.n * request.N)
+    env.close()
+    while True:
+        waiting = [observations.get()]
+        while True:
+            try:
+                waiting.append(observations.get_nowait())
+            except queue.Empty:
+                break
+        chosen = act(np.concatenate([each for _, each in waiting]))
+        for (index, _), rows in zip(waiting, np.split(chosen, len(waiting)), strict=True):
+            actions[index].send(rows)
+
+
+def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> dict[str, Any]:
+    """The next rollout. Raises RuntimeError when a process has ended, since then none may come."""
+    while True:
+        try:
+            return rollouts.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            codes = [process.exitcode for process in processes]
+            if any(code is not None for code in codes):
+                raise RuntimeError(f"a process of the naive design ended; exit codes: {codes}") from None
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request took effect
+        os._exit(1)

@@ -1,0 +1,53 @@
+"""PufferLib's vector environments of stock environments, with the row's policy."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.methods.base import METAWORLD_TASKS, Actor, Request, Subject, make_stock
+
+
+def make_puffer(env_id: str, buf: Any = None, seed: int = 0) -> Any:
+    """A stock environment as PufferLib wraps those of its own collection."""
+    import pufferlib.emulation
+    from gymnasium.spaces import Box
+
+    env = make_stock(env_id)
+    space = env.observation_space
+    # It checks the first observation, and Meta-World declares a goal of zeros that it then does not show.
+    if env_id in METAWORLD_TASKS:
+        env.observation_space = Box(-np.inf, np.inf, space.shape, space.dtype)
+    # Without EpisodeStats every step's info would travel through a pipe.
+    stats = pufferlib.pufferlib.EpisodeStats(env)
+    return pufferlib.emulation.GymnasiumPufferEnv(env=stats, buf=buf, seed=seed)
+
+
+def pufferlib_vector(request: Request) -> Subject:
+    """The Multiprocessing backend: the policy acts for half of the N processes while the others step."""
+    import pufferlib.vector
+
+    # Two batches take turns, as it recommends; each must be whole processes.
+    processes = request.N // 2 if request.N % 2 == 0 else 1
+    batch = request.n * processes
+    env = pufferlib.vector.make(
+        partial(make_puffer, request.env),
+        num_envs=request.n * request.N,
+        num_workers=request.N,
+        batch_size=batch,
+        backend=pufferlib.vector.Multiprocessing,
+        overwork=True,  # its limit counts physical cores, which a container may not tell
+    )
+    act = Actor(request, env.single_observation_space, env.single_action_space, batch)
+    env.async_reset(0)
+    observation = env.recv()[0]
+
+    def step() -> int:
+        nonlocal observation
+        env.send(act(observation))
+        observation = env.recv()[0]
+        return len(observation)
+
+    return Subject(step, env.close, request.n * request.N)

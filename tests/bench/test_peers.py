@@ -1,0 +1,121 @@
+"""The peers of bench.fps: what a missing one says, what the baseline counts, and a sign of life of each."""
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import isolated
+from bench.methods import METHODS, Request, naive
+from bench.methods.gymnasium_vector import single
+from bench.plan import Options, make_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER_METHODS = [name for name, method in METHODS.items() if method.peer]
+
+
+def request(method, **changes):
+    values = {"env": "CartPole-v1", "n": 4, "N": 2, "M": 1, "policy": None, "seconds": 0.2, "warm_up": 0.0}
+    return Request(method=method, **{**values, **changes})
+
+
+@pytest.fixture(autouse=True)
+def no_profiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_peer_has_a_complete_pinned_file():
+    files = {file.stem: file.read_text().splitlines() for file in (ROOT / "bench" / "peers").glob("*.txt")}
+    assert set(files) == {method.peer for method in METHODS.values() if method.peer}
+    for lines in files.values():
+        assert re.fullmatch(r"# check: import [\w., ]+", lines[0])
+        pins = [line for line in lines if not line.startswith("#")]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+        names = Counter(pin.partition("==")[0].lower() for pin in pins)
+        assert max(names.values()) == 1
+        assert {"numpy", "gymnasium", "metaworld", "mujoco", "cloudpickle", "psutil"} <= set(names)
+        assert not any("nvidia" in name for name in names)
+
+
+def test_a_peer_that_could_not_be_installed_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolated, "PEERS", tmp_path)
+    folder = tmp_path / "pufferlib"
+    folder.mkdir()
+    (folder / "install.log").write_text("Collecting numpy\nERROR: no matching distribution for numpy\n\n")
+    with pytest.raises(isolated.MeasurementError) as found:
+        isolated.measure([request("pufferlib")])
+    assert "make peers" in str(found.value)
+    assert str(found.value).endswith("ERROR: no matching distribution for numpy")
+
+
+def test_a_peer_that_was_never_tried_names_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolated, "PEERS", tmp_path)
+    with pytest.raises(isolated.MeasurementError, match="sample-factory is not installed; make peers tries"):
+        isolated.measure([request("sample-factory")])
+
+
+def test_the_naive_design_counts_steps_in_whole_rollouts_and_leaves_no_process():
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    subject = naive.naive(request("naive"))
+    try:
+        counts = [subject.step() for _ in range(20)]
+        children = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        assert len(children) >= 3
+    finally:
+        subject.close()
+    assert set(counts) == {4 * naive.ROLLOUT_STEPS}
+    assert subject.num_envs == 8
+    left = psutil.wait_procs(children, timeout=5)[1]
+    assert not [process for process in left if "resource_tracker" not in " ".join(process.cmdline())]
+
+
+def test_a_naive_design_that_loses_a_process_says_so():
+    subject = naive.naive(request("naive", N=1))
+    try:
+        worker = next(c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline()))
+        worker.kill()
+        deadline = time.monotonic() + 30
+        with pytest.raises(RuntimeError, match="naive design ended"):
+            while time.monotonic() < deadline:
+                subject.step()
+    finally:
+        subject.close()
+
+
+def test_one_stock_environment_counts_one_step_at_a_time():
+    subject = single(request("gymnasium-single", n=1, N=1, M=0))
+    assert [subject.step() for _ in range(100)] == [1] * 100
+    subject.close()
+
+
+@pytest.mark.parametrize("method", ["naive", "gymnasium-single"])
+def test_the_baselines_run(method):
+    found = isolated.measure([request(method)])
+    assert found["fps"] > 10
+    assert found["num_envs"] == (8 if method == "naive" else 1)
+
+
+@pytest.mark.parametrize("method", PEER_METHODS)
+def test_an_installed_peer_runs(method):
+    peer = METHODS[method].peer
+    if not (isolated.PEERS / peer / ".installed").exists():
+        pytest.skip(f"{peer} is not installed; make peers tries to")
+    found = isolated.measure([request(method)])
+    assert found["fps"] > 10
+    assert found["num_envs"] == (4 if METHODS[method].build.endswith("sb3:sb3") else 8)
+
+
+def test_peers_have_settings_of_their_own_and_the_naive_design_those_given():
+    names = ",".join(name for name, method in METHODS.items() if method.role == "peer")
+    rows = {row.method: row for row in make_plan(Options(env="reach-v3", methods=names))}
+    assert (rows["naive"].n, rows["naive"].M, rows["naive"].origin) == (32, 1, "default")
+    assert {row.origin for row in rows.values()} == {"default", "fixed"}
+    assert rows["sb3-dummy"].n == rows["gymnasium-sync"].n
+    assert rows["envpool"].policy is None
+    assert rows["sample-factory"].policy == "mlp-256x256"
+    options = Options(env="CartPole-v1", methods="naive", num_envs=5, num_env_workers=3)
+    (row,) = make_plan(options)
+    assert (row.n, row.N, row.M, row.origin) == (5, 3, 1, "chosen")
