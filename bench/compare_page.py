@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.table import machine_line
@@ -64,15 +64,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _speeds(document: Document) -> list[list[str]]:
-    def text(row: Row | None) -> str:
-        if row is None or not row["fps"]:
-            return ""
+    def text(row: Row) -> str:
         fps = row["fps"]
         return f"{fps['median']:,.0f} ({fps['min']:,.0f} \u2013 {fps['max']:,.0f})"
 
-    return [
-        [label, *(text(cell(column, label)) for column in document["envs"])] for label in labels(document)
-    ]
+    return _cells(document, text)
 
 
 def _ratios(document: Document) -> list[list[str]]:
@@ -92,15 +88,20 @@ def _settings(envs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _costs(document: Document) -> list[list[str]]:
-    def text(row: Row | None) -> str:
-        if row is None or not row["fps"]:
-            return ""
+    def text(row: Row) -> str:
         memory = row["memory_mib"] / row["num_envs"]
         return f"{row['start_seconds']:.1f} / {row['cpus_busy']:.1f} / {memory:.1f}"
 
-    return [
-        [label, *(text(cell(column, label)) for column in document["envs"])] for label in labels(document)
-    ]
+    return _cells(document, text)
+
+
+def _cells(document: Document, text: Callable[[Row], str]) -> list[list[str]]:
+    """A line for each label, its text in each column; empty where it was not measured."""
+    lines = []
+    for label in labels(document):
+        rows = [cell(column, label) for column in document["envs"]]
+        lines.append([label, *(text(row) if row and row["fps"] else "" for row in rows)])
+    return lines
 
 
 def _missing(envs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,6 @@ child; it answers on the descriptor FD, because libraries print to standard outp
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -26,12 +25,12 @@ from typing import Any
 import psutil
 
 from bench.methods import METHODS, Method, Request
+from bench.methods.base import die_with
 from fastcollect.cpu import THREAD_CAPS
 
 _START_SECONDS = 300.0  # thirty-two stock Meta-World environments take their time
 _SPARE_SECONDS = 60.0
 _EXIT_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
 _ADDED = ("fps", "cpus_busy", "num_envs", "memory_mib")
 _ROOT = Path(__file__).resolve().parent.parent
 PEERS = _ROOT / ".venv-peers"
@@ -77,13 +76,17 @@ def _interpreter(method: Method) -> tuple[str, list[str]]:
     """(interpreter, its import paths) of a method. Raises MeasurementError where a peer is missing."""
     if method.peer is None:
         return sys.executable, [str(_ROOT), *(path for path in sys.path if path)]
-    folder = PEERS / method.peer
-    python = folder / "bin" / "python"
+    return str(peer_python(method.peer)), [str(_ROOT)]
+
+
+def peer_python(peer: str) -> Path:
+    """A peer's interpreter. Raises MeasurementError that says why it is missing."""
+    folder = PEERS / peer
     if not (folder / ".installed").exists():
         log = folder / "install.log"
         why = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-        raise MeasurementError("; ".join([f"{method.peer} is not installed; make peers tries to", *why]))
-    return str(python), [str(_ROOT)]
+        raise MeasurementError("; ".join([f"{peer} is not installed; make peers tries to", *why]))
+    return folder / "bin" / "python"
 
 
 class _Child:
@@ -194,7 +197,7 @@ def main() -> None:
     """The child's whole life."""
     answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     os.set_inheritable(answers.fileno(), False)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with(os.getppid())
     request = Request(**json.loads(sys.stdin.readline()))
     try:
         with contextlib.ExitStack() as stack:

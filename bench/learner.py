@@ -31,6 +31,7 @@ from typing import Annotated, Any, Self
 import tyro
 from rich.table import Table
 
+from bench.isolated import MeasurementError, peer_python
 from bench.table import console, machine_line, ratios, summary
 from fastcollect.command import check_writable, run, write_atomically
 from fastcollect.errors import ConfigError
@@ -38,7 +39,6 @@ from fastcollect.machine import machine
 
 METHODS = ("ours-host", "ours-device", "ours-collecting", "sbx", "sb3")
 _ROOT = Path(__file__).resolve().parent.parent
-_PEERS_PYTHON = _ROOT / ".venv-peers" / "learners" / "bin" / "python"
 _START_SECONDS = 300.0
 _SPARE_SECONDS = 120.0
 
@@ -122,11 +122,13 @@ class Method:
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self._buffer = name, b""
         peer = not name.startswith("ours")
-        if peer and not (_PEERS_PYTHON.parents[1] / ".installed").exists():
-            raise MethodError(f"{name} is not installed here; make peers does it")
+        try:
+            python = peer_python("learners") if peer else sys.executable
+        except MeasurementError as error:
+            raise MethodError(f"{name}: {error}") from error
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._answers, write = os.pipe()
-        argv = [str(_PEERS_PYTHON if peer else sys.executable), str(_ROOT / "bench" / "learner_slices.py")]
+        argv = [str(python), str(_ROOT / "bench" / "learner_slices.py")]
         self._process = subprocess.Popen(
             [*argv, str(write), name, json.dumps(asdict(settings))],
             stdin=subprocess.PIPE,

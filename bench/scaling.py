@@ -67,13 +67,15 @@ Axes = dict[str, dict[str, str]]
 
 def points_to(most: int) -> list[int]:
     """1, 2, 4, ... and ``most`` itself."""
-    return sorted({most, *(2**k for k in range(most.bit_length()) if 2**k <= most)})
+    return sorted({most, *(2**k for k in range(most.bit_length()))})
 
 
 def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
     """Rows and the axes on which they lie. Raises ConfigError with everything that is wrong."""
     check_writable(arguments.json)
-    cores, middle = cpu_count(), arguments.num_envs or (1024 if is_cheap(arguments.env) else 64)
+    cores, middle = cpu_count(), arguments.num_envs
+    if middle is None:
+        middle = 1024 if is_cheap(arguments.env) else 64
     rows: dict[str, Row] = {}
 
     def point(n: int, workers: int, models: int, policy: str | None, method: str = "engine") -> str:
@@ -94,10 +96,9 @@ def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
         return label
 
     own = arguments.policy
-    largest = middle * 4
     axes: Axes = {
         "N": {str(N): point(middle, N, 0, own) for N in points_to(cores)},
-        "n": {str(n): point(n, cores, 0, own) for n in points_to(largest)[::2]},
+        "n": {str(n): point(n, cores, 0, own) for n in points_to(middle * 4)[::2]},
         "policy": {},
         "M": {str(M): point(middle, cores, M, own) for M in (0, *points_to(cores))},
     }

@@ -18,6 +18,7 @@ Parameters = dict[str, jax.Array]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 CRITICS = ("q0/", "q1/")
 _NARROW = 32
+"""Outputs below which a layer's gradient is computed the other way around; see _linear_backward."""
 
 
 def init_mlp(key: jax.Array, widths: Sequence[int], prefix: str = "") -> Parameters:

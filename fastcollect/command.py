@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastcollect.envs.registry import METAWORLD_TASKS
+from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
 from fastcollect.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
 from fastcollect.launcher import LauncherLostError
 from fastcollect.policies.base import PolicyConfig, cnn_policy, mlp_policy, random_policy
 
 _SMALL = {"CartPole-v1": (16, 16), "HalfCheetah-v5": (64, 64)}
-_IMAGES = ("CrafterReward-v1", "CrafterNoReward-v1")
 
 
 def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
@@ -44,7 +43,7 @@ def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
 
 def _gives_images(env_id: str) -> bool:
     """By name, because building the environment would load its simulator into the calling process."""
-    return env_id in _IMAGES or env_id.startswith("gameboy:")
+    return env_id in CRAFTER or env_id.startswith("gameboy:")
 
 
 def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +14,10 @@ import numpy as np
 
 from fastcollect.command import parse_policy
 from fastcollect.envs.base import ActionSpec, EnvSpec
-from fastcollect.envs.registry import METAWORLD_TASKS
+from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
 
 RESEED_STEPS = 500
+_PR_SET_PDEATHSIG = 1
 _ACTION_BYTES = 1 << 20  # of actions drawn beforehand: enough to differ, few enough to stay in the cache
 
 
@@ -51,6 +55,13 @@ class Subject:
     facts: Callable[[], dict[str, Any]] = dict
 
 
+def die_with(parent: int) -> None:
+    """Have this process killed when its parent, whose number this is, ends in whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request took effect
+        os._exit(1)
+
+
 class UnsupportedError(ValueError):
     """This method does not exist for this environment or on this machine; the text says what does."""
 
@@ -63,7 +74,7 @@ def make_stock(env_id: str) -> Any:
         import metaworld  # noqa: F401 (registers Meta-World/MT1)
 
         return gymnasium.make("Meta-World/MT1", env_name=env_id)
-    if env_id in ("CrafterReward-v1", "CrafterNoReward-v1"):
+    if env_id in CRAFTER:
         from bench.methods.stock import StockCrafter
 
         return StockCrafter(reward=env_id == "CrafterReward-v1")

@@ -8,23 +8,20 @@ model process computes the actions of all the workers that wait.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import queue
-import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Actor, Request, Subject, make_stock
+from bench.methods.base import Actor, Request, Subject, die_with, make_stock
 
 ROLLOUT_STEPS = 32
 _WAITING_ROLLOUTS = 4  # for each worker, so that a slow caller does not fill the memory
 _POLL_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 def naive(request: Request) -> Subject:
@@ -75,7 +72,7 @@ def run_worker(
     parent: int, index: int, request: Request, observations: Any, actions: Connection, rollouts: Any
 ) -> None:
     """An env worker's whole life."""
-    _die_with(parent)
+    die_with(parent)
     envs = [make_stock(request.env) for _ in range(request.n)]
     seeds = range(index * request.n, (index + 1) * request.n)
     current = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
@@ -107,7 +104,7 @@ def _step(envs: Sequence[Any], actions: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def run_model(parent: int, request: Request, observations: Any, actions: Sequence[Connection]) -> None:
     """The model process's whole life."""
-    _die_with(parent)
+    die_with(parent)
     env = make_stock(request.env)
     act = Actor(request, env.observation_space, env.action_space, request.n * request.N)
     env.close()
@@ -132,9 +129,3 @@ def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess
             codes = [process.exitcode for process in processes]
             if any(code is not None for code in codes):
                 raise RuntimeError(f"a process of the naive design ended; exit codes: {codes}") from None
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the request took effect
-        os._exit(1)

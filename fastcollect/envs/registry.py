@@ -25,10 +25,13 @@ GYM_VECTOR = "fastcollect.envs.gym_vector:make"
 ENVPOOL = "fastcollect.envs.envpool:make"
 METAWORLD = "fastcollect.envs.metaworld:make"
 GAMEBOY = "fastcollect.envs.gameboy:make"
-NATIVE = {
-    "CartPole-v1": "fastcollect.envs.cartpole:make",
+CRAFTER = {
     "CrafterNoReward-v1": "fastcollect.envs.crafter:make_no_reward",
     "CrafterReward-v1": "fastcollect.envs.crafter:make",
+}
+NATIVE = {
+    "CartPole-v1": "fastcollect.envs.cartpole:make",
+    **CRAFTER,
     "HalfCheetah-v5": "fastcollect.envs.halfcheetah:make",
 }
 # Meta-World's fifty tasks by name, because asking Meta-World for them loads the simulator.

@@ -6,6 +6,7 @@ appendix C), discrete actions a categorical sampled by inversion of its cumulati
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping, Sequence
 
@@ -62,7 +63,7 @@ def action_scale(action: ActionSpec) -> tuple[np.ndarray, np.ndarray] | None:
     return ((low + high) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
 
 
-class NetworkPolicy:
+class NetworkPolicy(abc.ABC):
     """Everything of a policy but its network: a subclass computes the head from the observations.
 
     parameters: the network's fields, kernel_i and bias_i by turns, the head's last.
@@ -97,9 +98,9 @@ class NetworkPolicy:
             (parameters[f"kernel_{i}"].copy(), parameters[f"bias_{i}"].copy()) for i in range(depth)
         ]
 
+    @abc.abstractmethod
     def _forward(self, observation: np.ndarray) -> np.ndarray:
         """The head, (b, head_width) float32, for observations (b, ...); ``act`` may overwrite it."""
-        raise NotImplementedError
 
     def act(
         self,

@@ -10,7 +10,7 @@ import jax
 import pytest
 from support.training import environment
 
-from bench import learner, learner_slices
+from bench import isolated, learner, learner_slices
 from bench.learner import LearnerArguments, Method, MethodError, Settings, check, measure, order
 from bench.learner_slices import Training
 from fastcollect.errors import ConfigError
@@ -161,10 +161,12 @@ def test_every_method_has_the_same_turns(monkeypatch):
 
 
 def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(learner, "_PEERS_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(isolated, "PEERS", tmp_path)
     arguments = LearnerArguments(methods=("sbx",), rounds=1, seconds=0.01)
     rows = measure(arguments, 8, lambda text: None)
-    assert rows == [{"method": "sbx", "batch": 8, "error": "sbx is not installed here; make peers does it"}]
+    assert rows == [
+        {"method": "sbx", "batch": 8, "error": "sbx: learners is not installed; make peers tries to"}
+    ]
     with pytest.raises(ConfigError, match="make peers"):
         learner.compare(arguments, "")
 

@@ -51,6 +51,8 @@ def test_a_gpu_adds_rows_with_model_workers_on_it(monkeypatch, tmp_path):
 def test_wrong_values_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="NoSuch"):
         make_rows(ScalingArguments(env="NoSuch-v0"))
+    with pytest.raises(ConfigError, match="num_envs"):
+        make_rows(ScalingArguments(env="CartPole-v1", num_envs=0))
     with pytest.raises(ConfigError, match="is a folder"):
         make_rows(ScalingArguments(json=tmp_path))
 
