@@ -3,7 +3,7 @@
 What the agent sees, what it is rewarded for and when an episode ends is said by keyword arguments, as text
 where they come from a command line: see ``make``. A cartridge is checked before PyBoy sees it. What PyBoy
 cannot be kept from: a cartridge that executes an opcode that the processor does not have stands still inside
-``tick``. The engine ends a run in which that happens, with an error; during ``start_frames`` after two minutes.
+``tick``. The engine ends such a run with an error; during ``start_frames`` that takes two minutes.
 """
 
 from __future__ import annotations
