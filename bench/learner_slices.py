@@ -165,29 +165,16 @@ def _wait(learner: Any) -> None:
 @contextlib.contextmanager
 def collecting(settings: dict[str, Any]) -> Iterator[Training]:
     """The product's loop: workers collect, and the ratio of updates to their steps is kept."""
-    from engine.sac import DENSE
-    from fastcollect.collector import Collector
-    from fastcollect.probe import env_spec
-    from trainers.learner import Learner, as_numpy
-    from trainers.loop import collector_config, yielding_launcher
+    from bench.training_loop import training_loop
 
-    config = _config(settings, None)
-    collection = collector_config(config)
-    with contextlib.closing(yielding_launcher(collection)) as launcher:
-        learner = Learner(config, env_spec(launcher, collection.env), DENSE)
-        learner.refresh_acting()
-        with Collector(collection, launcher, parameters=as_numpy(learner.acting)) as collector:
+    with training_loop(_config(settings, None)) as loop:
 
-            def train() -> int:
-                before = learner.updates
-                learner.learn_from(collector.take())
-                while learner.due() >= config.updates_per_dispatch:
-                    ready = learner.acting
-                    learner.update(config.updates_per_dispatch)
-                    collector.publish(as_numpy(ready))
-                return learner.updates - before
+        def train() -> int:
+            before = loop.learner.updates
+            loop.turn()
+            return loop.learner.updates - before
 
-            yield Training(train, lambda: _wait(learner))
+        yield Training(train, loop.wait)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
     python -m bench.scaling --env reach-v3 --json FILE
 
 One axis is varied at a time, from the middle of the others; a point that lies on several axes is measured
-once. N and M go up to the processors there are, and where there is a GPU each M is measured on it, too.
+once. N and M go up to the processors there are. On the axis "learner" the process that takes the blocks
+learns from them, an update for 16 steps. Where there is a GPU, each M and the learner are measured on it.
 The action latency is the time from a group's observations written to its actions read by its env worker,
 what it waits for another group's step included.
 """
@@ -39,6 +40,13 @@ _SHARES = {
     "inferring": ("inferring",),
     "waiting": ("waiting_actions", "waiting_learner"),
 }
+_ADDED = {
+    "engine": "",
+    "engine-gpu": ", GPU",
+    "engine-learner": ", learner",
+    "engine-learner-gpu": ", learner, GPU",
+}
+"""To a row's label, by its method."""
 _LATENCIES = {"action ms": "median", "p99 ms": "p99"}
 
 
@@ -90,8 +98,7 @@ def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
             policy=policy,
         )
         (row,) = make_plan(options)
-        device = ", GPU" if method == "engine-gpu" else ""
-        label = f"n={n} N={workers} M={models} {row.policy}{device}"
+        label = f"n={n} N={workers} M={models} {row.policy}{_ADDED[method]}"
         rows.setdefault(label, replace(row, label=label))
         return label
 
@@ -102,9 +109,19 @@ def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
         "policy": {},
         "M": {str(M): point(middle, cores, M, own) for M in (0, *points_to(cores))},
     }
+    gpu = _GPU.exists()
     if parse_policy(own, arguments.env).name.startswith("mlp"):
         axes["policy"] = {policy: point(middle, cores, 0, policy) for policy in POLICIES}
-    if _GPU.exists():
+        axes["learner"] = {
+            "none": point(middle, cores, 0, own),
+            "CPU": point(middle, cores, 0, own, "engine-learner"),
+        }
+        if gpu:
+            axes["learner"] |= {
+                name: point(middle, cores, models, own, "engine-learner-gpu")
+                for name, models in (("GPU", 0), ("GPU, M=1", 1))
+            }
+    if gpu:
         axes["M"] |= {f"{M} GPU": point(middle, cores, M, own, "engine-gpu") for M in points_to(cores)}
     return list(rows.values()), {name: points for name, points in axes.items() if points}
 

@@ -40,6 +40,16 @@ METHODS: Mapping[str, Method] = {
     "engine-gpu": Method(
         "bench.methods.ours:engine", "as engine, with the model workers on the GPU", policy=True
     ),
+    "engine-learner": Method(
+        "bench.methods.ours:engine_learner",
+        "the training loop: as engine, and this process learns from the blocks, an update for 16 steps",
+        policy=True,
+    ),
+    "engine-learner-gpu": Method(
+        "bench.methods.ours:engine_learner",
+        "as engine-learner, with the learner and any model workers on the GPU",
+        policy=True,
+    ),
     "engine-serial": Method(
         "bench.methods.ours:engine_serial", "SerialCollector: the same blocks in one process", policy=True
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +13,9 @@ from bench.methods.base import Request, Subject, UnsupportedError, draw_actions
 from fastcollect.command import parse_policy
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
+
+if TYPE_CHECKING:
+    from fastcollect.collector import Collector
 
 QUANTILES = {"median": 0.5, "p99": 0.99}
 
@@ -41,6 +47,11 @@ def engine(request: Request) -> Subject:
     from fastcollect.collector import Collector
 
     collector = Collector(_collector_config(request))
+    facts = _facts_since_now(collector)
+    return Subject(lambda: len(collector.take()), collector.close, request.n * request.N, facts)
+
+
+def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
     begin = collector.stats()
 
     def facts() -> dict[str, Any]:
@@ -48,7 +59,39 @@ def engine(request: Request) -> Subject:
         latency = {name: stats.action_latency.quantile(q) for name, q in QUANTILES.items()}
         return {"shares": stats.shares(), "action_latency_seconds": latency}
 
-    return Subject(lambda: len(collector.take()), collector.close, request.n * request.N, facts)
+    return facts
+
+
+def engine_learner(request: Request) -> Subject:
+    """The training loop: this process learns from the blocks, on its own default device or on the CPU."""
+    on_gpu = request.method.endswith("-gpu")
+    os.environ["JAX_PLATFORMS"] = "cuda" if on_gpu else "cpu"
+    from bench.training_loop import training_loop
+    from engine.sac import SACConfig
+    from trainers.config import CollectConfig, TrainConfig
+
+    hidden = parse_policy(request.policy, request.env).kwargs.get("hidden")
+    if hidden is None:
+        raise UnsupportedError(f"{request.method} learns policies of hidden widths only, such as 256,256")
+    config = TrainConfig(
+        env=request.env,
+        start_steps=0,
+        sac=SACConfig(hidden=tuple(hidden)),
+        collect=CollectConfig(n=request.n, N=request.N, M=request.M),
+    )
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))
+        while not loop.learner.updates:
+            loop.turn()
+        loop.wait()
+        facts, begin = _facts_since_now(loop.collector), loop.learner.updates
+        end = stack.pop_all().close
+
+    def all_facts() -> dict[str, Any]:
+        loop.wait()
+        return {**facts(), "updates": loop.learner.updates - begin}
+
+    return Subject(loop.turn, end, request.n * request.N, all_facts)
 
 
 def engine_serial(request: Request) -> Subject:

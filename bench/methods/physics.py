@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from bench.methods.base import (
     stock_name,
 )
 
+_FRAMES, _START_FRAMES = 4, 120
+_BUTTONS = ("a", "b", "up", "down", "left", "right", "start", "select")
+
 
 def physics_limit(request: Request) -> Subject:
     """What a process could reach if everything but the simulation were free."""
@@ -24,6 +28,8 @@ def physics_limit(request: Request) -> Subject:
 
     from fastcollect.envs.gym_vector import action_spec
 
+    if request.env.startswith("gameboy:"):
+        return emulators(request)
     spec = gymnasium.registry.get(stock_name(request.env))
     if spec is not None and spec.vector_entry_point is not None:
         vector = gymnasium.make_vec(
@@ -41,11 +47,36 @@ def physics_limit(request: Request) -> Subject:
     stock.reset(seed=request.index)
     if not isinstance(stock.unwrapped, MujocoEnv):
         raise UnsupportedError(
-            f"physics-limit exists for Meta-World, gymnasium's MuJoCo environments and those with a "
-            f"vector_entry_point (CartPole-v1), not for {request.env}"
+            f"physics-limit exists for Meta-World, gymnasium's MuJoCo environments, those with a "
+            f"vector_entry_point (CartPole-v1) and Game Boys, not for {request.env}"
         )
     loop = BareLoop(stock.unwrapped, request.n, request.index)
     return Subject(loop.step, stock.close, request.n)
+
+
+def emulators(request: Request) -> Subject:
+    """PyBoy alone: one console for each environment, a button drawn beforehand held for each four frames."""
+    from pyboy import PyBoy
+
+    path = request.env.partition(":")[2]
+    consoles = [PyBoy(path, window="null", sound_emulated=False) for _ in range(request.n)]
+    for console in consoles:
+        console.set_emulation_speed(0)
+        console.tick(_START_FRAMES, True, False)
+    drawn = np.random.default_rng(request.index).choice(_BUTTONS, (RESEED_STEPS, request.n)).tolist()
+    rows = itertools.cycle(drawn)
+
+    def step() -> int:
+        for console, button in zip(consoles, next(rows), strict=True):
+            console.button(button, _FRAMES)
+            console.tick(_FRAMES, True, False)
+        return request.n
+
+    def close() -> None:
+        for console in consoles:
+            console.stop(save=False)
+
+    return Subject(step, close, request.n)
 
 
 class BareLoop:

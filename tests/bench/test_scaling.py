@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import scaling
+from bench.isolated import measure
+from bench.methods import Request
 from bench.scaling import ScalingArguments, make_rows, points_to
 from fastcollect.errors import ConfigError
 
@@ -27,12 +29,12 @@ def test_each_axis_varies_one_thing_and_a_shared_point_is_one_row(monkeypatch):
     rows, axes = make_rows(ScalingArguments(env="CartPole-v1", num_envs=8))
     by_label = {row.label: row for row in rows}
     assert len(by_label) == len(rows)
-    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy"}
+    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy", "learner": "method"}
     assert set(axes) == set(varied)
     for axis, points in axes.items():
         on_axis = [by_label[label] for label in points.values()]
-        for key in varied:
-            assert len({getattr(row, key) for row in on_axis}) == (len(points) if key == axis else 1)
+        for key in varied.values():
+            assert len({getattr(row, key) for row in on_axis}) == (len(points) if key == varied[axis] else 1)
     assert [by_label[label].N for label in axes["N"].values()] == [1, 2, 4, 6]
     assert [by_label[label].n for label in axes["n"].values()] == [1, 4, 16]
     assert [by_label[label].M for label in axes["M"].values()] == [0, 1, 2, 4, 6]
@@ -45,7 +47,26 @@ def test_a_gpu_adds_rows_with_model_workers_on_it(monkeypatch, tmp_path):
     monkeypatch.setattr(scaling, "_GPU", tmp_path)
     rows, axes = make_rows(ScalingArguments(env="CartPole-v1", num_envs=8))
     assert [name for name in axes["M"] if "GPU" in name] == ["1 GPU", "2 GPU"]
+    assert list(axes["learner"]) == ["none", "CPU", "GPU", "GPU, M=1"]
+    assert {row.M for row in rows if row.method == "engine-learner-gpu"} == {0, 1}
     assert {row.M for row in rows if row.method == "engine-gpu"} == {1, 2}
+
+
+def test_a_learner_keeps_its_ratio_to_the_steps_that_are_counted():
+    request = Request(
+        method="engine-learner",
+        env="HalfCheetah-v5",
+        n=4,
+        N=1,
+        M=0,
+        policy="16,16",
+        seconds=2.0,
+        warm_up=0.1,
+    )
+    found = measure([request])
+    # An update for 16 steps; what was begun before the clock, and K at a time, blurs it.
+    assert found["updates"] == pytest.approx(found["fps"] * 2.1 / 16, rel=0.5)
+    assert sum(found["shares"]["env_worker"].values()) == pytest.approx(1)
 
 
 def test_wrong_values_are_refused(tmp_path):
@@ -66,6 +87,7 @@ def test_a_real_run_writes_numbers_and_a_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text())
     rows = {row["label"]: row for row in result["rows"]}
+    assert "discrete actions" in rows[result["axes"].pop("learner")["CPU"]]["error"]
     for points in result["axes"].values():
         for label in points.values():
             assert rows[label]["fps"]["median"] > 0
