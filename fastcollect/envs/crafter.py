@@ -6,7 +6,7 @@ copies with one seed part sooner or later. Here they are kept in the order in wh
 orders that stock may have, and an episode is a function of (seed, episode number, actions).
 
 The game is Crafter's own code. What surrounds it computes the same numbers faster: tiles are looked up
-instead of drawn one by one, and the noise of a new world is computed with Python's numbers.
+instead of drawn one by one, and new worlds are made map by map (``crafter_world``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from fastcollect.envs import gym
 
 try:
     import crafter
-    from crafter import engine, worldgen
-    from opensimplex import OpenSimplex, internals
+    from crafter import engine
+
+    from fastcollect.envs.crafter_world import generate_world
 except ImportError as exc:
     raise ImportError(
         "the Crafter environments need Crafter: pip install crafter (the extra fastcollect[crafter])"
@@ -140,35 +141,6 @@ def _with_globals(function: Callable[..., Any], **names: Any) -> Callable[..., A
     )
 
 
-class _Noise(OpenSimplex):
-    """OpenSimplex noise: the library's code without NumPy's scalars, which take most of its time."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self._plain = self._perm.tolist()
-        gradients = internals.GRADIENTS3.tolist()
-        self._gradients = [tuple(gradients[i : i + 3]) for i in self._perm_grad_index3.tolist()]
-
-    def noise3(self, x: float, y: float, z: float) -> float:
-        """At a point; in [-1, 1]."""
-        return _noise3(x, y, z, self._plain, self._gradients)
-
-
-def _extrapolate3(
-    perm: list[int], gradients: list, i: int, j: int, k: int, dx: float, dy: float, dz: float
-) -> float:
-    x, y, z = gradients[(perm[(perm[i & 0xFF] + j) & 0xFF] + k) & 0xFF]
-    return x * dx + y * dy + z * dz
-
-
-# With Numba the library's function is compiled, and faster than this one.
-_noise3 = (
-    _with_globals(internals._noise3, _extrapolate3=_extrapolate3)
-    if isinstance(internals._noise3, types.FunctionType)
-    else None
-)
-
-
 class _Ordered(dict):
     """A set in the order of its additions."""
 
@@ -279,10 +251,8 @@ def _game_methods() -> tuple[Callable[..., Any], Callable[..., Any]]:
         ItemView=_ItemView,
         SemanticView=lambda *_: lambda: None,  # of the info, which nobody reads
     )
-    noise = types.SimpleNamespace(OpenSimplex=_Noise if _noise3 else OpenSimplex)
-    generate = _with_globals(worldgen.generate_world, opensimplex=noise)
     constructor = _with_globals(crafter.Env.__init__, engine=parts)
-    reset = _with_globals(crafter.Env.reset, worldgen=types.SimpleNamespace(generate_world=generate))
+    reset = _with_globals(crafter.Env.reset, worldgen=types.SimpleNamespace(generate_world=generate_world))
     return constructor, reset
 
 
