@@ -36,6 +36,16 @@ _ROOT = Path(__file__).resolve().parent.parent
 PEERS = _ROOT / ".venv-peers"
 
 
+_GUARD = """
+import os, select, signal, sys
+leader = int(sys.argv[1])
+watched = os.pidfd_open(leader)
+if os.getppid() == leader:
+    select.select([watched], [], [])
+os.killpg(0, signal.SIGKILL)
+"""
+
+
 class MeasurementError(RuntimeError):
     """A measurement gave no number; the text says why."""
 
@@ -85,7 +95,9 @@ def peer_python(peer: str) -> Path:
     if not (folder / ".installed").exists():
         log = folder / "install.log"
         why = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-        raise MeasurementError("; ".join([f"{peer} is not installed; make peers tries to", *why]))
+        if why:
+            raise MeasurementError(f"make peers could not install {peer}: {why[0]}")
+        raise MeasurementError(f"{peer} is not installed; make peers installs it")
     return folder / "bin" / "python"
 
 
@@ -174,23 +186,32 @@ def clock(step: Callable[[], int], seconds: float) -> tuple[float, float]:
             return steps / elapsed, elapsed
 
 
-def _over_tree(read: Callable[[psutil.Process], float]) -> float:
-    """Sum over this process and everything that it started, as far as it can still be asked."""
+def _start_guard() -> int:
+    """A process that outlives this one by a moment and ends what is left of its group; its number.
+
+    The parent does as much, and dying with it takes along this process alone, not what a peer started.
+    """
+    null = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-ISc", _GUARD, str(os.getpid())], **null).pid
+
+
+def _over_tree(read: Callable[[psutil.Process], float], but: int) -> float:
+    """Sum over this process and everything that it started ``but`` one, as far as it can still be asked."""
     total, own = 0.0, psutil.Process()
     for process in (own, *own.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            total += read(process)
+            total += read(process) if process.pid != but else 0.0
     return total
 
 
-def tree_seconds() -> float:
+def tree_seconds(but: int) -> float:
     """Processor seconds that this process and everything it started have used."""
-    return _over_tree(lambda process: sum(process.cpu_times()[:2]))
+    return _over_tree(lambda process: sum(process.cpu_times()[:2]), but)
 
 
-def tree_memory() -> float:
+def tree_memory(but: int) -> float:
     """MiB of this process and everything it started; a page that several share counts once (PSS)."""
-    return _over_tree(lambda process: process.memory_full_info().pss) / 2**20
+    return _over_tree(lambda process: process.memory_full_info().pss, but) / 2**20
 
 
 def main() -> None:
@@ -198,6 +219,7 @@ def main() -> None:
     answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     os.set_inheritable(answers.fileno(), False)
     die_with(os.getppid())
+    guard = _start_guard()
     request = Request(**json.loads(sys.stdin.readline()))
     try:
         with contextlib.ExitStack() as stack:
@@ -207,11 +229,11 @@ def main() -> None:
             if not sys.stdin.readline():
                 return
             clock(subject.step, request.warm_up)
-            begin = tree_seconds()
+            begin = tree_seconds(guard)
             fps, elapsed = clock(subject.step, request.seconds)
-            busy = (tree_seconds() - begin) / elapsed
+            busy = (tree_seconds(guard) - begin) / elapsed
             answer = {"fps": fps, "cpus_busy": busy, "num_envs": subject.num_envs}
-            answer.update(memory_mib=tree_memory(), **subject.facts())
+            answer.update(memory_mib=tree_memory(guard), **subject.facts())
             print(json.dumps(answer), file=answers)
     except Exception as error:
         # A ValueError of ours is a sentence for the user; anything else needs its name.

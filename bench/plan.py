@@ -16,7 +16,7 @@ from fastcollect import profile
 from fastcollect.command import check_writable, parse_policy
 from fastcollect.config import CollectorConfig
 from fastcollect.cpu import cpu_count
-from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, nearest, resolve
+from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, nearest, resolve
 from fastcollect.errors import ConfigError
 from fastcollect.policies.base import PolicyConfig
 
@@ -25,8 +25,9 @@ SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048
 LEAST_ASYNC_ENVS = 8
 """AsyncVectorEnv's processes where there are fewer CPUs: with 8 it was faster than with 32 on two of them."""
 
-METAWORLD_WORKER_ENVS, WORKER_ENVS = 32, 64
-"""Of each process of a peer that has few; a stock Meta-World environment takes a second to build."""
+SLOW_WORKER_ENVS, WORKER_ENVS = 16, 64
+"""Of each process of a peer that has few. Stock Meta-World and Crafter take a second to build, and with 32 of
+the former Sample Factory was no faster."""
 
 ENVPOOL_CANDIDATES = (256, 1024, 4096)
 """Where a step costs next to nothing EnvPool is tried with these sizes, and its best one is taken."""
@@ -262,7 +263,7 @@ def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Se
     if method in ("engine-serial", "env-only", "env-only-fast"):
         return tuned[0], 1, 0
     processes = max(LEAST_ASYNC_ENVS, cpu_count())
-    envs = METAWORLD_WORKER_ENVS if env in METAWORLD_TASKS else WORKER_ENVS
+    envs = SLOW_WORKER_ENVS if env in METAWORLD_TASKS or env in CRAFTER else WORKER_ENVS
     peers = {
         "gymnasium-single": (1, 1, 0),
         "gymnasium-sync": (SYNC_ENVS, 1, 0),

@@ -38,11 +38,18 @@ def pufferlib_vector(request: Request) -> Subject:
         num_workers=request.N,
         batch_size=batch,
         backend=pufferlib.vector.Multiprocessing,
+        sync_traj=False,  # take what is ready; its trainer needs them in order, which is slower
         overwork=True,  # its limit counts physical cores, which a container may not tell
     )
     act = Actor(request, env.single_observation_space, env.single_action_space, batch)
     env.async_reset(0)
-    observation = env.recv()[0]
+    observation, *_, rows, _ = env.recv()
+    # Whichever half is ready may be the same one for long, so that the other could still be starting.
+    begun = set(rows)
+    while len(begun) < request.n * request.N:
+        env.send(act(observation))
+        observation, *_, rows, _ = env.recv()
+        begun.update(rows)
 
     def step() -> int:
         nonlocal observation

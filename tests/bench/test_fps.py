@@ -181,8 +181,8 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path, number, code
         *("--n", "8", "--N", "2", "--M", "0", "--json", result),
     )
     deadline = time.monotonic() + 20
-    # The child that measures, the process that starts the workers, and both workers.
-    while len(processes := psutil.Process(process.pid).children(recursive=True)) < 4:
+    # The child that measures, its guard, the process that starts the workers, and both workers.
+    while len(processes := psutil.Process(process.pid).children(recursive=True)) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
@@ -193,13 +193,30 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path, number, code
     assert not result.exists()
 
 
+def test_a_killed_run_takes_along_what_a_peer_started(tmp_path):
+    # A peer whose worker does not notice that nobody is left.
+    (tmp_path / "envpool.py").write_text("import subprocess as s; s.run(['sleep', '1000'])")
+    process = command(
+        *("--env", "CartPole-v1", "--methods", "envpool", "--seconds", "60", "--rounds", "1"),
+        PYTHONPATH=str(tmp_path),
+    )
+    deadline = time.monotonic() + 20
+    while len(processes := psutil.Process(process.pid).children(recursive=True)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "sleep" in {each.name() for each in processes}
+    process.kill()
+    process.communicate(timeout=20)
+    assert gone(processes)
+
+
 def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
     process = command(
         *("--env", "CartPole-v1", "--methods", "engine", "--seconds", "60", "--rounds", "1"),
         *("--n", "8", "--N", "1", "--M", "0"),
     )
     deadline = time.monotonic() + 20
-    while len(processes := psutil.Process(process.pid).children(recursive=True)) < 3:
+    while len(processes := psutil.Process(process.pid).children(recursive=True)) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     psutil.Process(process.pid).children()[0].kill()

@@ -9,8 +9,10 @@ import psutil
 import pytest
 
 from bench import isolated
-from bench.methods import METHODS, Request, naive
+from bench.cartridge import build
+from bench.methods import METHODS, Request, UnsupportedError, naive
 from bench.methods.gymnasium_vector import single
+from bench.methods.sample_factory import encoder_arguments
 from bench.plan import Options, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ def test_every_peer_has_a_complete_pinned_file():
         names = Counter(pin.partition("==")[0].lower() for pin in pins)
         assert max(names.values()) == 1
         assert {"numpy", "gymnasium", "metaworld", "mujoco", "cloudpickle", "psutil"} <= set(names)
+        assert {"crafter", "opensimplex", "ruamel.yaml", "pyboy", "pysdl2", "pysdl2-dll"} <= set(names)
         assert not any("nvidia" in name for name in names)
 
 
@@ -47,13 +50,15 @@ def test_a_peer_that_could_not_be_installed_says_why(tmp_path, monkeypatch):
     (folder / "install.log").write_text("Collecting numpy\nERROR: no matching distribution for numpy\n\n")
     with pytest.raises(isolated.MeasurementError) as found:
         isolated.measure([request("pufferlib")])
-    assert "make peers" in str(found.value)
-    assert str(found.value).endswith("ERROR: no matching distribution for numpy")
+    why = "ERROR: no matching distribution for numpy"
+    assert str(found.value) == f"make peers could not install pufferlib: {why}"
 
 
 def test_a_peer_that_was_never_tried_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(isolated, "PEERS", tmp_path)
-    with pytest.raises(isolated.MeasurementError, match="sample-factory is not installed; make peers tries"):
+    with pytest.raises(
+        isolated.MeasurementError, match="sample-factory is not installed; make peers installs it"
+    ):
         isolated.measure([request("sample-factory")])
 
 
@@ -98,14 +103,41 @@ def test_the_baselines_run(method):
     assert found["num_envs"] == (8 if method == "naive" else 1)
 
 
-@pytest.mark.parametrize("method", PEER_METHODS)
-def test_an_installed_peer_runs(method):
-    peer = METHODS[method].peer
+def skip_without(peer):
     if not (isolated.PEERS / peer / ".installed").exists():
         pytest.skip(f"{peer} is not installed; make peers tries to")
+
+
+@pytest.mark.parametrize("method", PEER_METHODS)
+def test_an_installed_peer_runs(method):
+    skip_without(METHODS[method].peer)
     found = isolated.measure([request(method)])
     assert found["fps"] > 10
     assert found["num_envs"] == (4 if METHODS[method].build.endswith("sb3:sb3") else 8)
+
+
+@pytest.mark.parametrize("env", ["CrafterReward-v1", "gameboy"])
+@pytest.mark.parametrize("method", PEER_METHODS)
+def test_an_installed_peer_plays_from_images_and_leaves_nothing_behind(method, env, tmp_path):
+    skip_without(METHODS[method].peer)
+    if env == "gameboy":
+        (tmp_path / "game.gb").write_bytes(build())
+        env = f"gameboy:{tmp_path / 'game.gb'}"
+    found = isolated.measure([request(method, env=env, n=1, N=1)])
+    assert found["fps"] > 1
+    assert found["num_envs"] == 1
+    cache = str(tmp_path / "cache")
+    processes = psutil.process_iter(["environ"])
+    started = [each for each in processes if (each.info["environ"] or {}).get("XDG_CACHE_HOME") == cache]
+    assert not psutil.wait_procs(started, timeout=5)[1]
+
+
+def test_sample_factory_is_told_the_policy_in_its_own_words():
+    assert encoder_arguments(request("sample-factory", policy="8,4")) == ["--encoder_mlp_layers", "8", "4"]
+    images = encoder_arguments(request("sample-factory", env="CrafterReward-v1"))
+    assert images[:3] == ["--encoder_conv_architecture=convnet_impala", "--encoder_conv_mlp_layers", "256"]
+    with pytest.raises(UnsupportedError, match="hidden widths"):
+        encoder_arguments(request("sample-factory", policy="random"))
 
 
 def test_peers_have_settings_of_their_own_and_the_naive_design_those_given():
