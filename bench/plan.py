@@ -25,7 +25,7 @@ SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048
 LEAST_ASYNC_ENVS = 8
 """AsyncVectorEnv's processes where there are fewer CPUs: with 8 it was faster than with 32 on two of them."""
 
-SLOW_WORKER_ENVS, WORKER_ENVS = 16, 64
+SLOW_WORKER_ENVS, WORKER_ENVS, CHEAP_WORKER_ENVS = 16, 64, 1024
 """Of each process of a peer that has few. Stock Meta-World and Crafter take a second to build, and with 32 of
 the former Sample Factory was no faster."""
 
@@ -54,8 +54,8 @@ class Options:
     """Rounds; the table shows the median, the slowest and the fastest."""
 
     num_envs: Annotated[int | None, tyro.conf.arg(name="n")] = None
-    """Environments of each env worker, for the engine's own methods. Default: the tuned profile's, else 32
-    (1024 for CartPole-v1)."""
+    """Environments of each env worker, for the engine's own methods. Default: the tuned profile's, else 64
+    (4096 for CartPole-v1)."""
 
     num_env_workers: Annotated[int | None, tyro.conf.arg(name="N")] = None
     """Env workers, and processes of physics-limit. Default: the tuned profile's, else one for each CPU."""
@@ -201,7 +201,7 @@ def _setting_problems(setting: Setting, prefix: str) -> list[str]:
 
 def default_setting(env: str) -> Setting:
     """n, N, M of the engine where nothing was chosen or tuned."""
-    return (1024 if is_cheap(env) else 32), cpu_count(), 0
+    return (4096 if is_cheap(env) else 64), cpu_count(), 0
 
 
 def _tuned_setting(options: Options, method: str, policy: PolicyConfig) -> tuple[Setting, str]:
@@ -229,7 +229,7 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
     settings = explicit if explicit and whole else [_fixed(method, options.env, tuned, explicit)]
     if method == "naive":
         settings = [_naive_setting(options)]
-        origin = "default" if settings[0][:2] == default_setting(options.env)[:2] else "chosen"
+        origin = "fixed" if options.num_envs is options.num_env_workers is None else "chosen"
     elif METHODS[method].role != "ours":
         origin = "fixed"
     return [
@@ -250,9 +250,15 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
 
 
 def _naive_setting(options: Options) -> Setting:
-    """What was given, else the engine's defaults: a profile is tuned for the engine."""
-    n, workers, _ = default_setting(options.env)
-    return options.num_envs or n, options.num_env_workers or workers, 1
+    """What was given, else its own: a profile is tuned for the engine."""
+    return options.num_envs or _peer_envs(options.env), options.num_env_workers or cpu_count(), 1
+
+
+def _peer_envs(env: str) -> int:
+    """Environments of each process of a peer that has few."""
+    if is_cheap(env):
+        return CHEAP_WORKER_ENVS
+    return SLOW_WORKER_ENVS if env in METAWORLD_TASKS or env in CRAFTER else WORKER_ENVS
 
 
 def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Setting:
@@ -263,15 +269,15 @@ def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Se
     if method in ("engine-serial", "env-only", "env-only-fast"):
         return tuned[0], 1, 0
     processes = max(LEAST_ASYNC_ENVS, cpu_count())
-    envs = SLOW_WORKER_ENVS if env in METAWORLD_TASKS or env in CRAFTER else WORKER_ENVS
+    envs = _peer_envs(env)
     peers = {
         "gymnasium-single": (1, 1, 0),
         "gymnasium-sync": (SYNC_ENVS, 1, 0),
         "gymnasium-async": (processes, 1, 0),
         "sb3-dummy": (SYNC_ENVS, 1, 0),
         "sb3-subproc": (processes, 1, 0),
-        "sample-factory": (256 if is_cheap(env) else envs, cpu_count(), 1),
-        "pufferlib": (1024 if is_cheap(env) else envs, cpu_count(), 0),
+        "sample-factory": (min(envs, 256), cpu_count(), 1),
+        "pufferlib": (envs, cpu_count(), 0),
         "envpool": (ENVPOOL_ENVS, 1, 0),
     }
     return peers.get(method, tuned)

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bench import scaling_picture
 from bench.fps import Progress, measure_rows, report
-from bench.plan import Options, Row, is_cheap, make_plan
+from bench.plan import Options, Row, default_setting, make_plan
 from bench.table import console, machine_line
 from fastcollect.command import check_writable, parse_policy, run, write_atomically
 from fastcollect.cpu import cpu_count
@@ -59,8 +59,7 @@ class ScalingArguments:
     policy: str | None = None
     """Of the axes N, n and M: hidden widths, "cnn" or "random". Default: what suits the environment."""
     num_envs: Annotated[int | None, tyro.conf.arg(name="n")] = None
-    """Environments of each env worker on the axes N, policy and M. Default: 64, where a step costs next to
-    nothing 1024."""
+    """Environments of each env worker on the axes N, policy, M and learner. Default: the engine's."""
     seconds: float = 3.0
     """Seconds on the clock for each point in each round."""
     rounds: int = 3
@@ -83,7 +82,7 @@ def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
     check_writable(arguments.json)
     cores, middle = cpu_count(), arguments.num_envs
     if middle is None:
-        middle = 1024 if is_cheap(arguments.env) else 64
+        middle = default_setting(arguments.env)[0]
     rows: dict[str, Row] = {}
 
     def point(n: int, workers: int, models: int, policy: str | None, method: str = "engine") -> str:

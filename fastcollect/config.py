@@ -40,7 +40,7 @@ class CollectorConfig:
 
     env: EnvConfig
     policy: PolicyConfig = field(default_factory=random_policy)
-    num_envs: int = 32
+    num_envs: int = 64
     num_env_workers: int = 2
     num_model_workers: int = 0
     block_length: int = 16

@@ -122,7 +122,7 @@ def test_a_real_run_writes_its_folder(tmp_path):
     (found,) = json.loads((out / "table.json").read_text())["envs"]
     rows = {each["label"]: each for each in found["rows"]}
     assert list(rows) == ["engine, default", "engine, tuned", "gymnasium-single", "engine-fast"]
-    assert rows["engine, default"]["n"] == 1024
+    assert rows["engine, default"]["n"] == 4096
     assert rows["gymnasium-single"]["num_envs"] == 1
     assert all(rows[label]["fps"]["median"] > 0 for label in list(rows)[:3])
     assert "Meta-World's tasks only" in (out / "table.md").read_text()

@@ -231,7 +231,7 @@ def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
     tuned = profile.Profile(num_envs=96, num_env_workers=3, num_model_workers=1, fps=1.0)
     (row,) = plan()
-    assert (row.n, row.M, row.origin) == (1024, 0, "default")
+    assert (row.n, row.M, row.origin) == (4096, 0, "default")
     profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)
     (row,) = plan()
     assert (row.n, row.N, row.M, row.origin) == (96, 3, 1, "profile")

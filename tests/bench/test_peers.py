@@ -143,8 +143,8 @@ def test_sample_factory_is_told_the_policy_in_its_own_words():
 def test_peers_have_settings_of_their_own_and_the_naive_design_those_given():
     names = ",".join(name for name, method in METHODS.items() if method.role == "peer")
     rows = {row.method: row for row in make_plan(Options(env="reach-v3", methods=names))}
-    assert (rows["naive"].n, rows["naive"].M, rows["naive"].origin) == (32, 1, "default")
-    assert {row.origin for row in rows.values()} == {"default", "fixed"}
+    assert (rows["naive"].n, rows["naive"].M) == (16, 1)
+    assert {row.origin for row in rows.values()} == {"fixed"}
     assert rows["sb3-dummy"].n == rows["gymnasium-sync"].n
     assert rows["envpool"].policy is None
     assert rows["sample-factory"].policy == "mlp-256x256"
