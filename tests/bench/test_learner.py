@@ -165,7 +165,7 @@ def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_
     arguments = LearnerArguments(methods=("sbx",), rounds=1, seconds=0.01)
     rows = measure(arguments, 8, lambda text: None)
     assert rows == [
-        {"method": "sbx", "batch": 8, "error": "sbx: learners is not installed; make peers tries to"}
+        {"method": "sbx", "batch": 8, "error": "sbx: learners is not installed; make peers installs it"}
     ]
     with pytest.raises(ConfigError, match="make peers"):
         learner.compare(arguments, "")
