@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.training import environment
 
 from bench import original_protocol, pipeline
 from bench.original_protocol import stock_arguments
@@ -185,3 +186,27 @@ def test_the_originals_episodes_end_at_the_horizon_and_no_stretch_is_without_an_
         protocol.close()
     assert truncated == [False, False, True]
     assert (stretch["env_steps"], stretch["updates"]) == (2, 1)
+
+
+@pytest.mark.timeout(300)
+def test_a_real_run_of_a_moment_trains_and_prunes_and_writes_its_file(tmp_path):
+    file = tmp_path / "out.json"
+    flags = (
+        "--env-steps 320 --start-steps 64 --anchor-steps 128 --updates-per-dispatch 4 --collect.n 2 "
+        "--replay.capacity 4096 --sac.hidden 8 --sac.batch-size 8 --evaluation.every 320 "
+        "--prune.rate 1 --env-kwargs horizon=20"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.pipeline", "--seconds", "1", "--json", str(file), f"--flags={flags}"],
+        cwd=ROOT,
+        env=environment(tmp_path / "compiled"),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    ours, original = json.loads(file.read_text())["rows"]
+    assert ours["rounds"] == 1
+    assert (ours["env_steps"], original["env_steps"]) == (512, 512)  # the round begins at the anchor
+    assert ours["wall_seconds"] > 0 < original["wall_seconds"]
+    assert (ours["projected"], original["projected"]) == (False, True)
