@@ -106,7 +106,7 @@ def compare(arguments: CompareArguments, command: str) -> None:
 
 @contextlib.contextmanager
 def cartridge_file(envs: tuple[str, ...]) -> Iterator[Path]:
-    """A folder with the project's own cartridge in it, if it is asked for."""
+    """Where the project's own cartridge is, if it is asked for; removed at the end."""
     with tempfile.TemporaryDirectory(prefix="fastcollect-cartridge-") as folder:
         file = Path(folder) / "own.gb"
         if GAME_BOY in envs:

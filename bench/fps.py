@@ -131,7 +131,7 @@ def report(rows: Sequence[Row], results: Results, options: Options, command: str
             "M": row.M,
             "fps": None,
             "label": row.label,
-            "policy": row.policy,
+            "policy": row.policy_name,
             "settings": row.origin,
             "note": METHODS[row.method].note,
         }

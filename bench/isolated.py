@@ -28,7 +28,7 @@ from bench.methods import METHODS, Method, Request
 from bench.methods.base import die_with
 from fastcollect.cpu import THREAD_CAPS
 
-_START_SECONDS = 300.0  # thirty-two stock Meta-World environments take their time
+_START_SECONDS = 300.0  # stock worlds of Crafter take seconds each
 _SPARE_SECONDS = 60.0
 _EXIT_SECONDS = 10.0
 _ADDED = ("fps", "cpus_busy", "num_envs", "memory_mib")

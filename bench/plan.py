@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +45,8 @@ class Options:
     methods: str = "engine,gymnasium-sync,gymnasium-async,envpool,physics-limit"
     """Comma-separated: engine, engine-fast, engine-serial, env-only, env-only-fast, naive, gymnasium-single,
     gymnasium-sync, gymnasium-async, sb3-dummy, sb3-subproc, sample-factory, pufferlib, envpool,
-    physics-limit. What cannot run here is a row that says why; `make peers` installs most peers."""
+    physics-limit, engine-learner, and with a GPU engine-gpu and engine-learner-gpu. What cannot run here is a
+    row that says why; `make peers` installs most peers."""
 
     seconds: float = 5.0
     """Seconds on the clock for each method in each round, after start-up and 0.5 s of warm-up."""
@@ -76,41 +77,22 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Request):
     """One line of the table. label: unique, the method's name or, with several settings, both.
-    policy: its name, None for a method without one. policy_text: as the user gave it.
 
-    origin: where n, N, M come from: "chosen", "profile", "default", or "fixed" for a peer.
+    policy_name: None for a method without a policy. origin: where n, N, M come from: "chosen", "profile",
+    "default", or "fixed" for a peer.
     """
 
     label: str
-    method: str
-    env: str
-    n: int
-    N: int
-    M: int
-    policy: str | None
-    policy_text: str | None
+    policy_name: str | None
     origin: str
-    seconds: float
 
     def requests(self) -> list[Request]:
         """One for each process that is measured at the same time."""
         processes = self.N if self.method == "physics-limit" else 1
-        return [
-            Request(
-                method=self.method,
-                env=self.env,
-                n=self.n,
-                N=self.N,
-                M=self.M,
-                policy=self.policy_text,
-                seconds=self.seconds,
-                warm_up=WARM_UP,
-                index=index,
-            )
-            for index in range(processes)
-        ]
+        own = {field.name: getattr(self, field.name) for field in fields(Request)}
+        return [Request(**{**own, "index": index}) for index in range(processes)]
 
 
 def is_cheap(env: str) -> bool:
@@ -240,10 +222,11 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
             n=n,
             N=workers,
             M=models,
-            policy=policy.name if METHODS[method].policy else None,
-            policy_text=options.policy,
+            policy=options.policy,
+            policy_name=policy.name if METHODS[method].policy else None,
             origin=origin,
             seconds=options.seconds,
+            warm_up=WARM_UP,
         )
         for n, workers, models in settings
     ]

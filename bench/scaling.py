@@ -97,7 +97,7 @@ def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
             policy=policy,
         )
         (row,) = make_plan(options)
-        label = f"n={n} N={workers} M={models} {row.policy}{_ADDED[method]}"
+        label = f"n={n} N={workers} M={models} {row.policy_name}{_ADDED[method]}"
         rows.setdefault(label, replace(row, label=label))
         return label
 

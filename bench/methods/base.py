@@ -71,9 +71,7 @@ def make_stock(env_id: str) -> Any:
     import gymnasium
 
     if env_id in METAWORLD_TASKS:
-        import metaworld  # noqa: F401 (registers Meta-World/MT1)
-
-        return gymnasium.make("Meta-World/MT1", env_name=env_id)
+        return gymnasium.make("metaworld:Meta-World/MT1", env_name=env_id)  # imports what registers it
     if env_id in CRAFTER:
         from bench.methods.stock import StockCrafter
 

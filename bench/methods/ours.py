@@ -88,7 +88,6 @@ def engine_learner(request: Request) -> Subject:
         end = stack.pop_all().close
 
     def all_facts() -> dict[str, Any]:
-        loop.wait()
         return {**facts(), "updates": loop.learner.updates - begin}
 
     return Subject(loop.turn, end, request.n * request.N, all_facts)

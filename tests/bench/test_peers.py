@@ -104,8 +104,10 @@ def test_the_baselines_run(method):
 
 
 def skip_without(peer):
-    if not (isolated.PEERS / peer / ".installed").exists():
-        pytest.skip(f"{peer} is not installed; make peers tries to")
+    try:
+        isolated.peer_python(peer)
+    except isolated.MeasurementError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("method", PEER_METHODS)
@@ -146,8 +148,8 @@ def test_peers_have_settings_of_their_own_and_the_naive_design_those_given():
     assert (rows["naive"].n, rows["naive"].M) == (16, 1)
     assert {row.origin for row in rows.values()} == {"fixed"}
     assert rows["sb3-dummy"].n == rows["gymnasium-sync"].n
-    assert rows["envpool"].policy is None
-    assert rows["sample-factory"].policy == "mlp-256x256"
+    assert rows["envpool"].policy_name is None
+    assert rows["sample-factory"].policy_name == "mlp-256x256"
     options = Options(env="CartPole-v1", methods="naive", num_envs=5, num_env_workers=3)
     (row,) = make_plan(options)
     assert (row.n, row.N, row.M, row.origin) == (5, 3, 1, "chosen")

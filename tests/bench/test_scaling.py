@@ -29,7 +29,7 @@ def test_each_axis_varies_one_thing_and_a_shared_point_is_one_row(monkeypatch):
     rows, axes = make_rows(ScalingArguments(env="CartPole-v1", num_envs=8))
     by_label = {row.label: row for row in rows}
     assert len(by_label) == len(rows)
-    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy", "learner": "method"}
+    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy_name", "learner": "method"}
     assert set(axes) == set(varied)
     for axis, points in axes.items():
         on_axis = [by_label[label] for label in points.values()]
