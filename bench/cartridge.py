@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastcollect.errors import CONFIG_EXIT_CODE
+from fastcollect.support.errors import CONFIG_EXIT_CODE
 
 SOURCE = Path(__file__).with_suffix(".asm")
 SIZE = 32 * 1024

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkProcess
 from typing import Any, Protocol
 
-from fastcollect.tokens import Inbox, Token, pipe, send
+from fastcollect.memory.tokens import Inbox, Token, pipe, send
 
 _fork = multiprocessing.get_context("fork")
 _TOKEN = struct.Struct("<iiii")
@@ -35,7 +35,7 @@ class Channel(Protocol):
 
 
 class PipeChannel:
-    """The engine's: ``fastcollect.tokens``."""
+    """The engine's: ``fastcollect.memory.tokens``."""
 
     def __init__(self) -> None:
         self._read, self._write = pipe()

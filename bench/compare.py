@@ -9,7 +9,7 @@ round. The folder gets table.md, table.csv, table.json and table.png.
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import contextlib
@@ -28,12 +28,14 @@ from bench import cartridge, compare_page
 from bench.fps import Progress, fit_envpool, measure_rows, report
 from bench.plan import Options, Row, default_setting, make_plan
 from bench.table import console
-from fastcollect.autotuner import Tuner, TunerConfig
-from fastcollect.command import check_folder, parse_policy, run, write_atomically
-from fastcollect.config import CollectorConfig
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.errors import ConfigError, WorkerError
-from fastcollect.machine import machine
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.command import check_folder, run
+from fastcollect.support.errors import ConfigError, WorkerError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
+from fastcollect.tuning.autotuner import Tuner, TunerConfig
 
 GAME_BOY = "gameboy"
 """On its own: the project's own cartridge."""
@@ -97,10 +99,10 @@ def compare(arguments: CompareArguments, command: str) -> None:
     if not any(row["fps"] for column in found for row in column["rows"]):
         raise WorkerError("none of the methods could be measured here")
     page = compare_page.markdown(document)
-    write_atomically(arguments.out / "table.json", json.dumps(document, indent=2) + "\n")
-    write_atomically(arguments.out / "table.csv", compare_page.csv_text(document))
-    write_atomically(arguments.out / "table.md", page)
-    write_atomically(arguments.out / "table.png", compare_page.picture(document))
+    write_file(arguments.out / "table.json", json.dumps(document, indent=2) + "\n")
+    write_file(arguments.out / "table.csv", compare_page.csv_text(document))
+    write_file(arguments.out / "table.md", page)
+    write_file(arguments.out / "table.png", compare_page.picture(document))
     print(page, end="")
 
 

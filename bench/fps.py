@@ -12,7 +12,7 @@ sampler and policy), envpool (random actions, no policy), physics-limit (the bar
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -31,9 +31,10 @@ from bench.isolated import MeasurementError, measure
 from bench.methods import METHODS
 from bench.plan import ENVPOOL_CANDIDATES, Options, Row, is_cheap, make_plan
 from bench.table import console, fps_table, machine_line, ratios, summary
-from fastcollect.command import run, write_atomically
-from fastcollect.errors import WorkerError
-from fastcollect.machine import machine
+from fastcollect.support.command import run
+from fastcollect.support.errors import WorkerError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
 
 Results = dict[str, list[dict[str, Any]] | str]
 """By label: the results of every round, or the text of the first error."""
@@ -179,7 +180,7 @@ def compare(options: Options, command: str) -> None:
         results = measure_rows(rows, options.rounds, progress)
     result = report(rows, results, options, command)
     if options.json is not None:
-        write_atomically(options.json, json.dumps(result, indent=2) + "\n")
+        write_file(options.json, json.dumps(result, indent=2) + "\n")
     show(result)
     if not any(row["fps"] for row in result["rows"]):
         raise WorkerError("none of the methods could be measured here")

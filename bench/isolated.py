@@ -26,7 +26,7 @@ import psutil
 
 from bench.methods import METHODS, Method, Request
 from bench.methods.base import die_with
-from fastcollect.cpu import THREAD_CAPS
+from fastcollect.support.cpu import THREAD_CAPS
 
 _START_SECONDS = 300.0  # stock worlds of Crafter take seconds each
 _SPARE_SECONDS = 60.0

@@ -10,7 +10,7 @@ batch. "ours-collecting" is the whole loop: env workers step a real environment 
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import contextlib
@@ -33,9 +33,10 @@ from rich.table import Table
 
 from bench.isolated import MeasurementError, peer_python
 from bench.table import console, machine_line, ratios, summary
-from fastcollect.command import check_writable, run, write_atomically
-from fastcollect.errors import ConfigError
-from fastcollect.machine import machine
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
 
 METHODS = ("ours-host", "ours-device", "ours-collecting", "sbx", "sb3")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -250,7 +251,7 @@ def compare(arguments: LearnerArguments, command: str) -> None:
     if all("error" in row for row in rows):
         raise ConfigError([row["error"] for row in rows])
     if arguments.json is not None:
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
     show(rows, arguments)
 
 

@@ -93,8 +93,8 @@ def peer(method: str, settings: dict[str, Any]) -> Iterator[Training]:
 
 
 def _config(settings: dict[str, Any], storage: str | None) -> Any:
-    from engine.sac import SACConfig
-    from trainers.config import ReplayConfig, TrainConfig
+    from engine.algorithms.sac import SACConfig
+    from trainers.config.training import ReplayConfig, TrainConfig
 
     config = SACConfig(
         hidden=tuple(settings["hidden"]),
@@ -118,9 +118,9 @@ def ours(storage: str, settings: dict[str, Any]) -> Iterator[Training]:
     """The product's learner with a replay full of random transitions, kept on the host or on the device."""
     import jax
 
-    from engine.sac import DENSE
+    from engine.algorithms.sac import DENSE
     from fastcollect.envs.base import ActionSpec, EnvSpec
-    from trainers.learner import Learner
+    from trainers.run.learner import Learner
 
     observations, actions = settings["observations"], settings["actions"]
     box = ActionSpec(

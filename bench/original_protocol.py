@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine import sac
+from engine.algorithms import sac
 from engine.networks import mlp, tanh_gaussian
 from engine.normalizer import Moments
-from fastcollect.command import parse_kwargs
-from fastcollect.errors import ConfigError
+from fastcollect.support.command import parse_kwargs
+from fastcollect.support.errors import ConfigError
 
 _ENVS = 8
 

@@ -10,7 +10,7 @@ its account. Controls, if --flags asks for them, are part of the study and of bo
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -31,12 +31,13 @@ from rich.table import Table
 
 from bench.original_protocol import stock_arguments
 from bench.table import console, machine_line
-from fastcollect.command import check_folder, check_writable, run, write_atomically
 from fastcollect.envs.registry import METAWORLD_TASKS
-from fastcollect.errors import ConfigError
-from fastcollect.machine import machine
+from fastcollect.support.command import check_folder, check_writable, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
 from trainers.command import TrainArguments, control_rounds, parse, train_config
-from trainers.config import check_prune
+from trainers.config.training import check_prune
 
 STAGES = ("dense", "ticket")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +182,7 @@ def pipeline(arguments: PipelineArguments) -> None:
                 *ticket["rounds"],
             ],
         }
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
 
 
 def _ours(arguments: PipelineArguments, runs: Path) -> dict[str, float]:

@@ -12,13 +12,14 @@ from typing import Annotated
 import tyro
 
 from bench.methods import METHODS, Request
-from fastcollect import profile
-from fastcollect.command import check_writable, parse_policy
-from fastcollect.config import CollectorConfig
-from fastcollect.cpu import cpu_count
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, nearest, resolve
-from fastcollect.errors import ConfigError
 from fastcollect.policies.base import PolicyConfig
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.command import check_writable
+from fastcollect.support.cpu import cpu_count
+from fastcollect.support.errors import ConfigError
+from fastcollect.tuning import profile
 
 WARM_UP = 0.5
 SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048

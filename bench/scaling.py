@@ -11,7 +11,7 @@ what it waits for another group's step included.
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -29,9 +29,11 @@ from bench import scaling_picture
 from bench.fps import Progress, measure_rows, report
 from bench.plan import Options, Row, default_setting, make_plan
 from bench.table import console, machine_line
-from fastcollect.command import check_writable, parse_policy, run, write_atomically
-from fastcollect.cpu import cpu_count
-from fastcollect.errors import WorkerError
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.cpu import cpu_count
+from fastcollect.support.errors import WorkerError
+from fastcollect.support.files import write_file
 
 POLICIES = ("16,16", "64,64", "256,256", "512,512")
 _GPU = Path("/dev/nvidiactl")
@@ -135,7 +137,7 @@ def measure(arguments: ScalingArguments, command: str) -> None:
     if not any(row["fps"] for row in result["rows"]):
         raise WorkerError("none of the points could be measured here")
     if arguments.json is not None:
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
         scaling_picture.draw(result, arguments.json.with_suffix(".png"))
     show(result)
 

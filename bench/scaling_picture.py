@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastcollect.command import write_atomically
-from fastcollect.tuner_report import STATES
+from fastcollect.support.files import write_file
+from fastcollect.tuning.report import STATES
 
 
 def draw(result: Mapping[str, Any], file: Path) -> None:
@@ -35,7 +35,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     )
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=110)
-    write_atomically(file, image.getvalue())
+    write_file(file, image.getvalue())
 
 
 def _speeds(panel: Any, found: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ python -m bench.soak --env CartPole-v1 --steps 10000000 --json FILE
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -19,12 +19,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fastcollect.collector import Collector
-from fastcollect.command import check_writable, parse_policy, run, write_atomically
-from fastcollect.config import CollectorConfig
+from fastcollect.control.collector import Collector
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.errors import ConfigError
-from fastcollect.machine import machine
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def soak(arguments: SoakArguments) -> None:
     _print(rows, growth, taken / seconds)
     if arguments.json is not None:
         result = {"machine": machine(), "env": arguments.env, "rows": rows, "growth": growth}
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
 
 
 def _memory(collector: Collector) -> dict[str, float]:

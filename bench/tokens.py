@@ -7,7 +7,7 @@ that is killed in the middle of writing leaves something that the others can sti
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import contextlib
@@ -26,9 +26,10 @@ from rich.table import Table
 from bench.channels import CHANNELS, Channel, fork_partner
 from bench.kills import USABLE_SECONDS, count_outcomes
 from bench.table import console, machine_line, ratios, summary
-from fastcollect.command import check_writable, run, write_atomically
-from fastcollect.errors import ConfigError
-from fastcollect.machine import machine
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
 
 _TOKEN = (1, 2, 3, 4)
 _WARM_UP = 0.1
@@ -228,7 +229,7 @@ def compare(options: Options, command: str) -> None:
     rows = measure(options, lambda text: progress.print(text, markup=False))
     result = report(rows, options, command)
     if options.json is not None:
-        write_atomically(options.json, json.dumps(result, indent=2) + "\n")
+        write_file(options.json, json.dumps(result, indent=2) + "\n")
     show(result)
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from engine.sac import DENSE
-from fastcollect.collector import Collector
-from fastcollect.probe import env_spec
-from trainers.config import TrainConfig
-from trainers.learner import Learner, as_numpy
-from trainers.loop import collector_config, yielding_launcher
+from engine.algorithms.sac import DENSE
+from fastcollect.control.collector import Collector
+from fastcollect.control.probe import env_spec
+from trainers.config.training import TrainConfig
+from trainers.run.learner import Learner, as_numpy
+from trainers.run.session import collector_config, yielding_launcher
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -18,12 +18,14 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from fastcollect.autotuner import Tuner, TunerConfig
-from fastcollect.command import check_writable, parse_policy, run, write_atomically
-from fastcollect.config import CollectorConfig
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.machine import machine
-from fastcollect.tuner_results import Candidate, Trial
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.files import write_file
+from fastcollect.support.machine import machine
+from fastcollect.tuning.autotuner import Tuner, TunerConfig
+from fastcollect.tuning.results import Candidate, Trial
 
 _FINALISTS = 4
 
@@ -93,7 +95,7 @@ def compare(arguments: TuningArguments) -> None:
         out.print(f"  {c}: {trial.fps:,.0f} steps/s ({turns}), pick / this = {ratios[c]:.3f}")
     out.print(f"[bold]the pick reaches {result['pick_over_best']:.3f} of the best of the exhaustive sweep[/]")
     if arguments.json is not None:
-        write_atomically(arguments.json, json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

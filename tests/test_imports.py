@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support import witness_env
 
-from fastcollect.collector import Collector
-from fastcollect.config import CollectorConfig
+from fastcollect.control.collector import Collector
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies import mlp_policy
 
@@ -99,7 +99,7 @@ def in_fresh_process(code, *args, folders=()):
 def test_importing_an_env_worker_leaves_jax_out():
     code = """
         import sys
-        import fastcollect.env_worker
+        import fastcollect.workers.env_worker
         print(*({"jax", "jaxlib", "mujoco", "metaworld", "gymnasium"} & set(sys.modules)))
     """
     assert in_fresh_process(code) == []
@@ -177,8 +177,8 @@ MAIN = """
     with open(sys.argv[1], "a") as file:
         file.write("imported\\n")
 
-    from fastcollect.collector import Collector
-    from fastcollect.config import CollectorConfig
+    from fastcollect.control.collector import Collector
+    from fastcollect.control.config import CollectorConfig
     from fastcollect.envs.registry import EnvConfig
     from support.witness_env import FIELDS, WitnessEnv
 
@@ -214,8 +214,8 @@ def test_the_users_main_is_not_imported_again_in_any_worker(tmp_path):
 def test_the_collectors_process_loads_no_simulator_and_no_jax():
     code = """
         import sys
-        from fastcollect.collector import Collector
-        from fastcollect.config import CollectorConfig
+        from fastcollect.control.collector import Collector
+        from fastcollect.control.config import CollectorConfig
         from fastcollect.envs.registry import EnvConfig
         from fastcollect.policies import mlp_policy
 

@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastcollect.command import check_folder
-from fastcollect.config import resolve_env
-from fastcollect.errors import ConfigError
-from trainers import stages
-from trainers.config import PruneConfig, RewindConfig, Stage, TrainConfig, check, check_prune, plain
-from trainers.loop import InterruptedRunError, collector_config
-from trainers.progress import Progress
-from trainers.rewind import Source, open_source
-from trainers.run_folder import config_hash, read_config, read_manifest
-from trainers.run_reader import find_source
-from trainers.transfer import transfer
+from fastcollect.control.config import resolve_env
+from fastcollect.support.command import check_folder
+from fastcollect.support.errors import ConfigError
+from trainers.config.training import PruneConfig, RewindConfig, Stage, TrainConfig, check, check_prune, plain
+from trainers.run.progress import Progress
+from trainers.run.session import InterruptedRunError, collector_config
+from trainers.store.folder import config_hash, read_config, read_manifest
+from trainers.store.reader import find_source
+from trainers.study import stages
+from trainers.study.rewind import Source, open_source
+from trainers.study.transfer import transfer
 
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     # bench/results/study: after 200,000 steps seed 1 had 0.10 of the goals, 0.68 with episodes of 200 steps
@@ -207,7 +207,7 @@ def _transfer(arguments: TrainArguments, progress: Progress) -> None:
 
 
 def _all(arguments: TrainArguments, progress: Progress) -> None:
-    from trainers.orchestrator import run_all
+    from trainers.study.orchestrator import run_all
 
     run_all(arguments, progress, sys.argv[1:])
 

@@ -15,7 +15,7 @@ The file needs NumPy alone:
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
@@ -32,14 +32,14 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from engine import flops
-from engine.compact import CompactMLP, compact, forward
-from fastcollect.command import check_writable, run
-from fastcollect.errors import ConfigError
-from fastcollect.machine import cpu_model
-from trainers import artifacts
-from trainers.run_folder import read_summary
-from trainers.run_reader import Run, find_source, identity, load
+from engine.sparse import flops
+from engine.sparse.compact import CompactMLP, compact, forward
+from fastcollect.support.command import check_writable, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.machine import cpu_model
+from trainers.store import artifacts
+from trainers.store.folder import read_summary
+from trainers.store.reader import Run, find_source, identity, load
 
 BATCHES = (1, 32, 256)
 TOLERANCE = 1e-6

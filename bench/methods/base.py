@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fastcollect.command import parse_policy
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
+from fastcollect.policies.choice import parse_policy
 
 RESEED_STEPS = 500
 _PR_SET_PDEATHSIG = 1
@@ -26,7 +26,7 @@ class Request:
     """One measurement in one process.
 
     method: a key of ``METHODS``. env: the environment's id. n, N, M: as in the row.
-    policy: see ``fastcollect.command.parse_policy``. seconds: on the clock, after ``warm_up``.
+    policy: see ``fastcollect.support.command.parse_policy``. seconds: on the clock, after ``warm_up``.
     index: which of several processes of the same method this is.
     """
 

@@ -12,7 +12,7 @@ from bench.methods.base import (
     draw_actions,
     stock_name,
 )
-from fastcollect.cpu import cpu_count
+from fastcollect.support.cpu import cpu_count
 
 
 def envpool_name(env_id: str) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.methods.base import Request, Subject, UnsupportedError, draw_actions
-from fastcollect.command import parse_policy
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
+from fastcollect.policies.choice import parse_policy
 
 if TYPE_CHECKING:
-    from fastcollect.collector import Collector
+    from fastcollect.control.collector import Collector
 
 QUANTILES = {"median": 0.5, "p99": 0.99}
 
@@ -30,7 +30,7 @@ def env_config(request: Request) -> EnvConfig:
 
 
 def _collector_config(request: Request) -> Any:
-    from fastcollect.config import CollectorConfig
+    from fastcollect.control.config import CollectorConfig
 
     return CollectorConfig(
         env=env_config(request),
@@ -44,7 +44,7 @@ def _collector_config(request: Request) -> Any:
 
 def engine(request: Request) -> Subject:
     """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks."""
-    from fastcollect.collector import Collector
+    from fastcollect.control.collector import Collector
 
     collector = Collector(_collector_config(request))
     facts = _facts_since_now(collector)
@@ -67,8 +67,8 @@ def engine_learner(request: Request) -> Subject:
     on_gpu = request.method.endswith("-gpu")
     os.environ["JAX_PLATFORMS"] = "cuda" if on_gpu else "cpu"
     from bench.training_loop import training_loop
-    from engine.sac import SACConfig
-    from trainers.config import CollectConfig, TrainConfig
+    from engine.algorithms.sac import SACConfig
+    from trainers.config.training import CollectConfig, TrainConfig
 
     hidden = parse_policy(request.policy, request.env).kwargs.get("hidden")
     if hidden is None:
@@ -95,7 +95,7 @@ def engine_learner(request: Request) -> Subject:
 
 def engine_serial(request: Request) -> Subject:
     """The collector's serial twin: the same blocks in one process."""
-    from fastcollect.serial import SerialCollector
+    from fastcollect.control.serial import SerialCollector
 
     collector = SerialCollector(_collector_config(request))
     return Subject(lambda: len(collector.take()), collector.close, request.n)

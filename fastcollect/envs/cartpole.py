@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, State, StepBuffers
-from fastcollect.noise import mix64
+from fastcollect.support.noise import mix64
 
 GRAVITY = 9.8
 POLE_MASS = 0.1

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastcollect.envs.base import BatchedEnv
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 GYM = "fastcollect.envs.gym:make"
 GYM_VECTOR = "fastcollect.envs.gym_vector:make"

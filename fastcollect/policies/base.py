@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 
 Parameters = Mapping[str, np.ndarray]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import Parameters
 from fastcollect.policies.heads import NetworkPolicy, head_width
 

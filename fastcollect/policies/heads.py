@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Parameters
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.heads import NetworkPolicy, head_width
 
 

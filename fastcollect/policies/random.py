@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import Parameters
 
 

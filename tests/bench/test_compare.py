@@ -12,7 +12,7 @@ import pytest
 from bench import compare_page
 from bench.compare import CompareArguments, compare
 from bench.table import ratios, summary
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {

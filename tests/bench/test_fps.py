@@ -13,10 +13,10 @@ import pytest
 
 from bench.plan import Options, make_plan
 from bench.table import fps_table, ratios, references, summary
-from fastcollect import profile
-from fastcollect.command import parse_policy
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.errors import ConfigError
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.errors import ConfigError
+from fastcollect.tuning import profile
 
 ROOT = Path(__file__).resolve().parents[2]
 

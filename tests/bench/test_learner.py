@@ -13,7 +13,7 @@ from support.training import environment
 from bench import isolated, learner, learner_slices
 from bench.learner import LearnerArguments, Method, MethodError, Settings, check, measure, order
 from bench.learner_slices import Training
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Settings(8, (8,), "support.tiny_env:TinyEnv", 0.125, rows=2048)
@@ -74,7 +74,7 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
 
 @pytest.mark.parametrize("method", ["ours-host", "ours-collecting"])
 def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
-    from trainers.learner import Learner
+    from trainers.run.learner import Learner
 
     made = []
     monkeypatch.setattr(Learner, "learn_from", keep(made, Learner.learn_from))
@@ -96,7 +96,7 @@ def keep(made, method):
 
 @pytest.mark.parametrize("method", ["ours-host", "ours-device", "ours-collecting"])
 def test_the_end_of_a_turn_waits_for_the_newest_update(method, monkeypatch):
-    from trainers.learner import Learner
+    from trainers.run.learner import Learner
 
     made, waited = [], []
     monkeypatch.setattr(Learner, "update", keep(made, Learner.update))

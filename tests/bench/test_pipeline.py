@@ -12,8 +12,8 @@ from support.training import environment
 from bench import original_protocol, pipeline
 from bench.original_protocol import stock_arguments
 from bench.pipeline import PipelineArguments, accounts, check, trained
-from engine.sac import SACConfig
-from fastcollect.errors import ConfigError
+from engine.algorithms.sac import SACConfig
+from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 DENSE = {"env_steps": 1000, "updates": 50, "success_any": 1.0, "success_last": 0.5, "return_mean": 7.0}

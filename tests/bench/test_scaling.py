@@ -11,7 +11,7 @@ from bench import scaling
 from bench.isolated import measure
 from bench.methods import Request
 from bench.scaling import ScalingArguments, make_rows, points_to
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastcollect.block import Block, Episodes
+from fastcollect.memory.block import Block, Episodes
 
 
 def episodes(ends=(), observations=1):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
-from fastcollect.memory import FieldSpec
+from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies import POLICY_VERSION, PolicyConfig
 
 SPEC = EnvSpec(

@@ -2,7 +2,7 @@
 
 from support.coded_env import echo_policy
 
-from fastcollect.config import CollectorConfig
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 
 CODED = EnvConfig(id="coded", entry_point="support.coded_env:CodedEnv")

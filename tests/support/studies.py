@@ -5,11 +5,14 @@ import sys
 import jax
 import numpy as np
 
-from engine import masks, sac
+from engine.algorithms import sac
 from engine.normalizer import Moments
-from trainers import artifacts, command, stages
-from trainers.metrics import MetricsWriter
-from trainers.snapshots import Snapshot, to_arrays
+from engine.sparse import masks
+from trainers import command
+from trainers.run.metrics import MetricsWriter
+from trainers.run.snapshots import Snapshot, to_arrays
+from trainers.store import artifacts
+from trainers.study import stages
 
 OBSERVATIONS, ACTIONS = 39, 4
 CONSTANT = (*range(11, 18), *range(29, 36))

@@ -16,14 +16,15 @@ import numpy as np
 import psutil
 import pytest
 
-from engine.sac import SACConfig
-from fastcollect.launcher import Launcher
-from trainers import artifacts, loop
-from trainers.checkpoints import Checkpoints
-from trainers.config import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig, plain
-from trainers.learner import Learner
-from trainers.metrics import read_rows
-from trainers.run_folder import RunFolder
+from engine.algorithms.sac import SACConfig
+from fastcollect.control.launcher import Launcher
+from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig, plain
+from trainers.run import session as loop
+from trainers.run.learner import Learner
+from trainers.run.metrics import read_rows
+from trainers.store import artifacts
+from trainers.store.checkpoints import Checkpoints
+from trainers.store.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "support.tiny_env:TinyEnv"
@@ -91,7 +92,7 @@ class SharedLauncher(Launcher):
 @functools.cache
 def launcher():
     """The one launcher of this process."""
-    shared = SharedLauncher(["fastcollect.env_worker"])
+    shared = SharedLauncher(["fastcollect.workers.env_worker"])
     atexit.register(Launcher.close, shared)
     return shared
 

@@ -25,13 +25,14 @@ from support.training import (
     train_py,
 )
 
-from fastcollect.command import run
-from trainers import command, rewind, stages
-from trainers.config import PruneConfig
-from trainers.controls import CONTROLS
-from trainers.loop import InterruptedRunError
-from trainers.run_folder import RunFolder, config_hash, read_config, read_manifest, read_summary
-from trainers.transfer import VARIANTS
+from fastcollect.support.command import run
+from trainers import command
+from trainers.config.training import PruneConfig
+from trainers.run.session import InterruptedRunError
+from trainers.store.folder import RunFolder, config_hash, read_config, read_manifest, read_summary
+from trainers.study import rewind, stages
+from trainers.study.controls import CONTROLS
+from trainers.study.transfer import VARIANTS
 
 __all__ = ["one_launcher"]
 PUBLISHED = "trainers/settings/published.yaml"

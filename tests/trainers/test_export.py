@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from support import studies
 
-from fastcollect.errors import ConfigError
-from trainers import artifacts, run_reader
+from fastcollect.support.errors import ConfigError
 from trainers import export as exporting
 from trainers.export import DifferentOutputsError, ExportArguments, export, exportable
+from trainers.store import artifacts
+from trainers.store import reader as run_reader
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from support import studies
 
-from engine import masks as mask_functions
-from fastcollect.errors import ConfigError
-from trainers import artifacts, command, export, run_reader
+from engine.sparse import masks as mask_functions
+from fastcollect.support.errors import ConfigError
+from trainers import command, export
 from trainers.report import film, numbers, sections
 from trainers.report.__main__ import ReportArguments, report
-from trainers.run_reader import group, load
+from trainers.store import artifacts
+from trainers.store import reader as run_reader
+from trainers.store.reader import group, load
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = 'a<b>&"study'

@@ -1,0 +1,4 @@
+"""One page about any number of runs.
+
+Imports ``store``; never a runner.
+"""

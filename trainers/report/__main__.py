@@ -8,7 +8,7 @@ report.html, which needs no other file, and its pictures.
 
 from __future__ import annotations
 
-import fastcollect.project_environment  # noqa: F401  (first: it may change the interpreter)
+import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import contextlib
@@ -23,12 +23,12 @@ from typing import Annotated
 
 import tyro
 
-from fastcollect.command import check_folder, run
-from fastcollect.errors import ConfigError
-from fastcollect.machine import commit
+from fastcollect.support.command import check_folder, run
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.machine import commit
 from trainers.export import folded_actor
 from trainers.report import numbers, page, records, sections
-from trainers.run_reader import Folder, Run, group, load
+from trainers.store.reader import Folder, Run, group, load
 
 PAGE = "report.html"
 _PICTURES = "figure-*"

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainers.report import numbers
 from trainers.report.numbers import Family
-from trainers.run_reader import Group, Run
+from trainers.store.reader import Group, Run
 
 MEASURES = {
     "success_any": "success at any step",

@@ -141,7 +141,7 @@ def _probe() -> None:
 def _draw(request: Path, out: Path) -> None:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-    from engine.compact import CompactMLP, forward
+    from engine.sparse.compact import CompactMLP, forward
     from fastcollect.envs.metaworld.goals import mt1_tasks
 
     with np.load(request) as loaded:

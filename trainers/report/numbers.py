@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import gammaln
 
-from engine import flops
-from engine import masks as mask_functions
+from engine.sparse import flops
+from engine.sparse import masks as mask_functions
 from fastcollect.envs.registry import METAWORLD_TASKS
-from trainers.rewind import NETWORKS
-from trainers.run_reader import Group, Run
+from trainers.store.reader import Group, Run
+from trainers.study.rewind import NETWORKS
 
 _FRAME = (
     *("hand x", "hand y", "hand z", "gripper opening", "object x", "object y", "object z"),

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.compact import compact
-from fastcollect.machine import cpu_model
+from engine.sparse.compact import compact
+from fastcollect.support.machine import cpu_model
 from trainers.export import folded_actor, measure
 from trainers.report import numbers, page
 from trainers.report.numbers import Family
-from trainers.rewind import NETWORKS
-from trainers.run_folder import MANIFEST
-from trainers.run_reader import Folder, Group, Run
+from trainers.store.folder import MANIFEST
+from trainers.store.reader import Folder, Group, Run
+from trainers.study.rewind import NETWORKS
 
 
 def costs(groups: Sequence[Group], families: Sequence[Family], runs: Sequence[Run]) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine import masks as mask_functions
-from engine.compact import compact
-from fastcollect.command import parse_kwargs
+from engine.sparse import masks as mask_functions
+from engine.sparse.compact import compact
 from fastcollect.envs.registry import METAWORLD_TASKS
+from fastcollect.support.command import parse_kwargs
 from trainers.report import figures, numbers, page
 from trainers.report.film import film
 from trainers.report.numbers import Family, Spread
-from trainers.rewind import NETWORKS
-from trainers.run_reader import Group, Run
+from trainers.store.reader import Group, Run
+from trainers.study.rewind import NETWORKS
 
 Pictures = dict[str, bytes]
 """Names of files -> their content; sections add theirs."""

@@ -16,7 +16,7 @@ from fastcollect.envs.gameboy.expressions import (
     ExpressionError,
     compile_expression,
 )
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 BUTTONS = ("a", "b", "up", "down", "left", "right", "start", "select")
 OBSERVATIONS = ("screen", "reduced", "memory")

@@ -8,7 +8,7 @@ import pytest
 from support.catch import ROM, patched
 
 from fastcollect.envs.gameboy import make
-from fastcollect.errors import ConfigError
+from fastcollect.support.errors import ConfigError
 
 
 def refused(**kwargs):

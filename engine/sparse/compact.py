@@ -1,0 +1,66 @@
+"""Masked networks as small dense ones: units and inputs that cannot matter are taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.sparse import masks
+
+
+class CompactMLP(NamedTuple):
+    """A dense ReLU network on some of the inputs; layers and inputs may be of width 0."""
+
+    inputs: np.ndarray
+    """(k,) int, the inputs to select, ascending."""
+    parameters: dict[str, np.ndarray]
+    """kernel_i (in, out) and bias_i (out,), float32."""
+
+
+def compact(mask: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> CompactMLP:
+    """The network that gives the masked one's outputs with every unit that has no influence removed.
+
+    mask, parameters: of one network, names without a prefix (see ``masks.networks``). A hidden unit without
+    a kept incoming weight has the constant activation relu(bias), which goes into the next layer's bias (in
+    float64); one without a kept outgoing weight goes, and so do inputs without one. Removal is repeated
+    until every unit left lies on a path of kept weights from an input to an output. Outputs all stay.
+    Raises ValueError if the mask does not match, or the names are not kernel_0, bias_0, kernel_1, ...
+    """
+    masks.check_matches(mask, parameters)
+    depth = len(masks.kernels(parameters))
+    names = {f"{kind}_{i}" for i in range(depth) for kind in ("kernel", "bias")}
+    if not names or set(parameters) != names:
+        raise ValueError(f"names must be kernel_0, bias_0, kernel_1, ..., not {', '.join(parameters)}")
+    mask = mask or masks.full(parameters)
+    kept = [np.asarray(mask[f"kernel_{i}"]) for i in range(depth)]
+    kernels = [np.where(kept[i], np.asarray(parameters[f"kernel_{i}"]), 0) for i in range(depth)]
+    biases = [np.array(parameters[f"bias_{i}"], np.float64) for i in range(depth)]
+    # alive[i]: units that layer i reads; alive[i + 1]: units that it writes.
+    alive = [np.ones(kept[0].shape[0], bool), *(np.ones(kernel.shape[1], bool) for kernel in kept)]
+    # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: without
+    # a constant unit no other unit loses a reader, without an unread one no other unit loses an input.
+    for i in range(1, depth):
+        constant = ~kept[i - 1][alive[i - 1]].any(0)
+        alive[i] &= ~constant
+        activation = np.maximum(biases[i - 1][constant], 0)
+        biases[i] += activation @ kernels[i][constant]
+    for i in reversed(range(depth)):
+        alive[i] &= kept[i][:, alive[i + 1]].any(1)
+    small: dict[str, np.ndarray] = {}
+    for i in range(depth):
+        small[f"kernel_{i}"] = kernels[i][np.ix_(alive[i], alive[i + 1])].astype(np.float32)
+        small[f"bias_{i}"] = biases[i][alive[i + 1]].astype(np.float32)
+    return CompactMLP(np.flatnonzero(alive[0]), small)
+
+
+def forward(network: CompactMLP, x: np.ndarray) -> np.ndarray:
+    """Outputs (batch, out) for all the inputs (batch, in), the unused ones included."""
+    x = x[:, network.inputs]
+    depth = len(network.parameters) // 2
+    for i in range(depth):
+        x = x @ network.parameters[f"kernel_{i}"] + network.parameters[f"bias_{i}"]
+        if i < depth - 1:
+            x = np.maximum(x, 0)
+    return x

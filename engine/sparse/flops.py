@@ -1,0 +1,62 @@
+"""Theoretical floating-point operations of dense, masked and compact networks.
+
+A multiply-add counts as 2 and the addition of a bias as 1; activations, losses, Polyak averaging and the
+optimizer, which do not grow with weights times rows, count as nothing. No hardware reaches the masked
+count with dense kernels; the compact one is what dense kernels do reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.sparse import masks
+from engine.sparse.compact import compact
+
+
+def forward(mask: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> dict[str, int]:
+    """{"dense", "masked", "compact"}: operations of a forward pass on one row.
+
+    Of every network in the parameters together: of both critics, if they are a twin critic's.
+    Raises ValueError if the mask does not match the parameters.
+    """
+    masks.check_matches(mask, parameters)
+    parts = masks.networks(mask)
+    small = [
+        compact(parts.get(prefix, {}), network).parameters
+        for prefix, network in masks.networks(parameters).items()
+    ]
+    biases = _biases(parameters)
+    weights = masks.counts(masks.full(parameters))[1]
+    kept = masks.counts(mask)[1] if mask else weights
+    return {
+        "dense": 2 * weights + biases,
+        "masked": 2 * kept + biases,
+        "compact": sum(2 * masks.counts(masks.full(leaves))[1] + _biases(leaves) for leaves in small),
+    }
+
+
+def _biases(parameters: Mapping[str, Any]) -> int:
+    return sum(np.size(leaf) for leaf in parameters.values()) - sum(
+        np.size(parameters[name]) for name in masks.kernels(parameters)
+    )
+
+
+def sac_update(
+    actor_mask: Mapping[str, np.ndarray],
+    actor: Mapping[str, Any],
+    critic_mask: Mapping[str, np.ndarray],
+    critic: Mapping[str, Any],
+    batch: int,
+) -> dict[str, int]:
+    """{"dense", "masked"}: operations of one update of soft actor-critic on a batch.
+
+    A backward pass counts as 2 forward passes: one for the gradient of the inputs, one for that of the
+    weights (as in Evci et al. 2020, RigL). With A and C those of a row through the actor and both critics:
+    targets A + C; critic loss C + 2 C; actor loss A + 2 A, and C + C for the critics, whose weights need no
+    gradient. In all 4 A + 6 C for each row.
+    """
+    of_actor, of_critic = forward(actor_mask, actor), forward(critic_mask, critic)
+    return {kind: batch * (4 * of_actor[kind] + 6 * of_critic[kind]) for kind in ("dense", "masked")}

@@ -1,0 +1,202 @@
+"""Masks of sparse networks: which weights are kept, how masks compare, and random ones as controls.
+
+A mask is a dict of kernel names -> bool array of the kernel's shape, True where a weight is kept; the empty
+dict is a dense network. Biases are never pruned, and sparsity is pruned over prunable weights: kernels only.
+All but ``apply`` is NumPy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Mask = dict[str, np.ndarray]
+
+_KERNEL = re.compile(r"(.*/)?kernel_(\d+)")
+
+
+class Overlap(NamedTuple):
+    """How far two masks keep the same weights; both shares are 1 where there is nothing to compare."""
+
+    shared: int
+    """Weights that both keep."""
+    jaccard: float
+    """Shared over kept by either."""
+    fraction: float
+    """Shared over kept by the first."""
+
+
+def kernels(names: Iterable[str]) -> list[str]:
+    """The kernels among the names, by prefix and then layer.
+
+    A canonical order, because JAX sorts the keys of every dict that it returns.
+    """
+    matches = [match for name in names if (match := _KERNEL.fullmatch(name))]
+    return [match[0] for match in sorted(matches, key=lambda match: (match[1] or "", int(match[2])))]
+
+
+def networks(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Prefix -> that network's leaves without the prefix: "" for an actor, "q0/" and "q1/" for a critic.
+
+    Of parameters as of a mask; a dense mask, which is empty, gives no network.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for name, leaf in tree.items():
+        prefix, slash, own = name.rpartition("/")
+        parts.setdefault(prefix + slash, {})[own] = leaf
+    return parts
+
+
+def full(parameters: Mapping[str, Any]) -> Mask:
+    """The mask that keeps every weight, written out."""
+    return {name: np.ones(np.shape(parameters[name]), bool) for name in kernels(parameters)}
+
+
+def apply(mask: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree (parameters, gradients or moments) with pruned entries +0.0; other leaves are left alone.
+
+    For NumPy and JAX, inside ``jit`` too. Raises ValueError as ``check_matches`` does, except that leaves may
+    lack a mask.
+    """
+    _refuse(_misfits(mask, tree))
+    out = dict(tree)
+    for name, kept in mask.items():
+        leaf = tree[name]
+        # Chosen, not multiplied: 0 * nan and 0 * -1 are no zeros.
+        where = jnp.where if isinstance(leaf, jax.Array) or isinstance(kept, jax.Array) else np.where
+        out[name] = where(kept, leaf, np.zeros((), leaf.dtype))
+    return out
+
+
+def check_matches(mask: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError with every leaf at fault, and both shapes, unless the mask is one of these parameters.
+
+    At fault are kernels without a mask (an empty mask is dense, and fits), masks without a kernel, shapes
+    that differ, and masks that are not bool.
+    """
+    missing = [name for name in kernels(parameters) if mask and name not in mask]
+    _refuse(
+        [
+            *(f"{name}: no mask, parameters {np.shape(parameters[name])}" for name in missing),
+            *_misfits(mask, parameters),
+        ]
+    )
+
+
+def _misfits(mask: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, kept in mask.items():
+        if not _KERNEL.fullmatch(name):
+            problems.append(f"{name}: mask {np.shape(kept)} of what is no kernel")
+        elif name not in tree:
+            problems.append(f"{name}: mask {np.shape(kept)}, no such parameters")
+        elif np.shape(kept) != np.shape(tree[name]):
+            problems.append(f"{name}: mask {np.shape(kept)}, parameters {np.shape(tree[name])}")
+        if getattr(kept, "dtype", None) != np.bool_:
+            problems.append(f"{name}: mask of {getattr(kept, 'dtype', type(kept).__name__)}, not bool")
+    return problems
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("the mask does not match the parameters: " + "; ".join(problems))
+
+
+def counts(mask: Mapping[str, np.ndarray]) -> tuple[dict[str, int], int]:
+    """Kept weights of each leaf, and of all."""
+    kept = {name: int(np.count_nonzero(mask[name])) for name in kernels(mask)}
+    return kept, sum(kept.values())
+
+
+def sparsity(mask: Mapping[str, np.ndarray]) -> float:
+    """Pruned over prunable weights; 0 for the empty mask."""
+    size = sum(np.size(kept) for kept in mask.values())
+    return (size - counts(mask)[1]) / size if size else 0.0
+
+
+def overlap(
+    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Overlap], Overlap]:
+    """The overlap in each leaf, and in all. Raises ValueError if leaves or shapes differ."""
+    first, second = _written_out(first, second)
+    leaves, sums = {}, np.zeros(3, int)
+    for name in kernels(first):
+        a, b = np.asarray(first[name]), np.asarray(second[name])
+        kept = np.array([np.count_nonzero(a & b), np.count_nonzero(a | b), np.count_nonzero(a)])
+        leaves[name] = _overlap(*kept.tolist())
+        sums += kept
+    return leaves, _overlap(*sums.tolist())
+
+
+def _overlap(shared: int, either: int, first: int) -> Overlap:
+    return Overlap(shared, shared / either if either else 1.0, shared / first if first else 1.0)
+
+
+def nested(inner: Mapping[str, np.ndarray], outer: Mapping[str, np.ndarray]) -> bool:
+    """Whether outer keeps all that inner keeps. Raises ValueError as ``overlap`` does."""
+    inner, outer = _written_out(inner, outer)
+    return not any(np.any(np.asarray(inner[name]) & ~np.asarray(outer[name])) for name in inner)
+
+
+def _written_out(
+    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+    first, second = first or full(second), second or full(first)
+    check_matches(first, second)
+    check_matches(second, first)
+    return first, second
+
+
+def random_like(rng: np.random.Generator, mask: Mapping[str, np.ndarray]) -> Mask:
+    """A uniformly random mask that keeps exactly as many weights in each leaf.
+
+    That is the mask permuted within each leaf, so it serves both the "permuted" and the "random" mask of
+    Vischer, Lange and Sprekeler 2022 (arXiv:2105.01648, figure 1): the first takes the ticket's weights with
+    it, by ``permute_weights``, the second takes fresh ones.
+    """
+    return {name: rng.permutation(np.ravel(mask[name])).reshape(mask[name].shape) for name in kernels(mask)}
+
+
+def permute_weights(
+    rng: np.random.Generator,
+    parameters: Mapping[str, Any],
+    mask: Mapping[str, np.ndarray],
+    onto: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The weights that ``mask`` keeps, in random order within each kernel, at the places that ``onto`` keeps.
+
+    onto: default ``mask``, the control "mask/permuted" of Vischer, Lange and Sprekeler 2022; a mask of
+    ``random_like`` gives "permuted/permuted". Every other weight is 0. Biases stay where they are: the paper
+    permutes the remaining weights only, and so control and ticket differ in nothing but the order of weights.
+    Raises ValueError if a mask does not match the parameters, or if the two keep different numbers in a leaf.
+    """
+    source = mask or full(parameters)
+    onto = source if onto is None else onto or full(parameters)
+    for one in (source, onto):
+        check_matches(one, parameters)
+    unequal = [
+        f"{name}: {kept} and {counts(onto)[0][name]}"
+        for name, kept in counts(source)[0].items()
+        if kept != counts(onto)[0][name]
+    ]
+    if unequal:
+        raise ValueError("the masks keep different numbers of weights: " + "; ".join(unequal))
+    permuted = {name: np.array(value) for name, value in parameters.items()}
+    for name in kernels(parameters):
+        weights = rng.permutation(permuted[name][np.asarray(source[name])])
+        permuted[name] = np.zeros_like(permuted[name])
+        permuted[name][np.asarray(onto[name])] = weights
+    return permuted
+
+
+def kept_inputs(mask: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """First kernel's name (one for an actor, one for each critic) -> (in,) bool, inputs that keep a weight.
+
+    A kept weight may still lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
+    """
+    return {name: np.asarray(mask[name]).any(1) for name in kernels(mask) if name.endswith("kernel_0")}

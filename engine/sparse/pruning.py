@@ -1,0 +1,173 @@
+"""Which weights to prune: criteria, exact counts in three scopes, and the rounds of iterative pruning.
+
+Masks are those of ``engine.sparse.masks``; the leaves of one call compete with each other, so a twin critic
+is pruned in one call and the actor in another. Everything is NumPy in float64, and deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.sparse import masks
+
+CRITERIA = ("magnitude", "taylor", "gradient", "random")
+SCOPES = ("global", "layer", "erk")
+
+
+def schedule(target: float, rate: float) -> list[float]:
+    """Sparsity after each round of S <- S + (1 - S) rate, clipped at the target; none for a target of 0.
+
+    Iterative pruning of Frankle and Carbin 2019: each round prunes a share ``rate`` of what is left.
+    Raises ValueError for a target outside [0, 1) or a rate outside (0, 1]; rate 1 is one-shot pruning.
+    """
+    _check_sparsity("target", target)
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate is {rate}, must be in (0, 1]")
+    rounds, sparsity = [], 0.0
+    while sparsity < target:
+        sparsity += (1 - sparsity) * rate
+        # A target that the recurrence reaches exactly must not cost a round more for its rounding.
+        sparsity = sparsity if sparsity < target - 1e-9 else target
+        rounds.append(sparsity)
+    return rounds
+
+
+def scores(
+    criterion: str,
+    parameters: Mapping[str, Any],
+    *,
+    gradients: Mapping[str, Any] | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[str, np.ndarray]:
+    """Kernel name -> float64 importance of each weight; the least important are pruned.
+
+    criterion: "magnitude" |w| (Han et al. 2015); "taylor" |w dL/dw|, the first-order change of the loss if
+        the weight is cut (Molchanov et al. 2017); "gradient" |dL/dw|; "random" uniform in [0, 1).
+    gradients: dL/dw, averaged over batches by the caller; of "taylor" and "gradient".
+    rng: of "random".
+    Raises ValueError for another criterion, for one that lacks its input, and for gradients of other shapes.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion is {criterion!r}, must be one of {', '.join(CRITERIA)}")
+    names = masks.kernels(parameters)
+    if criterion == "random":
+        if rng is None:
+            raise ValueError("criterion 'random' needs rng")
+        return {name: rng.random(np.shape(parameters[name])) for name in names}
+    weights = {name: np.abs(np.asarray(parameters[name], np.float64)) for name in names}
+    if criterion == "magnitude":
+        return weights
+    if gradients is None:
+        raise ValueError(f"criterion {criterion!r} needs gradients")
+    slopes = {name: np.abs(np.asarray(gradients[name], np.float64)) for name in names if name in gradients}
+    wrong = [
+        f"{name}: gradient {slopes[name].shape if name in slopes else None}, weight {weights[name].shape}"
+        for name in names
+        if name not in slopes or slopes[name].shape != weights[name].shape
+    ]
+    if wrong:
+        raise ValueError("gradients do not match the parameters: " + "; ".join(wrong))
+    return slopes if criterion == "gradient" else {name: weights[name] * slopes[name] for name in names}
+
+
+def prune(
+    mask: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    sparsity: float,
+    scope: str,
+    *,
+    min_kept: int = 1,
+) -> masks.Mask:
+    """The mask of exactly ``sparsity``, nested in ``mask``, that keeps the highest scores its scope allows.
+
+    mask: what is still kept, empty if all; what is pruned stays pruned.
+    scores: one for each weight, of every kernel; those of pruned weights are ignored unless nan.
+    sparsity: of all n prunable weights together, not of what is left: round(sparsity * n) are pruned, a half
+        to the even number.
+    scope: "global" ranks all leaves together; "layer" gives every leaf the same density; "erk" gives a leaf
+        the Erdős-Rényi density eps (in + out) / (in out), at most 1 (Mocanu et al. 2018; Evci et al. 2020,
+        section 3). Leaf counts of the latter two are rounded by largest remainder, and a leaf that keeps less
+        than its share leaves the rest to the others.
+    min_kept: no leaf is pruned below this count: an empty layer cuts the output off from the input.
+    Ties: of equal scores, and of equal remainders, the lower index (leaf in ``masks.kernels`` order, then
+        C-order position) is kept.
+    Raises ValueError for a sparsity outside [0, 1), another scope, nan scores, a mask that does not match the
+        scores, and for a sparsity below the mask's own or beyond what ``min_kept`` allows.
+    """
+    _check_sparsity("sparsity", sparsity)
+    if scope not in SCOPES:
+        raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
+    names = masks.kernels(scores)
+    values = [np.asarray(scores[name], np.float64) for name in names]
+    nans = [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]
+    if nans:
+        raise ValueError(f"nan scores in {', '.join(nans)}")
+    masks.check_matches(mask, scores)
+    present = [np.asarray(mask[name]) if mask else np.ones(np.shape(scores[name]), bool) for name in names]
+    most = np.array([np.count_nonzero(kept) for kept in present], int)
+    least = np.minimum(most, min_kept)
+    size = sum(value.size for value in values)
+    total = size - round(sparsity * size)
+    if total > most.sum():
+        raise ValueError(
+            f"sparsity is {sparsity}, the mask is at {1 - most.sum() / size} and nothing is revived"
+        )
+    if total < least.sum():
+        raise ValueError(
+            f"sparsity is {sparsity}, which leaves {total} of {size} weights to {len(names)} leaves: "
+            f"must leave at least {least.sum()}, {min_kept} for each leaf"
+        )
+    if scope == "global":
+        chosen = _best_overall(values, present, least, total)
+    else:
+        weights = np.array([sum(v.shape) if scope == "erk" else v.size for v in values], np.float64)
+        shares = _shares(weights, least, most, total)
+        chosen = [_best(*leaf) for leaf in zip(values, present, shares, strict=True)]
+    return dict(zip(names, chosen, strict=True))
+
+
+def _check_sparsity(name: str, sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"{name} is {sparsity}, must be in [0, 1)")
+
+
+def _best(values: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
+    """Bool array of the ``count`` highest values among the candidates; the lower index of equal ones."""
+    order = np.argsort(-values, axis=None, kind="stable")
+    order = order[candidates.ravel()[order]]
+    chosen = np.zeros(values.size, bool)
+    chosen[order[:count]] = True
+    return chosen.reshape(values.shape)
+
+
+def _best_overall(
+    values: list[np.ndarray], present: list[np.ndarray], least: np.ndarray, total: int
+) -> list[np.ndarray]:
+    """The ``total`` highest of all leaves, of which each leaf's ``least`` highest are certain."""
+    certain = [_best(*leaf) for leaf in zip(values, present, least, strict=True)]
+    flat, kept, sure = (
+        np.concatenate([leaf.ravel() for leaf in leaves]) for leaves in (values, present, certain)
+    )
+    chosen = sure | _best(flat, kept & ~sure, total - int(least.sum()))
+    parts = np.split(chosen, np.cumsum([value.size for value in values])[:-1])
+    return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _shares(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:
+    """Integers that sum to ``total``, proportional to the weights as far as [least, most] allow."""
+
+    def clipped(eps: float) -> np.ndarray:
+        return np.clip(eps * weights, least, most)
+
+    # The sum is piecewise linear in eps and bends where a leaf meets a bound: exact between two bends.
+    bends = np.unique(np.concatenate([[0.0], least / weights, most / weights]))
+    sums = np.array([clipped(eps).sum() for eps in bends])
+    ideal = clipped(float(np.interp(total, sums, bends)))
+    shares = np.floor(ideal).astype(int)
+    # Rounded, so that remainders that differ by float noise are ties.
+    order = np.argsort(np.round(shares - ideal, 6), kind="stable")
+    shares[order[: total - int(shares.sum())]] += 1
+    return shares

@@ -1,0 +1,196 @@
+"""What a user chooses about a collector, and what follows from it for memory."""
+
+from __future__ import annotations
+
+import numbers
+import os
+import resource
+from dataclasses import dataclass, field
+
+from fastcollect.envs.base import EnvSpec
+from fastcollect.envs.registry import EnvConfig, resolve, select_rows
+from fastcollect.memory.ring import RingConfig, group_sizes
+from fastcollect.memory.segment import FieldSpec
+from fastcollect.memory.tokens import CAPACITY
+from fastcollect.policies.base import Policy, PolicyConfig, random_policy
+from fastcollect.support.cpu import memory_available
+from fastcollect.support.errors import ConfigError
+from fastcollect.workers.groups import GroupsConfig
+
+MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectorConfig:
+    """Everything a collector needs to know.
+
+    env: the environment. policy: what acts in it.
+    num_envs: n, environments of each env worker. num_env_workers: N. num_model_workers: M; with 0 the env
+        workers infer for themselves, in NumPy.
+    block_length: steps in a block. ring_blocks: blocks in a group's ring; a full ring makes its group wait.
+    min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
+    lockstep: same seed, same bits, whatever N and M, serial or parallel, as long as n * N and ``group_size``
+        stay: each group is inferred in a call of its own by the NumPy policy, blocks come in the order of
+        environments, and a round of blocks is begun when the round before it was handed out.
+    group_size: environments that step together; must divide n. None: half of n if there are model workers,
+        so that one half steps while the other waits for its actions; else n.
+    model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
+    stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
+    check: poison blocks before they are written and verify them when they are taken (slow; for tests).
+    """
+
+    env: EnvConfig
+    policy: PolicyConfig = field(default_factory=random_policy)
+    num_envs: int = 64
+    num_env_workers: int = 2
+    num_model_workers: int = 0
+    block_length: int = 16
+    ring_blocks: int = 3
+    min_groups: int = 1
+    deadline: float = 0.001
+    seed: int = 0
+    lockstep: bool = False
+    group_size: int | None = None
+    model_device: str = "cpu"
+    stall_seconds: float = 120.0
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value!r}; allowed: {low} to {high}"
+            for name, value, low, high in (
+                ("num_envs (n)", self.num_envs, 1, MAX_ENVS),
+                ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
+                ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
+                ("block_length", self.block_length, 1, 1_000_000),
+                ("ring_blocks", self.ring_blocks, 1, 1024),
+                ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
+                ("seed", self.seed, 0, 2**32 - 1),
+            )
+            if not is_integer(value) or not low <= value <= high
+        ]
+        size = self.group_size
+        if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
+            divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
+            problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
+        if not problems:
+            tokens = len(self.groups) * self.num_env_workers * (self.ring_blocks + 2)
+            if tokens > CAPACITY:
+                problems.append(
+                    f"num_env_workers x groups x (ring_blocks + 2) is {tokens}; allowed: up to {CAPACITY}, "
+                    "what a pipe holds; use larger groups"
+                )
+        if self.model_device not in ("cpu", "gpu"):
+            problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
+        if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
+            problems.append(f"deadline is {self.deadline!r}; allowed: above 0, at most 10 seconds")
+        if not isinstance(self.stall_seconds, numbers.Real) or not self.stall_seconds > 0:
+            problems.append(f"stall_seconds is {self.stall_seconds!r}; allowed: above 0")
+        for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig)):
+            if not isinstance(value, kind):
+                problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def inline(self) -> bool:
+        """M = 0: no model workers."""
+        return self.num_model_workers == 0
+
+    @property
+    def total_envs(self) -> int:
+        """n times N."""
+        return self.num_envs * self.num_env_workers
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Sizes of the groups of one env worker."""
+        if self.group_size is not None:
+            return (self.group_size,) * (self.num_envs // self.group_size)
+        return tuple(group_sizes(self.num_envs, 1 if self.inline else 2))
+
+    def ring(self, spec: EnvSpec, policy: Policy) -> RingConfig:
+        """The memory of one env worker. In lockstep a ring holds one block, so that nobody runs ahead."""
+        return RingConfig(
+            spec=spec,
+            envs=self.groups,
+            length=self.block_length,
+            capacity=1 if self.lockstep else self.ring_blocks,
+            extras=policy.extras,
+            noise=policy.noise[1] if policy.noise else 0,
+        )
+
+
+def is_integer(value: object) -> bool:
+    """Whether this counts something: any integer but a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec]) -> None:
+    """Raises ConfigError when the rings cannot fit, saying how much is needed and how much there is."""
+    rings = workers * ring.nbytes()
+    board = 3 * sum(field.nbytes for field in parameters.values())
+    have = memory_available()
+    if rings + board > have:
+        raise ConfigError(
+            [
+                f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
+                f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
+                f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
+                f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
+            ]
+        )
+
+
+_DESCRIPTORS_PER_WORKER = 7
+
+
+def allow_descriptors(env_workers: int, model_workers: int) -> None:
+    """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
+    workers = env_workers + model_workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
+    need += 2 * env_workers * model_workers  # on their way to model workers that are still starting
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise ConfigError(
+            [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]
+        )
+    if need > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+def resolve_env(config: EnvConfig, num_envs: int) -> EnvConfig:
+    """See registry.resolve. Raises ConfigError for what the user named wrongly or gave too few of."""
+    try:
+        resolved = resolve(config)
+        select_rows(resolved, 0, num_envs)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError([f"environment {config.id!r}: {type(error).__name__}: {error}"]) from error
+    return resolved
+
+
+def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:
+    """The NumPy policy, which declares parameters, noise and extras. Raises ConfigError naming the path."""
+    try:
+        return config.policy.build(spec, batched=False)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
+
+
+def groups_config(
+    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int = 0
+) -> GroupsConfig:
+    """The part of a collector's configuration that the env worker at this position needs."""
+    return GroupsConfig(
+        env=config.env,
+        policy=config.policy,
+        ring=ring,
+        parameters=dict(policy.parameters),
+        noise=policy.noise[0] if policy.noise else None,
+        first_env=position * config.num_envs,
+        seed=config.seed,
+        life=life,
+        check=config.check,
+    )

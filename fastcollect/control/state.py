@@ -1,0 +1,98 @@
+"""What a collector's continuation depends on, as a flat dict of named plain arrays.
+
+Everything is kept by group of environments, under the global index of the group's first one, and nothing by
+worker. The keys:
+
+- ``config/NAME``: what must be the same where the state is restored; ``life``: which life the environments
+  are in, see GroupsConfig.
+- ``version``, ``published/NAME``, ``staged`` (bool), ``staged/NAME``: see WeightsBoard.get_state.
+- ``group/FIRST/NAME``: see Group.get_state; in lockstep only.
+
+Between processes such a dict travels as an npz archive in a memfd.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastcollect.control.config import CollectorConfig
+from fastcollect.envs.base import State
+from fastcollect.envs.registry import EnvConfig
+from fastcollect.memory.board import WeightsBoard, mismatches
+from fastcollect.policies.base import Policy
+from fastcollect.support.errors import ConfigError
+from fastcollect.workers.group_state import entries
+
+
+def common_state(config: CollectorConfig, life: int, board: WeightsBoard) -> State:
+    """Everything but the groups. config: with its environment resolved."""
+    identity = {f"config/{name}": np.asarray(value) for name, value in _identity(config).items()}
+    return {**identity, "life": np.array(life), **board.get_state()}
+
+
+def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy: Policy) -> int:
+    """The life that its environments go on with: in lockstep the saved one, else the next.
+
+    Raises ConfigError that names everything in which the state differs from this configuration.
+    """
+    problems = [
+        f"the saved state has no {name!r}" for name in ("life", "version", "staged") if name not in state
+    ]
+    for name, value in _identity(config).items():
+        saved = state.get(f"config/{name}")
+        if saved is None or not np.array_equal(saved, value):
+            text = "missing" if saved is None else _short(saved)
+            problems.append(f"{name} is {_short(value)} here, {text} in the saved state")
+    for kind in ("published", "staged"):
+        parameters = entries(state, f"{kind}/")
+        if kind == "published" or parameters:
+            problems += [f"{kind} weights: {text}" for text in mismatches(parameters, policy.parameters)]
+    if config.lockstep and not problems:
+        sizes = config.groups * config.num_env_workers
+        keys = [f"group/{first}/first_step" for first in itertools.accumulate((0, *sizes[:-1]))]
+        problems = [f"the saved state has no {key!r}" for key in keys if key not in state]
+    if problems:
+        raise ConfigError(problems)
+    return int(state["life"]) + (not config.lockstep)
+
+
+def saved_blocks(state: Mapping[str, np.ndarray], config: CollectorConfig) -> int:
+    """How many blocks each group had published, in lockstep."""
+    return int(state["group/0/first_step"]) // config.block_length
+
+
+def between_rounds_only(taken: int, groups: int) -> RuntimeError:
+    """The error for asking for a lockstep collector's state too early."""
+    return RuntimeError(
+        "a lockstep collector has a state only between two rounds of blocks, and of this round "
+        f"{taken} of {groups} were taken: take the others first"
+    )
+
+
+def _identity(config: CollectorConfig) -> dict[str, Any]:
+    same = {"env": _describe(config.env), "seed": config.seed, "lockstep": config.lockstep}
+    if config.lockstep:
+        sizes = config.groups * config.num_env_workers
+        same |= {"block_length": config.block_length, "total_envs": config.total_envs, "group_sizes": sizes}
+    return same
+
+
+def _describe(env: EnvConfig) -> str:
+    """A text that is the same in every process. What JSON does not know counts by its name or type."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+    kwargs = dict(sorted(env.kwargs.items()))
+    return json.dumps([env.id, env.entry_point, kwargs], default=plain, skipkeys=True)
+
+
+def _short(value: Any) -> str:
+    return np.array2string(np.asarray(value), threshold=8)

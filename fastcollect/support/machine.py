@@ -1,0 +1,69 @@
+"""What a result must say about where it was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fastcollect.support.cpu import allowed_cpus, cpu_count, cpu_quota
+
+_PACKAGES = (
+    *("numpy", "scipy", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("gymnasium", "metaworld", "mujoco", "envpool"),
+)
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def cpu_model() -> str:
+    """The processor's name, as the kernel tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide speed and results; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this source tree, with "+" if it was changed since; None outside a repository."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(_ROOT), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, limits, memory, system, versions and commit, ready for JSON."""
+    return {
+        "cpu": cpu_model(),
+        "cpus": cpu_count(),
+        "cpus_allowed": len(allowed_cpus()),
+        "cpu_quota": cpu_quota(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": versions(),
+        "commit": commit(),
+    }

@@ -1,0 +1,346 @@
+"""Finds n, N and M for the machine at hand: successive halving over the real engine.
+
+Jamieson and Talwalkar 2016, "Non-stochastic best arm identification": every candidate is measured briefly,
+the better ones race on, and the slower half leaves again and again. Machines drift by more than candidates
+differ, so nothing is compared across time: in the first rung each measurement stands between two of the same
+reference, and in a race all collectors are alive, stopped by signal while it is not their turn, and take
+turns of a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+
+from fastcollect.control.collector import Collector, new_launcher
+from fastcollect.control.config import CollectorConfig
+from fastcollect.control.launcher import Launcher
+from fastcollect.control.stats import Stats
+from fastcollect.support.cpu import cpu_count, memory_available
+from fastcollect.support.errors import ConfigError, StallError, WorkerError
+from fastcollect.tuning.results import Candidate, Outcome, Trial, candidate_grid
+
+_RACERS = 8  # candidates in the first race; half of them go on to the next
+_FIRST_RUNG_SHARE = 0.45  # of the budget
+_NEIGHBOURS_SHARE = 0.55
+_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunerConfig:
+    """What to tune.
+
+    collector: environment, policy and everything but n, N and M. budget: seconds; a run takes at most that
+    and one trial. trial_seconds: how long a candidate of the first rung is measured. learner_load: share of
+    its time that this process computes (matrix products) instead of taking blocks, as a learner would.
+    memory_limit: bytes that all workers may use together; None: most of what is available.
+    """
+
+    collector: CollectorConfig
+    budget: float = 120.0
+    trial_seconds: float = 1.0
+    learner_load: float = 0.0
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 < self.budget <= 1e6:
+            problems.append(f"budget is {self.budget!r}; allowed: above 0, at most 1000000 seconds")
+        if not 0 < self.trial_seconds <= 60:
+            problems.append(f"trial_seconds is {self.trial_seconds!r}; allowed: above 0, at most 60")
+        if not 0 <= self.learner_load <= 0.95:
+            problems.append(f"learner_load is {self.learner_load!r}; allowed: 0 to 0.95")
+        if self.memory_limit is not None and self.memory_limit <= 0:
+            problems.append(f"memory_limit is {self.memory_limit!r} bytes; allowed: above 0")
+        if problems:
+            raise ConfigError(problems)
+
+
+class Racer:
+    """A live collector that runs only while it is measured."""
+
+    def __init__(self, config: TunerConfig, candidate: Candidate, launcher: Launcher) -> None:
+        self.candidate, self._config = candidate, config
+        collector = replace(
+            config.collector,
+            num_envs=candidate.num_envs,
+            num_env_workers=candidate.num_env_workers,
+            num_model_workers=candidate.num_model_workers,
+        )
+        start = time.monotonic()
+        self.collector = Collector(collector, launcher)
+        self.start_seconds = time.monotonic() - start
+        self.interval = Stats()
+        self.slices: list[float] = []
+        self._consume(max(0.3, 0.25 * config.trial_seconds))
+        self.collector.pause()
+
+    def measure(self, seconds: float) -> float:
+        """Run for a while; returns steps per second. The first tenth, while caches warm, does not count."""
+        self.collector.resume()
+        self._consume(0.1 * seconds)
+        interval = self._consume(seconds)
+        self.collector.pause()
+        self.interval += interval
+        self.slices.append(interval.env_steps / interval.seconds)
+        return self.slices[-1]
+
+    def worker_rss(self) -> list[int]:
+        """Resident bytes of every worker."""
+        pids = self.collector.pids()
+        return [_rss(pid) for kind in ("env_worker", "model_worker") for pid in pids[kind]]
+
+    def trial(self, rung: int, score: float) -> Trial:
+        """What was measured so far."""
+        return Trial(
+            candidate=self.candidate,
+            rung=rung,
+            slices=tuple(self.slices),
+            score=score,
+            start_seconds=self.start_seconds,
+            rss=max(self.worker_rss()),
+            shares=self.interval.shares(),
+        )
+
+    def _consume(self, seconds: float) -> Stats:
+        """Take blocks, computing for the learner's share of the time; returns the interval's counters.
+
+        An interval ends after ``seconds``, but not before something was stepped.
+        """
+        before, start, busy = self.collector.stats(), time.perf_counter(), 0.0
+        while True:
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                interval = self.collector.stats() - before
+                if interval.env_steps > 0:
+                    return interval
+            if busy < self._config.learner_load * elapsed:
+                busy += _compute()
+                continue
+            with contextlib.suppress(TimeoutError):
+                self.collector.take(timeout=min(0.05, max(0.001, seconds - elapsed)))
+
+
+class Tuner:
+    """One tuning run. ``report`` is called before each start with (candidate, rung, trials so far).
+
+    grid: every candidate, once ``run`` has laid it out.
+    """
+
+    def __init__(
+        self,
+        config: TunerConfig,
+        report: Callable[[Candidate, int, Sequence[Trial]], None] = lambda *_: None,
+    ) -> None:
+        self.config = config
+        self.grid: list[Candidate] = []
+        self._report = report
+        self._trials: list[Trial] = []
+        self._memory = config.memory_limit or int(_MEMORY_SHARE * memory_available())
+        self._start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._start
+
+    def run(self) -> Outcome:
+        """Search within the budget. Raises what the first trial raises, if it cannot run at all."""
+        with self._launching() as launcher:
+            with self._scouting(launcher) as reference:
+                untried = self._first_rung(launcher, reference)
+            rung, racers = 1, self._line_up(launcher, self._best()[:_RACERS])
+            try:
+                while racers and (rung == 1 or self.elapsed < self.config.budget):
+                    self._race(racers, rung, self._until(len(racers)))
+                    rung, racers = rung + 1, self._keep_half(racers)
+            finally:
+                _close(racers)
+        return Outcome(trials=tuple(self._trials), untried=untried, seconds=self.elapsed)
+
+    def sweep(self, candidates: Sequence[Candidate]) -> Outcome:
+        """Measure all of these against the same reference, whatever the budget: the exhaustive answer."""
+        with self._launching() as launcher, self._scouting(launcher) as reference:
+            for candidate in candidates:
+                self._try(launcher, reference, candidate)
+        return Outcome(trials=tuple(self._trials), untried=0, seconds=self.elapsed)
+
+    def race(self, candidates: Sequence[Candidate], seconds: float) -> Outcome:
+        """Let these take turns for that long, all of them to the end."""
+        with self._launching() as launcher:
+            racers = self._line_up(launcher, candidates)
+            try:
+                self._race(racers, 1, self.elapsed + seconds)
+            finally:
+                _close(racers)
+        return Outcome(trials=tuple(self._trials), untried=0, seconds=self.elapsed)
+
+    @contextlib.contextmanager
+    def _launching(self) -> Iterator[Launcher]:
+        self._start = time.monotonic()
+        launcher = new_launcher(self.config.collector)
+        try:
+            yield launcher
+        finally:
+            launcher.close()
+
+    @contextlib.contextmanager
+    def _scouting(self, launcher: Launcher) -> Iterator[Racer]:
+        """Start the reference, learn from it what an environment step costs, and lay out the grid."""
+        first = Candidate(8, cpu_count(), 0)
+        self._report(first, 0, self._trials)
+        racer = Racer(self.config, first, launcher)
+        try:
+            fps = racer.measure(self.config.trial_seconds)
+            self._add(racer, 0, 1.0)
+            stepping = racer.interval.shares()["env_worker"]["stepping"]
+            # Eight at a time overstate what one costs in a large batch; a few more n do not hurt.
+            step = stepping * first.num_env_workers / max(fps, 1e-9) / 4
+            grid = candidate_grid(step, self.config.collector.block_length, cpu_count())
+            self.grid = [c for c in grid if c != first]
+            yield racer
+        finally:
+            _close([racer])
+
+    def _first_rung(self, launcher: Launcher, reference: Racer) -> int:
+        """Try candidates in their order, then the neighbours of the best; returns how many were left out."""
+        left = list(self.grid)
+        while left and self.elapsed < _FIRST_RUNG_SHARE * self.config.budget:
+            self._try(launcher, reference, left.pop(0))
+        while left and self.elapsed < _NEIGHBOURS_SHARE * self.config.budget:
+            near = [c for c in left if any(_is_neighbour(c, b) for b in self._best()[:2])]
+            if not near:
+                break
+            left.remove(near[0])
+            self._try(launcher, reference, near[0])
+        return len(left)
+
+    def _try(self, launcher: Launcher, reference: Racer, candidate: Candidate) -> None:
+        """One measurement between two short ones of the reference."""
+        self._report(candidate, 0, self._trials)
+        with self._recording_errors(candidate, 0):
+            racer = Racer(self.config, candidate, launcher)
+            try:
+                short = 0.3 * self.config.trial_seconds
+                before = reference.measure(short)
+                fps = racer.measure(self.config.trial_seconds)
+                after = reference.measure(short)
+                self._add(racer, 0, 2 * fps / (before + after))
+            finally:
+                _close([racer])
+
+    def _line_up(self, launcher: Launcher, candidates: Sequence[Candidate]) -> list[Racer]:
+        """Start as many of these as budget and memory allow, the best first."""
+        racers: list[Racer] = []
+        used = 0
+        known = {t.candidate: t.rss for t in self._trials}
+        for candidate in candidates:
+            workers = candidate.num_env_workers + candidate.num_model_workers
+            full = used + workers * known.get(candidate, 0) > self._memory
+            if racers and (self.elapsed >= self.config.budget or full):
+                break
+            self._report(candidate, 1, self._trials)
+            with self._recording_errors(candidate, 1):
+                racers.append(Racer(self.config, candidate, launcher))
+                used += sum(racers[-1].worker_rss())
+        return racers
+
+    def _until(self, racers: int) -> float:
+        """When a race of so many ends: the budget's rest, divided evenly among the races to come."""
+        races = max(1, math.ceil(math.log2(racers)))
+        return self.elapsed + (self.config.budget - self.elapsed) / races
+
+    def _race(self, racers: list[Racer], rung: int, until: float) -> None:
+        """Take turns until ``until``, at least once each. A score is a median of ratios within rounds."""
+        for racer in racers:
+            racer.slices, racer.interval = [], Stats()
+        rounds: list[dict[Candidate, float]] = []
+        while not rounds or self.elapsed < until:
+            # The order turns, so that none always follows the same neighbour.
+            shift = len(rounds) % len(racers)
+            measured = {}
+            for racer in racers[shift:] + racers[:shift]:
+                self._report(racer.candidate, rung, self._trials)
+                with self._recording_errors(racer.candidate, rung):
+                    measured[racer.candidate] = racer.measure(0.4 * self.config.trial_seconds)
+                if racer.candidate not in measured:
+                    racers.remove(racer)
+                    _close([racer])
+            if not racers:
+                return
+            rounds.append(measured)
+        middles = [statistics.median(r.values()) or 1.0 for r in rounds]
+        for racer in racers:
+            ratios = [r[racer.candidate] / m for r, m in zip(rounds, middles, strict=True)]
+            self._add(racer, rung, statistics.median(ratios))
+
+    def _keep_half(self, racers: list[Racer]) -> list[Racer]:
+        """Close the slower half; a race of two was the last one."""
+        rung = self._trials[-1].rung
+        score = {t.candidate: t.score for t in self._trials if t.rung == rung}
+        order = sorted(racers, key=lambda r: score[r.candidate], reverse=True)
+        keep = len(order) // 2 if len(order) > 2 else 0
+        _close(order[keep:])
+        return order[:keep]
+
+    def _best(self) -> list[Candidate]:
+        """Candidates of the first rung, best first. Raises ConfigError if there is none."""
+        good = sorted((t for t in self._trials if t.error is None), key=lambda t: -t.score)
+        if not good:
+            limit = f"{self._memory / 2**30:.2f} GiB"
+            raise ConfigError([f"memory_limit: every candidate needs more than {limit}; allow more"])
+        return [t.candidate for t in good]
+
+    def _add(self, racer: Racer, rung: int, score: float) -> None:
+        trial = racer.trial(rung, score)
+        if (used := sum(racer.worker_rss())) > self._memory:
+            limit = f"the limit is {self._memory / 2**30:.2f} GiB"
+            trial = replace(trial, score=0.0, error=f"uses {used / 2**30:.2f} GiB, {limit}")
+        self._trials.append(trial)
+
+    @contextlib.contextmanager
+    def _recording_errors(self, candidate: Candidate, rung: int) -> Iterator[None]:
+        """A candidate that cannot run is a failed trial, not the end of the search."""
+        try:
+            yield
+        except (ConfigError, WorkerError, StallError) as error:
+            reason = str(error).splitlines()[0]
+            self._trials.append(Trial(candidate=candidate, rung=rung, error=reason))
+
+
+def _compute(seconds: float = 0.005) -> float:
+    """Matrix products for about that long, as a learner's; returns the seconds."""
+    matrix = np.ones((256, 256), np.float32)
+    start = time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        np.matmul(matrix, matrix)
+    return elapsed
+
+
+def _close(racers: Sequence[Racer]) -> None:
+    for racer in racers:
+        racer.collector.close()
+
+
+def _is_neighbour(a: Candidate, b: Candidate) -> bool:
+    """One step away in one of n (a factor of two), N or M."""
+    distances = (
+        abs(math.log2(a.num_envs / b.num_envs)),
+        abs(a.num_env_workers - b.num_env_workers),
+        abs(a.num_model_workers - b.num_model_workers),
+    )
+    return sum(distances) == 1
+
+
+def _rss(pid: int) -> int:
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0

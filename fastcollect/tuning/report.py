@@ -1,0 +1,144 @@
+"""What a tuning run shows: a table, sentences, a picture, and a JSON record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fastcollect.support.machine import machine
+from fastcollect.tuning.results import Candidate, Outcome, Trial
+
+STATES = {
+    "stepping": "#2f7ebc",
+    "inferring": "#f28e2b",
+    "waiting_actions": "#e0c04c",
+    "waiting_learner": "#b07aa1",
+}
+
+
+_COLUMNS = (
+    *("n", "N", "M", "rung", "steps/s", "spread", "/ best"),
+    *("stepping", "inferring", "waiting", "MiB"),
+)
+
+
+def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
+    """The run as JSON: {"env", "policy", "best": {"n", "N", "M", "fps"}, "trials": [...], "machine"}."""
+    return {
+        "env": env,
+        "policy": policy,
+        "best": {**_nnm(outcome.best.candidate), "fps": round(outcome.best.fps, 1)},
+        "untried": outcome.untried,
+        "seconds": round(outcome.seconds, 1),
+        "trials": [
+            {
+                **_nnm(t.candidate),
+                "fps": round(t.fps, 1),
+                "rung": t.rung,
+                "score": round(t.score, 4),
+                "slices": [round(fps, 1) for fps in t.slices],
+                "start_seconds": round(t.start_seconds, 3),
+                "rss_mib": round(t.rss / 2**20, 1),
+                "shares": t.shares,
+                "error": t.error,
+            }
+            for t in outcome.trials
+        ],
+        "machine": machine(),
+    }
+
+
+def _nnm(candidate: Candidate) -> dict[str, int]:
+    return {
+        "n": candidate.num_envs,
+        "N": candidate.num_env_workers,
+        "M": candidate.num_model_workers,
+    }
+
+
+def table(outcome: Outcome, rows: int = 12) -> Table:
+    """The best candidates, by the last rung that each reached and their speed there."""
+    last = list(outcome.last().values())
+    out = Table(caption=_caption(len(last), rows, outcome), box=None)
+    for name in _COLUMNS:
+        out.add_column(name, justify="right", no_wrap=True)
+    for trial in last[:rows]:
+        style = "bold green" if trial is outcome.best else None
+        out.add_row(*_row(trial, outcome.ratio(trial.candidate)), style=style)
+    return out
+
+
+def _caption(tried: int, rows: int, outcome: Outcome) -> str:
+    hidden = f"{tried - rows} more tried, " if tried > rows else ""
+    return f"{hidden}{outcome.untried} left untried, {outcome.seconds:.0f} s"
+
+
+def _row(trial: Trial, ratio: float) -> list[str]:
+    cells = [*(str(x) for x in _nnm(trial.candidate).values()), str(trial.rung)]
+    if trial.error:
+        return [*cells, "failed"]
+    worker = trial.shares["env_worker"]
+    waiting = worker["waiting_actions"] + worker["waiting_learner"]
+    return [
+        *cells,
+        f"{trial.fps:,.0f}",
+        f"{trial.spread:.0%}" if len(trial.slices) > 1 else "",
+        f"{ratio:.2f}",
+        *(f"{share:.0%}" for share in (worker["stepping"], worker["inferring"], waiting)),
+        f"{trial.rss / 2**20:.0f}",
+    ]
+
+
+def draw(outcome: Outcome, title: str, file: Path) -> None:
+    """The search as a PNG: steps per second against n for each (N, M), and where the time went."""
+    # The object interface needs no display, unlike pyplot.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    search, time = figure.subplots(1, 2, width_ratios=(3, 2))
+    ratios = {c: outcome.ratio(c) for c, trial in outcome.last().items() if trial.error is None}
+    for (workers, models), candidates in _families(ratios):
+        xs, ys = [c.num_envs for c in candidates], [ratios[c] for c in candidates]
+        style = "-o" if models == 0 else "--s"
+        search.plot(xs, ys, style, ms=4, lw=1, label=f"N={workers} M={models}")
+    best = outcome.best.candidate
+    search.plot(best.num_envs, 1, "*", ms=16, color="crimson", label=f"best: {best}")
+    search.set(
+        xscale="log",
+        xlabel="n, environments per worker",
+        ylabel="steps per second, over the winner's beside it",
+    )
+    ticks = sorted({c.num_envs for c in ratios})
+    search.set_xticks(ticks, [str(n) for n in ticks])
+    search.minorticks_off()
+    search.set_ylim(bottom=0)
+    search.legend(fontsize=8)
+    search.grid(alpha=0.3)
+    _draw_shares(time, outcome)
+    figure.suptitle(title)
+    figure.savefig(file, dpi=120)
+
+
+def _families(candidates: Iterable[Candidate]) -> Iterable[tuple[tuple[int, int], list[Candidate]]]:
+    families: dict[tuple[int, int], list[Candidate]] = {}
+    for c in sorted(candidates):
+        families.setdefault((c.num_env_workers, c.num_model_workers), []).append(c)
+    return sorted(families.items())
+
+
+def _draw_shares(axes: Any, outcome: Outcome) -> None:
+    best = [t for t in outcome.last().values() if t.error is None][:8][::-1]
+    left = [0.0] * len(best)
+    for state, colour in STATES.items():
+        values = [t.shares["env_worker"][state] for t in best]
+        labels = [str(t.candidate) for t in best]
+        axes.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.set(xlim=(0, 1), xlabel="share of the env workers' time, best on top")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

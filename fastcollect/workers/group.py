@@ -1,0 +1,224 @@
+"""A group: some environments that step together, and the ring they write to.
+
+Env workers and the serial collector run this same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fastcollect.envs.base import BatchedEnv, State, StepBuffers
+from fastcollect.memory.ring import POISON, Ring, RingIndex
+from fastcollect.support import noise as noise_streams
+
+
+class ActionError(ValueError):
+    """The policy gave an action that is not one; the text names the value and the environment."""
+
+    def __init__(self, env_index: int, message: str) -> None:
+        super().__init__(message)
+        self.env_index = env_index
+
+
+class Group:
+    """Writes transitions of one batched environment into its ring, block after block.
+
+    The life of a step: ``observation`` is there, a policy writes ``action`` and ``extras`` (with ``noise``
+    to draw from), ``step`` does the rest. When ``complete``, the caller publishes block ``index.written``,
+    and ``open_block`` starts the next one once ``index.can_write``.
+    """
+
+    def __init__(
+        self,
+        env: BatchedEnv,
+        ring: Ring,
+        number: int,
+        *,
+        first_env: int,
+        seed: int,
+        noise: str | None,
+        check: bool = False,
+    ) -> None:
+        self.env, self.number, self.first_env = env, number, first_env
+        self.index = RingIndex(ring.config.capacity)
+        self.t = 0
+        self.first_step = 0
+        self._ring, self._check = ring, check
+        self._length = ring.config.length
+        self._blocks, self._raw = ring.blocks[number], ring.raw[number]
+        self._noise = ring.noise[number]
+        self._fill_noise = noise_streams.FILL[noise] if noise else None
+        self._starts = noise_streams.stream_starts(seed, np.arange(first_env, first_env + env.num_envs))
+        self._final_observation = StepBuffers.allocate(env.spec, env.num_envs).final_observation
+        self._return = np.zeros(env.num_envs, np.float64)
+        self._steps = np.zeros(env.num_envs, np.int64)
+        self._success_any = np.zeros(env.num_envs, np.bool_)
+        self._success_first = np.full(env.num_envs, -1, np.int64)
+        self._bind(0)
+        self._begin_block()
+        env.reset(self.observation)
+
+    @property
+    def observation(self) -> np.ndarray:
+        """What the policy reads at the current step."""
+        return self._block["observation"][self.t]
+
+    @property
+    def noise(self) -> np.ndarray:
+        """What it draws from."""
+        return self._noise[self.t]
+
+    @property
+    def action(self) -> np.ndarray:
+        """Where it writes."""
+        return self._block["action"][self.t]
+
+    @property
+    def extras(self) -> dict[str, np.ndarray]:
+        """Where it writes its extras."""
+        return {name: array[self.t] for name, array in self._extras.items()}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the current block is full."""
+        return self.t == self._length
+
+    def step(self) -> None:
+        """Step the environments with the actions in the current slot. Raises ActionError, EnvStepError."""
+        t, block = self.t, self._block
+        action = block["action"][t]
+        self._check_action(action)
+        out = StepBuffers(
+            block["observation"][t + 1],
+            block["reward"][t],
+            block["terminated"][t],
+            block["truncated"][t],
+            self._final_observation,
+            block["success"][t],
+        )
+        self.env.step(action, out)
+        self._track(t, out)
+        self.t = t + 1
+        self._ring.rows[self.number] += self.env.num_envs
+
+    def publish(self) -> int:
+        """Hand the full block over; returns its number."""
+        number = self.index.written
+        self._block["header"][:] = (number, self.first_step, self._ends, 0)
+        self.index = self.index.wrote()
+        self.first_step += self._length
+        return number
+
+    def open_block(self) -> None:
+        """Begin the next block with the last observation of the previous one."""
+        last_observation = self._block["observation"][-1].copy()
+        self._bind(self.index.position(self.index.written))
+        self._begin_block()
+        self._block["observation"][0] = last_observation
+
+    def get_state(self) -> State:
+        """What the continuation depends on, after ``publish`` and before ``open_block``; n environments.
+
+        first_step () int64: of the next block. observation (n, ...): its first one. episode_return (n,)
+        float64, episode_steps (n,) int64, success_any (n,) bool, success_first (n,) int64: of the running
+        episodes. env/NAME: the environment's own. Raises StateUnsupportedError where it has none.
+        """
+        own = {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
+        return {**{name: array.copy() for name, array in self._held().items()}, **own}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Be where ``get_state`` was called, with the last block not yet freed.
+
+        Raises ValueError that names every array of another shape or type, and what the environment raises.
+        """
+        problems = [
+            f"{name} is {_shape_of(state.get(name))} in the saved state, {_shape_of(array)} here"
+            for name, array in self._held().items()
+            if _shape_of(state.get(name)) != _shape_of(array)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self.first_step = int(state["first_step"])
+        written = self.first_step // self._length
+        self.index = RingIndex(self.index.capacity, written, written - 1)
+        self._bind(self.index.position(written - 1))
+        self.t = self._length
+        for name, array in self._held().items():
+            array[...] = state[name]
+        own = {name.removeprefix("env/"): state[name] for name in state if name.startswith("env/")}
+        self.env.set_state(own)
+
+    def _held(self) -> dict[str, np.ndarray]:
+        return {
+            "first_step": np.array(self.first_step),
+            "observation": self.observation,
+            "episode_return": self._return,
+            "episode_steps": self._steps,
+            "success_any": self._success_any,
+            "success_first": self._success_first,
+        }
+
+    def _bind(self, position: int) -> None:
+        self._block = self._blocks[position]
+        self._extras = {
+            name.removeprefix("extra/"): array
+            for name, array in self._block.items()
+            if name.startswith("extra/")
+        }
+        self._position = position
+
+    def _begin_block(self) -> None:
+        self.t = 0
+        self._ends = 0
+        if self._check:
+            self._raw[self._position][:] = POISON
+        if not self.env.spec.has_success:
+            self._block["success"][:] = False
+        if self._fill_noise:
+            self._fill_noise(self._starts, self.first_step, self._noise)
+
+    def _check_action(self, action: np.ndarray) -> None:
+        spec = self.env.spec.action
+        if spec.discrete:
+            # One comparison for both ends: a negative number is a huge unsigned one.
+            good = action.view(f"u{action.dtype.itemsize}") < spec.num_actions
+        else:
+            good = np.isfinite(action)
+        if not good.all():
+            row = int(np.argwhere(~good)[0][0])
+            allowed = f"an integer from 0 to {spec.num_actions - 1}" if spec.discrete else "finite numbers"
+            raise ActionError(row, f"the policy gave the action {action[row]}; allowed: {allowed}")
+
+    def _track(self, t: int, out: StepBuffers) -> None:
+        self._return += out.reward
+        self._steps += 1
+        if self.env.spec.has_success:
+            fresh = out.success & ~self._success_any
+            if fresh.any():
+                self._success_first[fresh] = self._steps[fresh] - 1
+                self._success_any |= fresh
+        done = out.terminated | out.truncated
+        if done.any():
+            self._end_episodes(t, np.flatnonzero(done), out)
+
+    def _end_episodes(self, t: int, ended: np.ndarray, out: StepBuffers) -> None:
+        block = self._block
+        rows = slice(self._ends, self._ends + len(ended))
+        block["end_row"][rows] = t * self.env.num_envs + ended
+        block["end_return"][rows] = self._return[ended]
+        block["end_length"][rows] = self._steps[ended]
+        block["end_success_any"][rows] = self._success_any[ended]
+        block["end_success_last"][rows] = out.success[ended]
+        block["end_success_first"][rows] = self._success_first[ended]
+        block["end_observation"][rows] = self._final_observation[ended]
+        self._ends = rows.stop
+        self._return[ended] = 0
+        self._steps[ended] = 0
+        self._success_any[ended] = False
+        self._success_first[ended] = -1
+
+
+def _shape_of(array: np.ndarray | None) -> str:
+    return "missing" if array is None else f"{array.dtype} of shape {array.shape}"

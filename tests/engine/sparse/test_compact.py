@@ -1,0 +1,271 @@
+"""Compact networks against masked ones, and operation counts against counting one by one."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.sparse import flops, masks
+from engine.sparse.compact import compact, forward
+
+
+def network(widths, seed=0, prefix=""):
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    for i, shape in enumerate(itertools.pairwise(widths)):
+        parameters[f"{prefix}kernel_{i}"] = rng.standard_normal(shape).astype(np.float32)
+        parameters[f"{prefix}bias_{i}"] = rng.standard_normal(shape[1]).astype(np.float32)
+    return parameters
+
+
+def random_mask(parameters, density, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.random(v.shape) < density for name, v in parameters.items() if "kernel" in name}
+
+
+def masked_forward(mask, parameters, x):
+    """Outputs of the masked network in the precision of x."""
+    depth = len(parameters) // 2
+    for i in range(depth):
+        kernel = np.where(mask[f"kernel_{i}"], parameters[f"kernel_{i}"], 0).astype(x.dtype)
+        x = x @ kernel + parameters[f"bias_{i}"].astype(x.dtype)
+        if i < depth - 1:
+            x = x * (x > 0)
+    return x
+
+
+def assert_equivalent(mask, parameters):
+    """Equal to 1e-6 of the outputs' size, in float32 and, where only the fold rounds, in float64."""
+    small = compact(mask, parameters)
+    mask = mask or masks.full(parameters)
+    x = np.random.default_rng(7).standard_normal((16, len(parameters["kernel_0"])))
+    for dtype in (np.float32, np.float64):
+        expected = masked_forward(mask, parameters, x.astype(dtype))
+        got = forward(small, x.astype(dtype))
+        assert got.shape == expected.shape
+        assert got.dtype == dtype
+        assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
+    for leaf in small.parameters.values():
+        assert leaf.dtype == np.float32
+    return small
+
+
+def widths_of(small):
+    depth = len(small.parameters) // 2
+    shapes = [small.parameters[f"kernel_{i}"].shape for i in range(depth)]
+    assert [small.parameters[f"bias_{i}"].shape for i in range(depth)] == [(out,) for _, out in shapes]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(shapes))
+    return [len(small.inputs), *(out for _, out in shapes)]
+
+
+def on_a_path(mask):
+    """Widths that remain if exactly the units on a path from an input to an output do, path by path."""
+    kept = [mask[f"kernel_{i}"] for i in range(len(mask))]
+    used = [set() for _ in range(len(kept) + 1)]
+
+    def walk(path):
+        layer = len(path) - 1
+        if layer == len(kept):
+            for i, unit in enumerate(path):
+                used[i].add(unit)
+            return
+        for unit in np.flatnonzero(kept[layer][path[-1]]).tolist():
+            walk([*path, unit])
+
+    for start in range(len(kept[0])):
+        walk([start])
+    return sorted(used[0]), [*map(len, used[:-1]), kept[-1].shape[1]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]),
+    st.integers(0, 9999),
+)
+def test_compact_equals_masked_and_keeps_exactly_the_units_on_a_path(widths, density, seed):
+    parameters = network(widths, seed)
+    mask = random_mask(parameters, density, seed)
+    small = assert_equivalent(mask, parameters)
+    inputs, expected = on_a_path(mask)
+    assert small.inputs.tolist() == inputs
+    assert widths_of(small) == expected
+
+
+@pytest.mark.parametrize("density", [0.2, 0.05, 0.02, 0.005])
+def test_networks_of_the_usual_size(density):
+    parameters = network((39, 256, 256, 8))
+    small = assert_equivalent(random_mask(parameters, density), parameters)
+    assert small.parameters["kernel_1"].size <= 256 * 256
+
+
+def test_a_dense_network_stays_what_it_is():
+    parameters = network((3, 4, 2))
+    for mask in ({}, masks.full(parameters)):
+        small = assert_equivalent(mask, parameters)
+        assert small.inputs.tolist() == [0, 1, 2]
+        for name, leaf in parameters.items():
+            np.testing.assert_array_equal(small.parameters[name], leaf)
+
+
+def test_each_kind_of_dead_unit_by_hand():
+    parameters = {
+        "kernel_0": np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]], np.float32),
+        "bias_0": np.array([0.5, 2.0, -3.0, 0.25], np.float32),
+        "kernel_1": np.array([[1], [10], [100], [1000]], np.float32),
+        "bias_1": np.array([7.0], np.float32),
+    }
+    # Unit 0 lives; 1 and 2 are constant, the one 2, the other 0; 3 is not read, and with it goes input 2.
+    mask = {
+        "kernel_0": np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]], bool),
+        "kernel_1": np.array([[1], [1], [1], [0]], bool),
+    }
+    small = assert_equivalent(mask, parameters)
+    assert small.inputs.tolist() == [0]
+    assert {name: leaf.tolist() for name, leaf in small.parameters.items()} == {
+        "kernel_0": [[1]],
+        "bias_0": [0.5],
+        "kernel_1": [[1]],
+        "bias_1": [7 + 2 * 10],
+    }
+
+
+def test_death_spreads_both_ways():
+    parameters = network((2, 2, 2, 2, 1), seed=3)
+    mask = masks.full(parameters)
+    mask["kernel_0"][:, 0] = False
+    mask["kernel_1"][1, 0] = False  # unit 0 of layer 2 reads only the constant unit
+    mask["kernel_3"][1] = False
+    mask["kernel_2"][1, 0] = False  # unit 1 of layer 2 is read only by a unit that nobody reads
+    small = assert_equivalent(mask, parameters)
+    # What is left is constant: unit 0 of layer 3 reads the constant unit 0 alone.
+    assert widths_of(small) == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("dead", ["kernel_0", "kernel_1", "kernel_2"])
+def test_a_dead_layer_leaves_constant_outputs(dead):
+    parameters = network((3, 4, 5, 2), seed=1)
+    mask = masks.full(parameters)
+    mask[dead][...] = False
+    small = assert_equivalent(mask, parameters)
+    assert widths_of(small) == [0, 0, 0, 2]
+    outputs = forward(small, np.random.default_rng(0).standard_normal((5, 3), np.float32))
+    assert outputs.shape == (5, 2)
+    assert (outputs == outputs[0]).all()
+
+
+def test_constants_are_folded_in_float64():
+    parameters = {
+        "kernel_0": np.ones((1, 2), np.float32),
+        "bias_0": np.array([2**25, 1], np.float32),
+        "kernel_1": np.ones((2, 1), np.float32),
+        "bias_1": np.array([-(2**25)], np.float32),
+    }
+    mask = {"kernel_0": np.zeros((1, 2), bool), "kernel_1": np.ones((2, 1), bool)}
+    assert compact(mask, parameters).parameters["bias_1"].tolist() == [1]
+
+
+def test_compact_changes_none_of_its_inputs():
+    parameters = network((3, 4, 4, 2))
+    mask = random_mask(parameters, 0.2)
+    copies = [{name: leaf.copy() for name, leaf in tree.items()} for tree in (parameters, mask)]
+    compact(mask, parameters)
+    for tree, copy in zip((parameters, mask), copies, strict=True):
+        for name, leaf in tree.items():
+            np.testing.assert_array_equal(leaf, copy[name])
+
+
+def test_what_is_no_plain_network_is_refused():
+    parameters = network((3, 4, 2))
+    with pytest.raises(ValueError, match=r"kernel_1: mask \(4, 3\), parameters \(4, 2\)"):
+        compact({"kernel_0": np.ones((3, 4), bool), "kernel_1": np.ones((4, 3), bool)}, parameters)
+    for other in (network((3, 4, 2), prefix="q0/"), {"kernel_0": parameters["kernel_0"]}, {}):
+        with pytest.raises(ValueError, match="names must be kernel_0, bias_0"):
+            compact({}, other)
+
+
+# Operations
+
+
+def counted(mask, parameters):
+    """One by one: a multiplication and an addition for each kept weight, an addition for each bias."""
+    operations = 0
+    for name, leaf in parameters.items():
+        for place in np.ndindex(leaf.shape):
+            if "bias" in name:
+                operations += 1
+            elif mask[name][place]:
+                operations += 2
+    return operations
+
+
+def twin(widths):
+    return {**network(widths, 0, "q0/"), **network(widths, 1, "q1/")}
+
+
+def test_operations_by_hand():
+    parameters = network((2, 3, 2))
+    assert flops.forward({}, parameters) == {"dense": 29, "masked": 29, "compact": 29}
+    mask = masks.full(parameters)
+    mask["kernel_0"][:, 0] = False  # a constant unit: four weights and a bias less
+    assert flops.forward(mask, parameters) == {"dense": 29, "masked": 25, "compact": 20}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=4), st.sampled_from([0.0, 0.2, 0.6]), st.integers(0, 999)
+)
+def test_operations_equal_a_count_one_by_one(widths, density, seed):
+    parameters = network(widths, seed)
+    mask = random_mask(parameters, density, seed)
+    small = compact(mask, parameters).parameters
+    assert flops.forward(mask, parameters) == {
+        "dense": counted(masks.full(parameters), parameters),
+        "masked": counted(mask, parameters),
+        "compact": counted(masks.full(small), small),
+    }
+
+
+def test_operations_of_a_twin_critic_are_those_of_both():
+    parameters = twin((3, 4, 1))
+    mask = masks.full(parameters)
+    mask["q1/kernel_1"][1:] = False
+    one, other = (
+        flops.forward(masks.networks(mask)[prefix], masks.networks(parameters)[prefix])
+        for prefix in ("q0/", "q1/")
+    )
+    assert other["compact"] < other["masked"] < one["masked"]
+    assert flops.forward(mask, parameters) == {kind: one[kind] + other[kind] for kind in one}
+    assert (
+        flops.forward({}, parameters)["masked"]
+        == flops.forward({}, parameters)["compact"]
+        == 2 * one["dense"]
+    )
+
+
+def test_operations_refuse_a_mask_of_another_network():
+    with pytest.raises(ValueError, match="kernel_1"):
+        flops.forward({"kernel_0": np.ones((2, 3), bool)}, network((2, 3, 2)))
+
+
+def test_operations_of_an_update_pass_by_pass():
+    actor, critic = network((3, 4, 4)), twin((5, 4, 1))
+    actor_mask, critic_mask = random_mask(actor, 0.4), random_mask(critic, 0.7)
+    passes = {
+        "masked": (counted(actor_mask, actor), counted(critic_mask, critic)),
+        "dense": (counted(masks.full(actor), actor), counted(masks.full(critic), critic)),
+    }
+    expected = {}
+    for kind, (a, c) in passes.items():
+        operations = 0
+        for _ in range(17):
+            operations += a + c  # target: next action, target critics
+            operations += c + 2 * c  # critic loss: forward, gradients of inputs and of weights
+            operations += a + c  # actor loss: action, its values
+            operations += c + 2 * a  # gradients of the critics' inputs; of the actor's inputs and weights
+        expected[kind] = operations
+    assert flops.sac_update(actor_mask, actor, critic_mask, critic, 17) == expected
+    dense = flops.sac_update({}, actor, {}, critic, 17)
+    assert dense["masked"] == dense["dense"] == expected["dense"]

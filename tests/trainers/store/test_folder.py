@@ -1,0 +1,504 @@
+"""Run folders: one process, one configuration, a manifest that can be given back, nothing half made."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.disk import full_disk
+
+from fastcollect.support.errors import ConfigError
+from trainers.run import metrics
+from trainers.store import artifacts, yaml_file
+from trainers.store import folder as run_folder
+from trainers.store.folder import (
+    RunFolder,
+    config_hash,
+    read_config,
+    read_identity,
+    read_manifest,
+    read_summary,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = {"env": "reach-v3", "seed": 1, "sac": {"rate": 6e-4, "hidden": [256, 256]}, "stop": None}
+COMMAND = ["python", "train.py", "--env-kwargs", "a=b c"]
+
+
+def problems_of(function, *args, **kwargs):
+    with pytest.raises(ConfigError) as caught:
+        function(*args, **kwargs)
+    return caught.value.problems
+
+
+def error_of(function, *args, **kwargs):
+    (problem,) = problems_of(function, *args, **kwargs)
+    return problem
+
+
+def create(path, config=CONFIG, **kwargs):
+    return RunFolder.create(path, config, COMMAND, **kwargs)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+CONFIGS = st.dictionaries(st.text().filter(lambda key: key != "manifest"), VALUES, max_size=4)
+
+
+def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
+    with create(tmp_path / "run") as run:
+        content = yaml.safe_load((run.path / "manifest.yaml").read_text())
+        manifest = content.pop("manifest")
+        assert content == CONFIG
+        assert manifest == read_manifest(run.path)
+        assert manifest["config_hash"] == run.config_hash == config_hash(CONFIG)
+        assert manifest["command"] == "python train.py --env-kwargs 'a=b c'"
+        assert manifest["started"].endswith("+00:00")
+        assert {"cpu", "versions", "commit"} <= manifest["machine"].keys()
+        assert read_config(run.path) == read_config(run.path / "manifest.yaml") == run.config == CONFIG
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONFIGS)
+def test_a_configuration_comes_back_as_it_was_given(tmp_path, config):
+    file = tmp_path / "manifest.yaml"
+    RunFolder(tmp_path, config, {"config_hash": "x"}, -1)._write_manifest()
+    assert read_config(file) == config
+    assert config_hash(read_config(file)) == config_hash(config)
+
+
+@pytest.mark.parametrize(
+    "text", ["6e-4", "1.5e3", "1e5", "0x1f", "1_0", "on", "2024-01-01", "12:30:00", "~", "a: b"]
+)
+def test_texts_that_look_like_something_else_stay_texts(tmp_path, text):
+    with create(tmp_path / "run", {"name": text, text: 1.0}) as run:
+        assert read_config(run.path) == {"name": text, text: 1.0}
+
+
+def test_numbers_as_people_write_them_are_numbers(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: 6e-4\nb: 1.5e3\nc: -1E+2\nd: 1.0e-05\ne: .inf\nf: e5\ng: 1e\n")
+    assert read_config(file) == {
+        "a": 6e-4,
+        "b": 1500.0,
+        "c": -100.0,
+        "d": 1e-5,
+        "e": float("inf"),
+        "f": "e5",
+        "g": "1e",
+    }
+
+
+def test_a_hash_knows_values_and_not_their_order():
+    base = {"a": 1, "b": {"x": [1, 2], "y": None}}
+    assert config_hash(base) == config_hash({"b": {"y": None, "x": (1, 2)}, "a": 1})
+    assert len(config_hash(base)) == 16
+    others = [{**base, "a": 2}, {**base, "a": 1.0}, {**base, "a": "1"}, {**base, "b": {}}, {"a": 1}]
+    assert len({config_hash(config) for config in [base, *others]}) == 6
+    assert config_hash({"a": {"runs": 1}}) != config_hash({"a": {"runs": 2}})
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, Path("x"), {(1, 2): 3}, float])
+def test_what_is_not_plain_is_refused_before_anything_is_made(tmp_path, value):
+    assert "not plain data" in error_of(config_hash, {"a": value})
+    assert "not plain data" in error_of(create, tmp_path / "run", {"a": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_holds_itself_is_refused(tmp_path):
+    config = {}
+    config["a"] = config
+    assert "not plain data" in error_of(create, tmp_path / "run", config)
+
+
+def test_the_reserved_key_is_refused(tmp_path):
+    assert "'manifest'" in error_of(create, tmp_path / "run", {"manifest": 1})
+
+
+def test_facts_are_added_and_replaced(tmp_path):
+    with create(tmp_path / "run") as run:
+        run.annotate(rewind={"actor": "anchor", "replay": "empty"}, kept={"actor/0": np.int64(5)})
+        run.annotate(kept={"actor/0": np.arange(2)}, loss=float("nan"))
+        expected = {
+            "rewind": {"actor": "anchor", "replay": "empty"},
+            "kept": {"actor/0": [0, 1]},
+            "loss": None,
+        }
+        assert run.facts == read_manifest(run.path)["facts"] == expected
+        assert "not plain data" in error_of(run.annotate, bad=object())
+        with full_disk():
+            assert "manifest.yaml" in error_of(run.annotate, more=1)
+        assert run.facts == read_manifest(run.path)["facts"] == expected
+        assert read_config(run.path) == CONFIG
+    with create(tmp_path / "run", resume=True) as run:
+        assert run.facts == expected
+
+
+def test_a_folder_that_explains_itself(tmp_path):
+    with create(tmp_path / "run") as run, metrics.MetricsWriter(run.path) as writer:
+        writer.write_metrics({"env_steps": 1, "updates": 0, "wall_seconds": 0.1})
+        artifacts.save(run.path, "dense", {"x": 1}, config_hash=run.config_hash)
+        run.write_summary({"success": 1.0})
+        text = (run.path / "README.md").read_text()
+        assert "# run\n" in text
+        assert "a=b c" in text
+        names = {path.name for path in run.path.iterdir()} - {"README.md"}
+        assert len(names) == 7
+        names.add("checkpoints")
+        for name in names:
+            assert f"`{name}`" in text or f"`{name}/" in text
+
+
+def test_a_summary_makes_a_run_finished(tmp_path):
+    with create(tmp_path / "run") as run:
+        assert not run.finished()
+        assert "not finished" in error_of(read_summary, run.path)
+        with full_disk():
+            assert "summary.json" in error_of(run.write_summary, {"success": 1})
+        assert not run.finished()
+        run.write_summary({"success": np.float32(0.5), "per_goal": np.ones(2), "worst": float("-inf")})
+        assert run.finished()
+        assert read_summary(run.path) == {"success": 0.5, "per_goal": [1.0, 1.0], "worst": None}
+    before = (tmp_path / "run" / "manifest.yaml").read_bytes()
+    for resume in (False, True):
+        with create(tmp_path / "run", resume=resume) as run:
+            assert run.finished()
+    assert (tmp_path / "run" / "manifest.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", '{"a": ', "[]", "{}", "[" * 10**5, "\ud800"])
+def test_a_spoiled_summary_is_one_error_that_names_it(tmp_path, text):
+    with create(tmp_path / "run") as run:
+        file = run.path / "summary.json"
+        file.write_bytes(text.encode(errors="surrogatepass"))
+        assert str(file) in error_of(run.finished)
+    assert str(file) in error_of(create, tmp_path / "run")
+
+
+def test_what_a_summary_lacks_is_named_with_its_file(tmp_path):
+    with create(tmp_path / "run") as run:
+        run.write_summary({"best": {"success": 1.0}, "reached": {}, "worst": float("nan")})
+    there = ("best.success", "reached", "worst")
+    assert read_summary(tmp_path / "run", there)["best"] == {"success": 1.0}
+    problem = error_of(read_summary, tmp_path / "run", (*there, "seed", "best.steps", "worst.seed"))
+    assert str(tmp_path / "run" / "summary.json") in problem
+    assert problem.endswith("lacks seed, best.steps, worst.seed")
+
+
+def checkpoint_in(path):
+    (path / "checkpoints" / "20" / "arrays").mkdir(parents=True)
+    (path / "checkpoints" / "20" / "arrays" / "data").write_bytes(b"x" * 1000)
+
+
+def test_a_finished_run_has_no_checkpoints(tmp_path, monkeypatch):
+    removed, really = [], shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: removed.append(run.finished()))
+    with create(tmp_path / "run") as run:
+        checkpoint_in(run.path)
+        with full_disk():
+            assert "summary.json" in error_of(run.write_summary, {"success": 1})
+        assert removed == []
+        run.write_summary({"success": 1})
+    assert removed == [True]  # not before the summary is there
+    # As after a process that ended between the two.
+    assert (tmp_path / "run" / "checkpoints" / "20").exists()
+    monkeypatch.setattr(shutil, "rmtree", really)
+    create(tmp_path / "run").close()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert read_summary(tmp_path / "run") == {"success": 1}
+
+
+def test_an_unfinished_run_keeps_its_checkpoints(tmp_path):
+    with create(tmp_path / "run") as run:
+        checkpoint_in(run.path)
+    create(tmp_path / "run", resume=True).close()
+    assert (tmp_path / "run" / "checkpoints" / "20" / "arrays" / "data").exists()
+
+
+def test_an_unfinished_run_needs_resume_and_remembers_it(tmp_path):
+    with create(tmp_path / "run") as run:
+        run.annotate(kept=5)
+        first = read_manifest(run.path)
+    assert "--resume" in error_of(create, tmp_path / "run")
+    (tmp_path / "run" / "README.md").unlink()
+    with RunFolder.create(tmp_path / "run", CONFIG, ["again"], resume=True) as run:
+        resumed = read_manifest(run.path)
+        (entry,) = resumed.pop("resumed")
+        assert entry["command"] == "again"
+        assert {**resumed, "resumed": []} == first
+        assert run.facts == {"kept": 5}
+        assert (run.path / "README.md").exists()
+
+
+def test_resume_of_nothing_is_a_new_run(tmp_path):
+    with create(tmp_path / "deep" / "run", resume=True) as run:
+        assert read_manifest(run.path)["resumed"] == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_configuration_is_refused_key_by_key(tmp_path, resume):
+    create(tmp_path / "run").close()
+    other = {**CONFIG, "seed": 2, "sac": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}}
+    del other["stop"]
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    problems = problems_of(create, tmp_path / "run", other, resume=resume)
+    for text in ("seed is 1 there and 2 here", "sac.rate is 0.0006 there and 0.001 here"):
+        assert sum(text in problem for problem in problems) == 1
+    assert any("stop is null there and absent here" in problem for problem in problems)
+    assert any("new is absent there and {} here" in problem for problem in problems)
+    assert len(problems) == 4
+    assert {path: path.read_bytes() for path in before} == before
+    create(tmp_path / "run", resume=True).close()  # and is not locked
+
+
+def test_a_difference_that_dots_hide_is_refused_too(tmp_path):
+    create(tmp_path / "run", {"a.b": 1}).close()
+    assert "another configuration" in error_of(create, tmp_path / "run", {"a": {"b": 1}})
+
+
+def test_a_manifest_changed_by_hand_is_told(tmp_path):
+    create(tmp_path / "run").close()
+    file = tmp_path / "run" / "manifest.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("seed: 1", "seed: 2"))
+    for call in (read_identity, create):
+        problem = error_of(call, tmp_path / "run")
+        assert str(file) in problem
+        assert "was changed" in problem
+    for spoiled in (text.partition("manifest:")[0], text + "manifest: 5\n", text[:-40], "manifest: {}", ""):
+        file.write_text(spoiled)
+        assert str(file) in error_of(create, tmp_path / "run", resume=True)
+        assert str(file) in error_of(read_identity, tmp_path / "run")
+    file.write_text(text.replace("resumed: []", "resumed: 1"))
+    assert str(file) in error_of(create, tmp_path / "run", resume=True)
+    file.write_text(text)
+    assert read_identity(tmp_path / "run") == (CONFIG, read_manifest(tmp_path / "run"))
+
+
+HOLDER = """
+    import sys, time
+    from trainers.store.folder import RunFolder
+
+    run = RunFolder.create(sys.argv[1], {"a": 1}, ["holder"])
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            before = sorted(folder.iterdir())
+            problem = error_of(create, folder, {"a": 1}, resume=True)
+            assert f"is in use by process {holder.pid}" in problem
+            assert sorted(folder.iterdir()) == before
+            assert read_config(folder) == {"a": 1}  # reading needs no lock
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with create(folder, {"a": 1}, resume=True):
+        assert f"is in use by process {os.getpid()}" in error_of(create, folder, {"a": 1})
+    create(folder, {"a": 1}, resume=True).close()
+
+
+def test_a_child_does_not_hold_the_folder_for_its_parent(tmp_path):
+    run = create(tmp_path / "run")
+    code = "print('up', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+    ) as child:
+        assert child.stdout.readline() == b"up\n"  # by now it has closed what it must not inherit
+        run.close()
+        create(tmp_path / "run", resume=True).close()
+        child.communicate(b"\n")
+
+
+def test_closing_twice_closes_nothing_else(tmp_path):
+    run = create(tmp_path / "run")
+    run.close()
+    with open(tmp_path / "other", "w") as other:  # may get the same descriptor
+        run.close()
+        other.write("x")
+
+
+@pytest.mark.parametrize("parent", ["file", "proc"])
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path, parent):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "a" / "run" if parent == "file" else Path("/proc/a/run")
+    assert f"run folder {str(path)!r} cannot be written: " in error_of(create, path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_file_in_the_folders_place_is_one_error(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert str(tmp_path / "run") in error_of(create, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+NOBODY = """
+    import os, sys
+    from fastcollect.support.command import run
+    from trainers.store.folder import RunFolder
+
+    RunFolder.create(sys.argv[1] + "/first", {"a": 1}, ["x"]).close()
+    os.chmod(sys.argv[1], 0o555)
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    run(lambda: RunFolder.create(sys.argv[1] + "/deep/run", {"a": 1}, ["x"]))
+"""
+
+
+def test_a_parent_without_permission_ends_with_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NOBODY), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    os.chmod(tmp_path, 0o755)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"error: run folder '{tmp_path}/deep/run' cannot be written: Permission denied\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "deep" / "run", tmp_path / "empty"):
+        with full_disk():
+            assert "cannot be written" in error_of(create, path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("failing", ["manifest.yaml", "README.md"])
+def test_a_creation_that_fails_late_leaves_nothing_behind(tmp_path, monkeypatch, failing):
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target).name == failing:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        create(tmp_path / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    create(tmp_path / "deep" / "run").close()
+
+
+def test_other_peoples_files_are_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert "no manifest.yaml, but other files" in error_of(create, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert "is no run folder" in error_of(read_identity, tmp_path)
+    assert "manifest.yaml" in error_of(read_config, tmp_path)
+
+
+def test_what_a_killed_creation_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").write_text("123\n")
+    (tmp_path / ".manifest.yaml.tmp").write_text("a: ")
+    create(tmp_path).close()
+    assert read_config(tmp_path) == CONFIG
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_lock_file_that_was_taken_away_while_it_was_opened_is_no_lock(tmp_path, monkeypatch, made_again):
+    flock, file = run_folder.fcntl.flock, tmp_path / "run" / ".lock"
+
+    def lose(fd, how):
+        file.unlink()
+        if made_again:
+            file.write_text("5\n")
+        flock(fd, how)
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", lose)
+    assert "is in use by process" in error_of(create, tmp_path / "run")
+    assert list(tmp_path.rglob(".lock")) == [file] * made_again
+
+
+def test_a_list_that_is_there_twice_is_written_twice(tmp_path):
+    shared = [256, 256]
+    (tmp_path / "config.yaml").write_text(yaml_file.dump({"actor": shared, "critic": shared}))
+    assert read_config(tmp_path / "config.yaml") == {"actor": shared, "critic": shared}
+
+
+BAD_YAML = {
+    "": 1,
+    "a: 1\nb: [1, 2\n": 3,
+    "a: 1\nb: {c: 1, d: 2, c: 3}\n": 2,
+    "a: 1\nb: 2\na: 3\n": 3,
+    "- 1\n- 2\n": 1,
+    "just words": 1,
+    "a: 1\n1: 2\n": 2,
+    "on: true\n": 1,
+    "a: 1\nb: !!python/object/apply:os.system ['touch sprung']\n": 2,
+    "a: 1\nb: !!python/name:os.system\n": 2,
+    "a: &x 1\nb: *x\n": 2,
+    "a: &x [*x]\n": 1,
+    "a: 1\n\n? [1]\n: 2\n": 3,
+    "a: 1\nb: c: d\n": 2,
+    "a: 1\nb: 2024-13-45\n": 2,
+    "a: 1\nb: !!int x\n": 2,
+    "a: 1\nb: !!int ''\n": 2,
+    "a: 1\nb: !!bool x\n": 2,
+    "a: 1\nb: !!timestamp x\n": 2,
+    "a: 1\nb: " + "9" * 5000 + "\n": 2,
+    "a: 1\nb: 2\n---\nc: 1\n": 3,
+    "a: 1\nb: 'x\x00'\n": 2,
+    "a: 1\n\tb: 2\n": 2,
+    "a: " + "[" * 5000: 1,
+}
+
+
+@pytest.mark.parametrize(("text", "line"), BAD_YAML.items(), ids=range(len(BAD_YAML)))
+def test_a_configuration_that_cannot_be_read_is_named_with_its_line(tmp_path, monkeypatch, text, line):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert error_of(read_config, file).startswith(f"{str(file)!r}, line {line}: ")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_configuration_that_is_no_text_is_named_with_its_line(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(b"a: 1\nb: \xff\xfe\n")
+    assert error_of(read_config, file).startswith(f"{str(file)!r}, line 2: ")
+    assert "cannot be read" in error_of(read_config, tmp_path / "absent.yaml")
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("abm:-[]{}!&*'\"|>#%@`?,.0123e~<= \n\t\\", max_size=40))
+def test_any_text_is_a_configuration_or_one_error(tmp_path, text):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    problems = ()
+    try:
+        assert all(isinstance(key, str) for key in read_config(file))
+    except ConfigError as error:
+        problems = error.problems
+    assert [problem.startswith(f"{str(file)!r}, line ") for problem in problems] in ([], [True])
+
+
+def test_the_summary_is_strict_json(tmp_path):
+    with create(tmp_path / "run") as run:
+        run.write_summary({"a": [float("nan"), {"b": float("inf")}]})
+
+        def refuse(text):
+            raise AssertionError(text)
+
+        json.loads((run.path / "summary.json").read_text(), parse_constant=refuse)

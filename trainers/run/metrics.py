@@ -1,0 +1,216 @@
+"""What a run measures: rows of ``metrics.jsonl`` and ``evaluations.jsonl``, and the same in ``tensorboard/``.
+
+The JSON lines are the record. The event file of TensorBoard is drawn from them: a resumed run writes it anew
+from the rows that it keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+
+METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+TENSORBOARD = "tensorboard"
+_REQUIRED = ("env_steps", "updates", "wall_seconds")
+
+_LARGEST = 3.4e38  # of what an event file can hold
+_TAGS = {METRICS: "training", EVALUATIONS: "evaluation"}
+
+
+def plain(value: Any) -> Any:
+    """The value as strict JSON knows it: arrays are lists, NaN and infinities null, keys texts."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # an array or scalar of NumPy or JAX
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_rows(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, without a last line that was cut off while it was written.
+
+    Raises ConfigError naming the file and the line of anything else that is no row.
+    """
+    return [row for _, row in _lines(Path(path))]
+
+
+class MetricsWriter:
+    """Appends rows to the files of one run.
+
+    Each row is in its file when the call returns. A row holds at least env_steps, updates and wall_seconds.
+    Texts, lists and what is null stay out of TensorBoard.
+
+    resume_at: the env_steps of the checkpoint that the run goes on from. Rows beyond it, which a killed run
+    may have written, are dropped; those of that very step are kept, so write them before the checkpoint.
+    None: the run starts at its beginning, and no earlier row is kept.
+    """
+
+    def __init__(self, folder: Path | str, resume_at: int | None = None) -> None:
+        folder = Path(folder)
+        kept = {name: _keep(folder / name, resume_at) for name in (METRICS, EVALUATIONS)}
+        self._board = _Board(folder / TENSORBOARD, kept)
+        try:
+            # Unbuffered: a row that did not fit on the disk must not be tried again when the file is closed.
+            self._streams = {name: FileIO(folder / name, "a") for name in kept}
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def write_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append what training measured. Raises ConfigError, with the file as it was, if the disk is full."""
+        self._write(METRICS, row)
+
+    def write_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Append what an evaluation measured. Raises as ``write_metrics``."""
+        self._write(EVALUATIONS, row)
+
+    def close(self) -> None:
+        """Close every file."""
+        for stream in self._streams.values():
+            stream.close()
+        self._board.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, name: str, row: Mapping[str, Any]) -> None:
+        missing = [key for key in _REQUIRED if key not in row]
+        if missing:
+            raise ValueError(f"a row for {name} lacks {', '.join(missing)}")
+        strict = plain(row)
+        if not _is_step(strict["env_steps"]):
+            raise ValueError(f"a row for {name} has env_steps {strict['env_steps']!r}; allowed: a count")
+        line = json.dumps(strict, allow_nan=False).encode() + b"\n"
+        stream = self._streams[name]
+        end = stream.seek(0, 2)
+        try:
+            while line:
+                line = line[stream.write(line) :]
+        except OSError as error:
+            stream.truncate(end)
+            raise _unwritable(Path(stream.name), error) from error
+        self._board.write(name, strict, time.time())
+
+
+class _Board:
+    """The one event file of a ``tensorboard`` folder, written in step with the rows and without a thread.
+
+    The library's own SummaryWriter hands events to a thread, and waits forever once that died of a full disk.
+    """
+
+    def __init__(self, folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> None:
+        # Loading it takes longer than everything else here; commands that only read have no use for it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._event, self._summary, self._folder = Event, Summary, folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("*.tfevents.*"):
+                old.unlink()
+            self._events = EventsWriter(str(folder / "events"))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        flat = sorted(((n, r) for n in rows for r in rows[n]), key=lambda pair: pair[1]["env_steps"])
+        # The wall clock of rows from before is not recorded; that they lie back to back suits every plot.
+        origin = time.time() - max((row["wall_seconds"] for _, row in flat), default=0.0)
+        for name, row in flat:
+            self._append(name, row, origin + row["wall_seconds"])
+        self._flush()
+
+    def write(self, name: str, row: Mapping[str, Any], wall_time: float) -> None:
+        self._append(name, row, wall_time)
+        self._flush()
+
+    def close(self) -> None:
+        try:
+            self._events.close()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def _append(self, name: str, row: Mapping[str, Any], wall_time: float) -> None:
+        values = [
+            self._summary.Value(tag=f"{_TAGS[name]}/{key}", simple_value=value)
+            for key, value in row.items()
+            if _is_scalar(value) and key != "env_steps"
+        ]
+        event = self._event(wall_time=wall_time, step=row["env_steps"], summary=self._summary(value=values))
+        self._events.write_event(event)
+
+    def _flush(self) -> None:
+        try:
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+
+def _keep(file: Path, resume_at: int | None) -> list[dict[str, Any]]:
+    """Rewrite the file without the rows beyond this step; returns the rows that stay."""
+    kept = []
+    if resume_at is not None and file.exists():
+        found = _lines(file)
+        problems = [
+            f"{str(file)!r}, line {number}: env_steps is {row.get('env_steps')!r} and wall_seconds "
+            f"{row.get('wall_seconds')!r}; allowed: a count and a number"
+            for number, (_, row) in enumerate(found, 1)
+            if not (_is_step(row.get("env_steps")) and _is_scalar(row.get("wall_seconds")))
+        ]
+        if problems:
+            raise ConfigError(problems)
+        kept = [(line, row) for line, row in found if row["env_steps"] <= resume_at]
+
+    def write(stream: BinaryIO) -> None:
+        stream.writelines(line + b"\n" for line, _ in kept)
+
+    write_file(file, write)
+    return [row for _, row in kept]
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < _LARGEST
+
+
+def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
+    *whole, _ = content.split(b"\n")
+    out = []
+    for number, line in enumerate(whole, 1):
+        try:
+            row = json.loads(line, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError([f"{str(file)!r}, line {number} is no JSON: {error}"]) from None
+        if not isinstance(row, dict):
+            raise ConfigError([f"{str(file)!r}, line {number} is no row: {line[:80]!r}"])
+        out.append((line, row))
+    return out
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not of its standard")
+
+
+def _unwritable(file: Path, error: OSError) -> ConfigError:
+    return ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"])

@@ -1,0 +1,138 @@
+"""What a run remembers of itself: recent episodes, evaluations, rates, and the summary of it all."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.sparse import masks as mask_functions
+from fastcollect.control.stats import Stats
+from fastcollect.memory.block import Block
+from trainers.config.training import TrainConfig
+from trainers.run.learner import Learner
+
+_RECENT = 100
+_THRESHOLDS = {"success_any": 0.95, "success_last": 0.8}
+_MERIT = ("success_any", "success_last", "return_mean")
+
+
+class Record:
+    """began: ``time.perf_counter()`` of the start; moved back on resume by what the run took before."""
+
+    def __init__(self, config: TrainConfig, learner: Learner, began: float) -> None:
+        self.config, self.began = config, began
+        self.last_evaluation: dict[str, Any] = {}
+        self._learner = learner
+        self._best: tuple[float, ...] | None = None
+        self._in_a_row = 0
+        self._reached: dict[str, dict[str, float]] = {}
+        self._returns: deque[float] = deque(maxlen=_RECENT)
+        self._successes: deque[float] = deque(maxlen=_RECENT)
+        self._logged = (began, learner.env_steps, learner.updates)
+
+    def wall(self) -> float:
+        """Seconds that the run took so far."""
+        return time.perf_counter() - self.began
+
+    def since_logged(self) -> float:
+        """Seconds since ``training_row``."""
+        return time.perf_counter() - self._logged[0]
+
+    def took(self, block: Block) -> None:
+        """Remember the episodes that ended in a block."""
+        self._returns.extend(block.episodes.episode_return.tolist())
+        self._successes.extend(block.episodes.success_any.tolist())
+
+    def judge(self, row: Mapping[str, Any]) -> bool:
+        """Remember an evaluation; returns whether it is the best one so far."""
+        self.last_evaluation = dict(row)
+        for name, threshold in _THRESHOLDS.items():
+            if row[name] >= threshold and name not in self._reached:
+                at = {key: row[key] for key in ("env_steps", "wall_seconds")}
+                self._reached[name] = {"at": threshold, **at}
+        enough = self.config.stop_success is not None and row["success_any"] >= self.config.stop_success
+        self._in_a_row = self._in_a_row + 1 if enough else 0
+        merit = tuple(row[name] for name in _MERIT)
+        if self._best is not None and merit <= self._best:
+            return False
+        self._best = merit
+        return True
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether success has lasted for as many evaluations as end a run."""
+        return self.config.stop_success is not None and self._in_a_row >= self.config.stop_patience
+
+    def densities(self) -> dict[str, float]:
+        """Kept over prunable weights of each network."""
+        masks = self._learner.masks
+        return {name: 1 - mask_functions.sparsity(masks[name]) for name in ("actor", "critic")}
+
+    def training_row(self) -> dict[str, Any]:
+        """Counters, rates since the row before, recent episodes, the learner's metrics; waits for those."""
+        now, learner = time.perf_counter(), self._learner
+        then, steps, updates = self._logged
+        self._logged = (now, learner.env_steps, learner.updates)
+        return {
+            "env_steps": learner.env_steps,
+            "updates": learner.updates,
+            "wall_seconds": self.wall(),
+            "env_steps_per_second": (learner.env_steps - steps) / (now - then),
+            "updates_per_second": (learner.updates - updates) / (now - then),
+            "updates_per_step": self._ratio(),
+            "return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "success_any": float(np.mean(self._successes)) if self._successes else None,
+            **{name: float(value) for name, value in learner.metrics.items()},
+        }
+
+    def _ratio(self) -> float:
+        learned = max(1, self._learner.env_steps - self.config.start_steps)
+        return self._learner.updates / learned
+
+    def summary(self, stats: Stats, training_seconds: float) -> dict[str, Any]:
+        """The results of the run."""
+        learner, row = self._learner, self.last_evaluation
+        kept = {name: mask_functions.counts(learner.masks[name])[0] for name in ("actor", "critic")}
+        return {
+            **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
+            "best": dict(zip(_MERIT, self._best, strict=True)),
+            "reached": self._reached,
+            "env": self.config.env,
+            "seed": self.config.seed,
+            "env_steps": learner.env_steps,
+            "updates": learner.updates,
+            "updates_per_step": self._ratio(),
+            "transitions_stored": learner.replay.added,
+            "wall_seconds": self.wall(),
+            "training_seconds": training_seconds,
+            "stopped_early": self.stopped_early,
+            "density": self.densities(),
+            "kept_weights": kept,
+            "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {
+            "best": self._best,
+            "in_a_row": self._in_a_row,
+            "reached": self._reached,
+            "last_evaluation": self.last_evaluation,
+            "returns": list(self._returns),
+            "successes": list(self._successes),
+            "wall_seconds": self.wall(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``get_state``'s result, with the learner as it was then."""
+        self._best = tuple(state["best"]) if state["best"] is not None else None
+        self._in_a_row, self._reached = state["in_a_row"], state["reached"]
+        self.last_evaluation = state["last_evaluation"]
+        self._returns.extend(state["returns"])
+        self._successes.extend(state["successes"])
+        self.began -= state["wall_seconds"]
+        self._logged = (time.perf_counter(), self._learner.env_steps, self._learner.updates)

@@ -1,0 +1,1 @@
+"""What lies on the disk: arrays, checkpoints, run folders, and the reader of them. No runner is imported."""

@@ -1,0 +1,80 @@
+"""Stage transfer: a ticket's mask on another task, and what tells its mask from its weights there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.algorithms.sac import DENSE, Masks
+from fastcollect.support.errors import ConfigError
+from trainers.config.training import RewindConfig, TrainConfig
+from trainers.run.snapshots import Start
+from trainers.store.folder import SUMMARY, RunFolder, read_summary
+from trainers.study import rewind, stages
+from trainers.study.controls import random_masks
+from trainers.study.rewind import Source
+
+VARIANTS = ("mask-anchor", "mask-only", "dense-finetuned", "random-mask")
+
+
+def transfer(
+    context: stages.Context,
+    path: Path,
+    config: TrainConfig,
+    matrix: RewindConfig,
+    ticket_source: Source,
+    dense: Source,
+) -> dict[str, Any]:
+    """A ticket's mask on another task, in four variants; see ``variant_start``.
+
+    ticket_source: a finished ticket. dense: the run it was drawn from. Of the matrix only the parameters
+    count: all else begins anew. Returns the summary with a row each.
+    """
+    if matrix.parameters == "final":
+        raise ConfigError(["rewind.parameters is final; allowed for a transfer: anchor, initial"])
+    if not (path / SUMMARY).exists():
+        like = stages.check_source(config, dense, ["final", matrix.parameters])
+        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
+        rewind.check_mask(masks, like, f"the mask of {ticket_source.path!r}")
+    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
+        if folder.finished():
+            context.progress.say(f"{str(path)!r} is finished already")
+            return read_summary(path)
+        sources = {"ticket": vars(ticket_source), "dense": vars(dense)}
+        folder.annotate(stage="transfer", sources=sources, rewind={"parameters": matrix.parameters})
+        rows = []
+        for index, name in enumerate(VARIANTS):
+            rng = np.random.default_rng([config.seed, 2000 + index])
+            chosen, make = variant_start(name, rng, config, matrix, dense, masks, like)
+            facts = {"variant": name, "sources": sources}
+            summary = stages.run_inside(context, path / name, name, config, make, **facts)
+            rows.append(stages.row(name, 0, chosen, summary))
+        folder.write_summary({"stage": "transfer", "variants": rows} | stages.totals(rows, rows[0]))
+        return read_summary(path)
+
+
+def variant_start(
+    name: str,
+    rng: np.random.Generator,
+    config: TrainConfig,
+    matrix: RewindConfig,
+    dense: Source,
+    masks: Masks,
+    like: Any,
+) -> tuple[Masks, Callable[[], Start]]:
+    """The masks of a variant, and what makes its start on the target task.
+
+    mask-anchor: the mask with the source's rewound weights and normaliser. mask-only: the mask with the
+    target's own fresh weights, those its dense run begins with. dense-finetuned: the source's final weights
+    and normaliser, no mask. random-mask: a mask as dense in each layer, with the same fresh weights as
+    mask-only. All begin at step 0 with a fresh optimizer, temperature and replay.
+    """
+    if name == "mask-anchor":
+        return masks, lambda: rewind.restarted(config, dense.snapshot(matrix.parameters, like), masks)
+    if name == "dense-finetuned":
+        return DENSE, lambda: rewind.restarted(config, dense.snapshot("final", like), DENSE)
+    chosen = masks if name == "mask-only" else random_masks(rng, masks)
+    return chosen, lambda: Start(chosen, rewind.fresh(config, like, other_seed=False), keep=())
