@@ -1,4 +1,4 @@
-"""What runs in the caller's process: the collector, its serial twin, and the launcher and supervisor of workers.
+"""What runs in the caller's process: the collector, its serial twin, launcher and supervisor of workers.
 
 Imports every room but ``tuning``.
 """
