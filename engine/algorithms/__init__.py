@@ -2,3 +2,10 @@
 
 Imports ``data``, ``sparse`` and the modules at the top of ``engine``.
 """
+
+from engine.algorithms.sac import SACConfig
+
+CONFIGS = {"sac": SACConfig}
+"""The configuration class of every algorithm, by the name that ``--algo`` takes."""
+AlgorithmConfig = SACConfig
+"""Any of them."""
