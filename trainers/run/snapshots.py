@@ -1,4 +1,4 @@
-"""A learner's state at one moment, as named arrays and back: what is kept, and what a run begins with."""
+"""An agent's state as named arrays and back, and what a run begins with."""
 
 from __future__ import annotations
 
@@ -8,87 +8,61 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from engine.algorithms.sac import DENSE, Masks, SACState
-from engine.normalizer import Moments
+from engine.algorithms.base import AgentState, Masks
 from fastcollect.support.errors import ConfigError
-
-_STATE, _NORMALIZER = "sac/", "normalizer/"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A learner at one moment. state: arrays of its own. env_steps, updates: done until then."""
-
-    state: SACState
-    moments: Moments
-    env_steps: int
-    updates: int
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with. masks: of its networks. snapshot: None for fresh weights.
+    """What a run begins with. state: None for fresh weights. masks: of its networks; those left out are dense.
 
     random_actions: whether it collects at random until start_steps. replay: None, or arrays of
     ``Learner.get_state`` to begin with. keep: which artifacts it leaves beside "final": any of "initial",
     "anchor", "best", "saliency".
     """
 
-    masks: Masks = field(default_factory=lambda: DENSE)
-    snapshot: Snapshot | None = None
+    masks: Masks = field(default_factory=dict)
+    state: AgentState | None = None
     replay: Mapping[str, np.ndarray] | None = None
     random_actions: bool = True
     keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
 
 
-def _names(state: SACState) -> list[str]:
+def _names(state: AgentState) -> list[str]:
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    return [_STATE + jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
-def to_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    """Flat and plain: "sac/actor/kernel_0", "sac/optimizer/critic/0/mu/q0/kernel_1", "normalizer/mean"."""
-    leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(snapshot.state))]
-    moments = snapshot.moments
-    return {
-        **dict(zip(_names(snapshot.state), leaves, strict=True)),
-        f"{_NORMALIZER}count": np.int64(moments.count),
-        f"{_NORMALIZER}mean": moments.mean,
-        f"{_NORMALIZER}squares": moments.squares,
-        "env_steps": np.int64(snapshot.env_steps),
-        "updates": np.int64(snapshot.updates),
-    }
+def to_arrays(state: AgentState) -> dict[str, np.ndarray]:
+    """Flat and plain: "parameters/actor/kernel_0", "optimizer/critic/mu/q0/kernel_1", "normalizer/mean"."""
+    leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(state))]
+    return dict(zip(_names(state), leaves, strict=True))
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], template: SACState, where: str) -> Snapshot:
-    """The snapshot that ``to_arrays`` saved of a learner like the template.
+def from_arrays(arrays: Mapping[str, np.ndarray], template: AgentState, where: str) -> AgentState:
+    """The state that ``to_arrays`` gave of an agent like the template.
 
     Raises ConfigError naming ``where``, every leaf that does not fit, and both shapes.
     """
     names, (leaves, structure) = _names(template), jax.tree.flatten(template)
-    size = template.actor["kernel_0"].shape[0]
-    expected = dict(zip(names, ((leaf.shape, leaf.dtype) for leaf in leaves), strict=True))
-    expected |= {f"{_NORMALIZER}{name}": ((size,), np.dtype(np.float64)) for name in ("mean", "squares")}
-    counts = (f"{_NORMALIZER}count", "env_steps", "updates")
-    expected |= {name: ((), np.dtype(np.int64)) for name in counts}
-    problems = []
-    for name, (shape, dtype) in expected.items():
+    problems, found = [], []
+    for name, leaf in zip(names, leaves, strict=True):
+        expected = np.asarray(leaf)
         if name not in arrays:
-            problems.append(f"{where}: {name} of shape {shape} is missing")
-        elif (arrays[name].shape, arrays[name].dtype) != (shape, dtype):
+            problems.append(f"{where}: {name} of shape {expected.shape} is missing")
+        elif (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
             there = f"{arrays[name].shape} {arrays[name].dtype}"
-            problems.append(f"{where}: {name} is {there} there and {shape} {dtype} in this run")
+            problems.append(f"{where}: {name} is {there} there and {expected.shape} {expected.dtype} in this run")
+        else:
+            # JAX may read a NumPy array after the call, and what it reads is the caller's.
+            value = arrays[name].copy()
+            found.append(jax.numpy.array(value) if isinstance(leaf, jax.Array) else value)
     if problems:
         raise ConfigError(problems)
-    moments = Moments(
-        int(arrays[f"{_NORMALIZER}count"]), *(arrays[f"{_NORMALIZER}{n}"] for n in ("mean", "squares"))
-    )
-    # JAX may read a NumPy array after the call, and what it reads is the caller's.
-    state = jax.tree.unflatten(structure, [jax.numpy.array(arrays[name].copy()) for name in names])
-    return Snapshot(state, moments, int(arrays["env_steps"]), int(arrays["updates"]))
+    return jax.tree.unflatten(structure, found)
 
 
-def network(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The parameters of "actor", "critic" or "target_critic" among a snapshot's arrays."""
-    prefix = f"{_STATE}{name}/"
+def weights(arrays: Mapping[str, np.ndarray], network: str, kind: str = "parameters") -> dict[str, np.ndarray]:
+    """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
+    prefix = f"{kind}/{network}/"
     return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
