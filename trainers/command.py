@@ -161,7 +161,7 @@ def train_config(arguments: TrainArguments, **changes: Any) -> TrainConfig:
 def collectable(config: TrainConfig) -> TrainConfig:
     """The configuration. Raises ConfigError if what it names cannot be collected from."""
     collection = collector_config(config)
-    resolve_env(collection.env, collection.total_envs)
+    resolve_env(collection)
     return config
 
 

@@ -6,12 +6,13 @@ What a worker's words and its death mean is decided in ``fastcollect.control.sup
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Workers:
 
     env: by number, every env worker that may still have blocks to read. model: by index, the model workers
     in use. leaving: by number, those that were told to stop. tokens_in: where all of them report.
-    num_env_workers: how many are wanted.
+    num_env_workers: how many are wanted. most_env_workers: the most that ever were.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Workers:
         self.env: dict[int, EnvWorkerHandle] = {}
         self.model: dict[int, ModelWorkerHandle] = {}
         self.leaving: dict[int, ModelWorkerHandle] = {}
-        self.num_env_workers = 0
+        self.num_env_workers = self.most_env_workers = 0
         self._first_life = first_life
         self._lives: dict[int, int] = {}  # position -> the latest
         self._models_gone = Stats()
@@ -131,11 +132,20 @@ class Workers:
                 worker.retiring = True
                 worker.tell(Kind.RETIRE)
         first, self.num_env_workers = self.num_env_workers, num_env_workers
+        self.most_env_workers = max(self.most_env_workers, num_env_workers)
         for position in range(first, num_env_workers):
             self.start_env_worker(position, state)
 
-    def start_env_worker(self, position: int, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """The first worker of this position, or the next one."""
+    def start_env_worker(
+        self,
+        position: int,
+        state: Mapping[str, np.ndarray] | None = None,
+        waiting: Sequence[int] = (),
+    ) -> None:
+        """Start the first worker of this position, or the next one.
+
+        state: of the groups, where they go on. waiting: groups that begin when they are told to.
+        """
         config, ident = self.config, self.launcher.new_ident()
         life = self._lives.get(position, self._first_life - 1) + 1
         self._lives[position] = life
@@ -146,21 +156,31 @@ class Workers:
         groups = groups_config(config, self.policy, self.ring_config, position, life)
         state_fd = os.memfd_create("fastcollect-state", os.MFD_CLOEXEC)
         saved = groups_between(state or {}, groups.first_env, groups.first_env + config.num_envs)
+        written = [0 for _ in self.ring_config.envs]
         if saved:
             write_arrays(state_fd, saved)
+            # It starts with a block in each ring that was taken and not given back.
+            waiting = range(len(written))
+            steps = [saved[f"group/{groups.first_env + env}/first_step"] for env in self._first_envs()]
+            written = [int(each) // config.block_length for each in steps]
         writers = [write for _, write in self._model_pipes]
         process = self.launcher.spawn(
             "fastcollect.workers.env_worker:main",
-            EnvWorkerConfig(ident=ident, groups=groups, inline=config.inline, model=model),
+            EnvWorkerConfig(
+                ident=ident, groups=groups, inline=config.inline, model=model, waiting=tuple(waiting)
+            ),
             [ring.segment.fd, self.board.segment.fd, inbox[0], state_fd, self._tokens_out, *writers],
             self._cpus(position, self.num_env_workers),
             ident,
         )
+        held = [int(g in waiting) for g in range(len(written))]
         self.env[ident] = EnvWorkerHandle(
-            process, position, life, groups.first_env, ring, inbox, state_fd, model
+            process, position, life, groups.first_env, ring, inbox, state_fd, model, written, held
         )
-        if saved:  # it starts with a block in each ring that was taken and not freed
-            self.env[ident].held = len(self.ring_config.envs)
+
+    def _first_envs(self) -> list[int]:
+        """For each group of a worker, how many of its environments are in groups before it."""
+        return list(itertools.accumulate((0, *self.ring_config.envs[:-1])))
 
     def _cpus(self, position: int, workers: int) -> list[int]:
         """One processor for each env worker, if there are enough of them."""
@@ -189,11 +209,11 @@ class Workers:
             ring=self.ring_config,
             parameters=dict(self.policy.parameters),
             extras=dict(self.policy.extras),
-            max_groups=1 if config.lockstep else -(-groups // config.num_model_workers),
+            max_groups=1 if config.reproducible else -(-groups // config.num_model_workers),
             min_groups=config.min_groups,
             deadline=config.deadline,
             device=config.model_device,
-            lockstep=config.lockstep,
+            reproducible=config.reproducible,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stats = Segment(stats_layout().nbytes)

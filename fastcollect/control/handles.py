@@ -21,10 +21,12 @@ from fastcollect.memory.tokens import Kind, send
 class EnvWorkerHandle:
     """The collector's side of one env worker.
 
-    position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
-    workers at this position. state_fd: a memfd through which states travel. model: the model worker it asks.
-    saving: whether it was asked for its state. rows: steps published so far. held: blocks published and not
-    freed. steps: done when last looked at. last_seen: when it last got on, or was given a block back.
+    position: 0 .. N - 1. life: which of the workers at this position. first_env: the global index of its
+    first environment. state_fd: a memfd through which states travel. model: the model worker it asks.
+    written, held: for each group, how many blocks it has published, those before it was restored included,
+    and how many of them were not given back. saving: whether it was asked for its state. rows: steps
+    published so far. steps: done when last looked at. last_seen: when it last got on, or was given a block
+    back.
     """
 
     process: Process
@@ -35,12 +37,13 @@ class EnvWorkerHandle:
     inbox: tuple[int, int]
     state_fd: int
     model: int
+    written: list[int]
+    held: list[int]
     ready: bool = False
     alive: bool = True
     saving: bool = False
     retiring: bool = False
     rows: int = 0
-    held: int = 0
     steps: int = 0
     last_seen: float = field(default_factory=time.monotonic)
 
@@ -50,7 +53,7 @@ class EnvWorkerHandle:
 
     def free(self, group: int, number: int) -> None:
         """Give block ``number`` back to it."""
-        self.held -= 1
+        self.held[group] -= 1
         self.last_seen = time.monotonic()
         self.tell(Kind.FREED, group, number + 1)
 
@@ -75,7 +78,7 @@ class EnvWorkerHandle:
     @property
     def blocked(self) -> bool:
         """Whether every block of its rings waits for the learner."""
-        return self.held == self.ring.config.capacity * len(self.ring.config.envs)
+        return sum(self.held) == self.ring.config.capacity * len(self.ring.config.envs)
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""

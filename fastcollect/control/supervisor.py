@@ -2,7 +2,8 @@
 
 Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
 is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
-stays readable, what it had not finished is counted as discarded. A model worker that is killed is replaced,
+stays readable, what it had not finished is counted as discarded. In rounds its groups that published their
+block of the round wait for the next one, like everybody else's. A model worker that is killed is replaced,
 and the requests it may have swallowed are sent again. A worker that raises ends the run with its traceback.
 """
 
@@ -85,14 +86,15 @@ class Supervisor:
     def _published(self) -> Iterator[Token]:
         ring = self._workers.ring_config
         for token in self._inbox.read():
-            kind, ident, group, _ = token
+            kind, ident, group, number = token
             if kind == Kind.READY:
                 self._on_ready(ident)
             elif kind == Kind.SAVED:
                 self._workers.env[ident].saving = False
             elif kind == Kind.PUBLISHED:
                 worker = self._workers.env[ident]
-                worker.held += 1
+                worker.held[group] += 1
+                worker.written[group] = number + 1
                 worker.last_seen = time.monotonic()
                 worker.rows += ring.envs[group] * ring.length
                 self.deaths.without_block[worker.position] = 0
@@ -130,10 +132,10 @@ class Supervisor:
         last_env = worker.first_env + self._config.num_envs - 1
         name = f"env worker {worker.process.ident} (environments {worker.first_env} to {last_env})"
         _raise_last_words(worker.process, code, name)
-        if self._config.lockstep:
+        if self._config.reproducible:
             raise WorkerError(
                 f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
-                "steps, so a lockstep run ends here"
+                "steps, so a reproducible run ends here"
             )
         position = worker.position
         self.deaths.discarded += int(worker.ring.rows.sum()) - worker.rows
@@ -145,7 +147,8 @@ class Supervisor:
                 f"block, the last one of {_how(code)}; is the memory sufficient?"
             )
         if position < self._workers.num_env_workers and not worker.retiring:
-            self._workers.start_env_worker(position)
+            done = [g for g, held in enumerate(worker.held) if held] if self._config.rounds else []
+            self._workers.start_env_worker(position, waiting=done)
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
         _raise_last_words(model.process, code, f"model worker {model.index}")

@@ -28,12 +28,18 @@ _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
 
 @dataclass(frozen=True, kw_only=True)
 class EnvWorkerConfig:
-    """One env worker. inline: infer here (M = 0). model: the model worker to ask otherwise."""
+    """One env worker.
+
+    inline: infer here (M = 0). model: the model worker to ask otherwise. waiting: groups that do not begin
+    before a block is given back to them; those of a restored worker, and those of a replacement whose
+    predecessor published their block of the round.
+    """
 
     ident: int
     groups: GroupsConfig
     inline: bool
     model: int
+    waiting: tuple[int, ...] = ()
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
@@ -65,7 +71,7 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
 
 class EnvWorker:
     """The loop. A group is ready (its actions are there), outstanding (asked for), blocked (its ring is
-    full) or retired; every group is in exactly one of these."""
+    full, or it waits for its first round) or retired; every group is in exactly one of these."""
 
     def __init__(
         self,
@@ -94,8 +100,8 @@ class EnvWorker:
     def run(self) -> None:
         """Step until stopped, or until every group has retired."""
         send(self._collector_fd, Kind.READY, self._config.ident)
-        for g, group in enumerate(self._groups):
-            if group.complete:  # restored with a block that was taken and not freed
+        for g in range(len(self._groups)):
+            if g in self._config.waiting:
                 self._blocked.add(g)
             else:
                 self._request(g)
@@ -139,7 +145,8 @@ class EnvWorker:
             if not group.index.can_write:
                 return
             self._blocked.discard(g)
-            group.open_block()
+            if group.complete:  # one that waited for its first block has it open already
+                group.open_block()
         self._request(g)
 
     def _request(self, g: int) -> None:

@@ -37,7 +37,8 @@ class ModelWorkerConfig:
 
     index: which of the M. ring: sizes of every env worker's ring. parameters: the board's fields.
     max_groups: most groups in one batch. min_groups: gather that many requests, or as many as arrive within
-    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. lockstep: the NumPy policy.
+    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. reproducible: the NumPy
+    policy infers, without padding.
     """
 
     index: int
@@ -50,7 +51,7 @@ class ModelWorkerConfig:
     min_groups: int
     deadline: float
     device: str
-    lockstep: bool
+    reproducible: bool
 
 
 def stats_layout() -> Layout:
@@ -111,10 +112,10 @@ class Batch:
     def __init__(self, config: ModelWorkerConfig, board: WeightsBoard) -> None:
         self._board = board
         self._version = 0
-        self._lockstep = config.lockstep
+        self._reproducible = config.reproducible
         self._group = max(config.ring.envs)
         try:
-            self._policy = config.policy.build(config.spec, batched=not config.lockstep)
+            self._policy = config.policy.build(config.spec, batched=not config.reproducible)
         except (ImportError, ValueError, TypeError) as error:
             raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
         for name, expected in (("parameters", config.parameters), ("extras", config.extras)):
@@ -133,7 +134,7 @@ class Batch:
         rows = self.sizes[-1]
         spec, action = config.spec, config.spec.action
         dtype = spec.observation_dtype
-        if dtype == np.float64 and not config.lockstep:
+        if dtype == np.float64 and not config.reproducible:
             dtype = np.dtype(np.float32)
         self.observation = np.zeros((rows, *spec.observation_shape), dtype)
         self.noise = np.zeros((rows, config.ring.noise), np.float32)
@@ -159,8 +160,8 @@ class Batch:
 
     def infer(self, rows: int) -> None:
         """Actions and extras for the first ``rows`` observations, padded to the next size."""
-        # In lockstep no padding: the serial twin has none, and bits depend on the shape.
-        size = rows if self._lockstep else next(size for size in self.sizes if size >= rows)
+        # The serial twin has no padding, and bits depend on the shape.
+        size = rows if self._reproducible else next(size for size in self.sizes if size >= rows)
         extras = {name: array[:size] for name, array in self.extras.items()}
         self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
 

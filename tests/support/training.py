@@ -28,12 +28,14 @@ from trainers.store.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "support.tiny_env:TinyEnv"
+REPRODUCIBLE = {"schedule": "rounds", "reproducible": True}
+ASYNCHRONOUS = {"collect__schedule": "asynchronous", "collect__reproducible": False}
 SAC = SACConfig(hidden=(8,), batch_size=8)
 
 
 def tiny_config(**changes):
     """20 rounds of 16 steps, a dispatch of 4 updates every second round; nested names as "collect__n"."""
-    collect = {"n": 2, "N": 2, "block_length": 4, "group_size": 2, "lockstep": True}
+    collect = {"n": 2, "N": 2, "block_length": 4, "group_size": 2, **REPRODUCIBLE}
     nested = {"collect": collect, "evaluation": {"every": 48, "episodes": 3}, "replay": {}}
     top = {
         "env": TINY,
@@ -195,7 +197,7 @@ FLAGS = (
     *("--updates-per-step", "0.125", "--updates-per-dispatch", "4", "--replay.capacity", "4096"),
     *("--sac.hidden", "8", "--sac.batch-size", "8", "--evaluation.every", "96", "--evaluation.episodes", "3"),
     *("--collect.n", "2", "--collect.N", "2", "--collect.block-length", "4", "--collect.group-size", "2"),
-    "--collect.lockstep",
+    *("--collect.schedule", "rounds", "--collect.reproducible"),
 )
 """What ``tiny_config`` says, for a command line, with half its evaluations."""
 

@@ -102,7 +102,8 @@ COMBINATIONS = st.fixed_dictionaries(
         "--sac.max-gradient-norm": st.none() | positive,
         "--sac.target-entropy": st.none() | st.floats(-1e9, 1e9),
         "--stop-success": st.none() | st.floats(1e-6, 1),
-        "--collect.lockstep": st.booleans(),
+        "--collect.schedule": st.sampled_from(["asynchronous", "rounds"]),
+        "--collect.reproducible": st.booleans(),
         "--collect.group-size": st.none() | st.integers(1, 64),
         "--replay.storage": st.sampled_from([None, "host", "device"]),
         "--env": st.sampled_from(["reach-v3", "push-v3", "support.tiny_env:TinyEnv"]),
@@ -140,12 +141,13 @@ def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):
 
 
 def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
-    base = command.parse(["--stage", "dense", "--sac.hidden", "7", "--collect.lockstep", "--seed", "5"])
+    flags = ["--sac.hidden", "7", "--collect.schedule", "rounds", "--seed", "5"]
+    base = command.parse(["--stage", "dense", *flags])
     source = tmp_path / "dense"
     save_manifest(source, command.dense_identity(command.train_config(base)))
     flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh"]
     arguments = command.parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
-    assert (arguments.sac.hidden, arguments.seed, arguments.collect.lockstep) == ((7,), 5, True)
+    assert (arguments.sac.hidden, arguments.seed, arguments.collect.schedule) == ((7,), 5, "rounds")
     config = command.train_config(arguments)
     identity = command.ticket_identity(config, arguments, rewind.Source(str(source), "x"))
     again = command.parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
@@ -668,7 +670,16 @@ def test_a_short_run_learns_to_reach(tmp_path, call):
     flags = ("--stage", "dense", "--env", "reach-v3", "--env-kwargs", "horizon=100", "--seed", REACH_SEED)
     flags += ("--env-steps", "12288", "--start-steps", "2048", "--anchor-steps", "12288")
     flags += ("--updates-per-step", "0.25", "--sac.hidden", "64", "64", "--evaluation.every", "1000000")
-    flags += ("--collect.n", "16", "--collect.N", "2", "--collect.lockstep", "--run", tmp_path / "run")
+    flags += (
+        "--collect.n",
+        "16",
+        "--collect.N",
+        "2",
+        "--collect.schedule",
+        "rounds",
+        "--collect.reproducible",
+    )
+    flags += ("--run", tmp_path / "run")
     assert call(*flags) == (0, [])
     untrained, trained = evaluations(tmp_path / "run")
     assert (untrained["env_steps"], trained["env_steps"]) == (0, 12288)

@@ -27,10 +27,12 @@ class CollectConfig:
     """Model workers; with 0 the env workers infer for themselves."""
     block_length: int = 16
     """Steps in a block."""
-    lockstep: bool = False
-    """Same seed, same bits: collection waits for learning and learning for collection."""
+    schedule: Literal["asynchronous", "rounds"] = "asynchronous"
+    """In rounds of one block of every group, collection waits for learning and learning for collection."""
+    reproducible: bool = False
+    """Same seed, same bits, and an interrupted run equals an uninterrupted one; needs the schedule rounds."""
     group_size: int | None = None
-    """Environments that step together; in lockstep the bits depend on it and on n x N, not on N or M."""
+    """Environments that step together; reproducible bits depend on it and on n x N, not on N or M."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,11 @@ def check(config: TrainConfig) -> None:
         problems.append(f"start_steps is {config.start_steps}; allowed: 0 to env_steps - 1")
     if not 0 <= config.seed < 2**31:
         problems.append(f"seed is {config.seed}; allowed: 0 to {2**31 - 1}")
+    if collect.reproducible and collect.schedule != "rounds":
+        problems.append(
+            f"collect.reproducible is True and collect.schedule is {collect.schedule!r}; allowed: "
+            "reproducible with the schedule 'rounds' only"
+        )
     if not sac.hidden:
         problems.append("sac.hidden is empty; allowed: one width or more")
     if config.replay.capacity < collect.n * collect.N * collect.block_length:

@@ -52,9 +52,9 @@ class Evaluation:
 class Evaluator:
     """Runs evaluations one after the other beside whatever the caller does.
 
-    A lockstep collector of one env worker whose one block is a whole episode of every environment: it takes
-    the weights published before the block begins, and its generators are nobody else's. It starts with the
-    first evaluation.
+    A reproducible collector of one env worker whose one block is a whole episode of every environment: it
+    takes the weights published before the block begins, and its generators are nobody else's. It starts with
+    the first evaluation.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Evaluator:
             block_length=horizon if env.id in METAWORLD_TASKS else 2 * horizon,
             # Not the training's: episodes that were trained on would be tested on.
             seed=(seed + 1_000_003) % 2**32,
-            lockstep=True,
+            schedule="rounds",
+            reproducible=True,
         )
         self._launcher = launcher
         self._collector: Collector | None = None

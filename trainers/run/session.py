@@ -1,7 +1,7 @@
 """The training loop: collect, store, update at the ratio asked for, evaluate, keep.
 
 Asynchronous by default: env workers collect, the device updates and an evaluator tests at the same time,
-and this process only moves blocks and weights. In lockstep each waits for the others at defined points.
+and this process only moves blocks and weights. In rounds each waits for the others at defined points.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def collector_config(config: TrainConfig) -> CollectorConfig:
         num_model_workers=collect.M,
         block_length=collect.block_length,
         seed=config.seed,
-        lockstep=collect.lockstep,
+        schedule=collect.schedule,
+        reproducible=collect.reproducible,
         group_size=collect.group_size,
     )
 
@@ -169,7 +170,7 @@ class Run:
         """The collector, acting at random first if weights are fresh."""
         if state is not None:
             collector = Collector(config, launcher, state=state)
-            if not config.lockstep:
+            if not config.reproducible:
                 collector.publish(self._collecting_weights())
             return collector
         if "initial" in self._keep:
@@ -193,8 +194,8 @@ class Run:
 
     def _checkpoint(self) -> None:
         self._finish_evaluation()
-        # Without lockstep episodes are not repeated, so that environments need not be able to save theirs.
-        evaluator = self.evaluator.get_state() if self.config.collect.lockstep else {}
+        # Episodes are repeated in reproducible runs only; elsewhere environments need not save theirs.
+        evaluator = self.evaluator.get_state() if self.config.collect.reproducible else {}
         arrays = {
             **self.learner.get_state(),
             **{f"collector/{k}": v for k, v in self.collector.get_state().items()},
@@ -236,16 +237,14 @@ class Run:
         before = self.learner.acting
         self.learner.update(count)
         # Weights of the dispatch before are there already, or soon: the device is never left without work,
-        # and at most two dispatches are on their way. In lockstep the newest ones are waited for.
-        ready = self.learner.acting if self.config.collect.lockstep else before
+        # and at most two dispatches are on their way. In rounds the newest ones are waited for.
+        ready = self.learner.acting if self.collector.config.rounds else before
         self.collector.publish(as_numpy(ready))
 
     def _between_rounds(self) -> bool:
-        """Whether this is a point at which everything can be saved: any, or in lockstep a round's end."""
-        if not self.config.collect.lockstep:
-            return True
+        """Whether this is a point at which everything can be saved: any, or in rounds a round's end."""
         collection = self.collector.config
-        return self._blocks % (len(collection.groups) * collection.num_env_workers) == 0
+        return not collection.rounds or self._blocks % collection.blocks_per_round == 0
 
     def _milestones(self) -> None:
         learner = self.learner
@@ -261,7 +260,7 @@ class Run:
             self._start_evaluation()
         if self.record.since_logged() >= _LOG_SECONDS:
             self._log()
-        # Before the first block there is nothing to save, and in lockstep no state.
+        # Before the first block there is nothing to save, and of a reproducible run no state.
         if self._blocks and time.perf_counter() - self._checkpointed >= _CHECKPOINT_SECONDS:
             self._checkpoint()
 
@@ -273,7 +272,7 @@ class Run:
         self.learner.check_masks()
         self._pending = self.learner.snapshot(), self.record.wall()
         self.evaluator.start(as_numpy(self.learner.acting))
-        if self.config.collect.lockstep:
+        if self.collector.config.rounds:
             self._finish_evaluation()
 
     def _finish_evaluation(self) -> None:

@@ -187,7 +187,7 @@ def at_step_zero(weights, seed, normalizer=None):
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    """A dense run in lockstep."""
+    """A reproducible dense run."""
     path = tmp_path_factory.mktemp("stages") / "dense"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "new_launcher", lambda config: launcher())
@@ -534,7 +534,7 @@ def test_the_dense_control_is_the_anchor_itself(dense, ticket):
     assert_same(starts.arrays["round-2-dense"], artifact(dense, "anchor"))
     assert_same(starts.replay["round-2-dense"], starts.replay["round-2"])
     assert starts.masks["round-2-dense"] == {"actor": {}, "critic": {}}
-    # In lockstep what follows differs from the dense run: its episodes begin again.
+    # What follows differs from the dense run: its episodes begin again.
     assert int(artifact(path / "round-2-dense")["env_steps"]) == 320
 
 
