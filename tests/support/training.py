@@ -148,11 +148,7 @@ def assert_same_run(path, expected):
 
 def checkpoint(path):
     """Arrays and meta of a run's newest checkpoint."""
-    checkpoints = Checkpoints(path)
-    try:
-        return checkpoints.load()
-    finally:
-        checkpoints.close()
+    return Checkpoints(path).load()
 
 
 class KeptLearner(Learner):

@@ -102,7 +102,7 @@ def train(
             launcher,
         )
         stack.callback(evaluator.close)
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.path)))
+        checkpoints = Checkpoints(folder.path)
         run = Run(folder, config, start, learner, evaluator, checkpoints, progress, began)
         state = run.restore() if resume and checkpoints.latest() is not None else None
         run.collector = stack.enter_context(run.start_collector(collection, launcher, state))
