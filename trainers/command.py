@@ -16,8 +16,9 @@ from fastcollect.control.config import resolve_env
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import PruneConfig, RewindConfig, Stage, TrainConfig, check, check_prune, plain
+from trainers.run.observers import InterruptedRunError
 from trainers.run.progress import Progress
-from trainers.run.session import InterruptedRunError, collector_config
+from trainers.run.training import collector_config
 from trainers.store.folder import config_hash, read_config, read_manifest
 from trainers.store.reader import find_source
 from trainers.study import stages
@@ -30,7 +31,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "push-v3": {
         "env_steps": 250_000,
         "env_kwargs": ("horizon=200",),
-        "sac": {
+        "algorithm": {
             "n_step": 3,
             "reward_scale": 1.0,
             "initial_temperature": 0.1,

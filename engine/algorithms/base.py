@@ -55,19 +55,39 @@ class Network(NamedTuple):
     extras: tuple[str, ...] = ()
 
 
-class Algorithm(Protocol):
-    """A learning algorithm for given spaces; made by its configuration's ``make(spec)``.
+class Config(Protocol):
+    """What a user chooses about an algorithm: a frozen dataclass of numbers and widths.
 
-    config: what the user chose. prunable: the networks that masks are for. variance_floor: of the normaliser.
+    batch_size, n_step: of the batches that it learns from.
+    """
+
+    batch_size: int
+    n_step: int
+
+    @property
+    def network(self) -> Network:
+        """What acts in workers."""
+
+    def problems(self) -> list[str]:
+        """Every value that is out of range, by its name, and what is allowed."""
+
+    def space_problems(self, spec: Any) -> list[str]:
+        """What it cannot learn with of an environment's spaces, in words; see ``engine.spaces``."""
+
+    def make(self, spec: Any, variance_floor: float) -> Algorithm:
+        """The algorithm for an environment with these spaces."""
+
+
+class Algorithm(Protocol):
+    """A learning algorithm for given spaces; made by ``Config.make``.
+
+    config: what fixes its shapes. prunable: the networks that masks are for. variance_floor: of the
+    normaliser.
     """
 
     config: Any
     prunable: tuple[str, ...]
     variance_floor: Any
-
-    @property
-    def network(self) -> Network:
-        """What acts in workers."""
 
     def init(self, seed: int) -> AgentState:
         """A state of fresh weights and full masks, a function of the seed alone."""

@@ -57,6 +57,11 @@ class SACConfig:
     n_step: int = 1
     """Rewards summed before the bootstrap."""
 
+    @property
+    def network(self) -> Network:
+        """A tanh-Gaussian actor."""
+        return Network("mlp", self.hidden)
+
     def space_problems(self, spec: Any) -> list[str]:
         """What this algorithm cannot learn with of an environment's spaces, in words."""
         return box_problems(spec)
@@ -107,11 +112,6 @@ class SAC(struct.PyTreeNode):
     max_gradient_norm: jax.Array | None
     reward_scale: jax.Array
     variance_floor: Any
-
-    @property
-    def network(self) -> Network:
-        """A tanh-Gaussian actor."""
-        return Network("mlp", self.config.hidden)
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""

@@ -101,7 +101,7 @@ class Replay:
             place = self._unused.pop() if self._unused else len(self._final)
             self._final[row] = place
             places.append(place)
-        self._storage.write("final", np.array(places, np.int64), observations.reshape(len(rows), -1))
+        self._storage.write("final", np.array(places, np.int64), observations.reshape(-1, self._sizes[0]))
 
     def draw(self, seed: int, update: int, batch_size: int, n_step: int) -> Draw:
         """The batch of one update, (batch,): a function of seed, update and what is held, nothing else.

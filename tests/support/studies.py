@@ -10,7 +10,7 @@ from engine.normalizer import Moments
 from engine.sparse import masks
 from trainers import command
 from trainers.run.metrics import MetricsWriter
-from trainers.run.snapshots import Snapshot, to_arrays
+from trainers.store.states import Snapshot, to_arrays
 from trainers.store import artifacts
 from trainers.study import stages
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.algorithms.sac import SACConfig
+from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.sparse.pruning import CRITERIA, SCOPES
 from fastcollect.support.errors import ConfigError
 
@@ -124,7 +124,9 @@ class TrainConfig:
     """End early once success at any step reached this in ``stop_patience`` evaluations in a row."""
     stop_patience: int = 3
     """See stop_success."""
-    sac: SACConfig = field(default_factory=SACConfig)
+    algo: Literal["sac"] = "sac"
+    """Learning algorithm."""
+    algorithm: AlgorithmConfig = field(default_factory=CONFIGS["sac"])
     collect: CollectConfig = field(default_factory=CollectConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -145,28 +147,28 @@ def _plain(value: Any) -> Any:
 
 def check(config: TrainConfig) -> None:
     """Raises ConfigError naming every value that is out of range, and what is allowed."""
-    collect, sac = config.collect, config.sac
+    collect, sac = config.collect, config.algorithm
     counts = {
         "env_steps": config.env_steps,
         "updates_per_dispatch": config.updates_per_dispatch,
         "anchor_steps": config.anchor_steps,
         "stop_patience": config.stop_patience,
-        "sac.batch_size": sac.batch_size,
-        "sac.n_step": sac.n_step,
+        "algorithm.batch_size": sac.batch_size,
+        "algorithm.n_step": sac.n_step,
         "replay.capacity": config.replay.capacity,
         "evaluation.every": config.evaluation.every,
         "evaluation.episodes": config.evaluation.episodes,
-        **{f"sac.hidden[{i}]": width for i, width in enumerate(sac.hidden)},
+        **{f"algorithm.hidden[{i}]": width for i, width in enumerate(sac.hidden)},
     }
     problems = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
     rates = {
-        "sac.actor_learning_rate": sac.actor_learning_rate,
-        "sac.critic_learning_rate": sac.critic_learning_rate,
-        "sac.initial_temperature": sac.initial_temperature,
-        "sac.reward_scale": sac.reward_scale,
+        "algorithm.actor_learning_rate": sac.actor_learning_rate,
+        "algorithm.critic_learning_rate": sac.critic_learning_rate,
+        "algorithm.initial_temperature": sac.initial_temperature,
+        "algorithm.reward_scale": sac.reward_scale,
         "updates_per_step": config.updates_per_step,
         "variance_floor": config.variance_floor,
-        "sac.max_gradient_norm": 1.0 if sac.max_gradient_norm is None else sac.max_gradient_norm,
+        "algorithm.max_gradient_norm": 1.0 if sac.max_gradient_norm is None else sac.max_gradient_norm,
     }
     problems += [
         f"{name} is {value}; allowed: a finite number above 0"
@@ -175,9 +177,9 @@ def check(config: TrainConfig) -> None:
     ]
     if not 0 <= sac.temperature_learning_rate < math.inf:
         problems.append(
-            f"sac.temperature_learning_rate is {sac.temperature_learning_rate}; allowed: 0 and more"
+            f"algorithm.temperature_learning_rate is {sac.temperature_learning_rate}; allowed: 0 and more"
         )
-    shares = {"sac.discount": sac.discount, "sac.target_rate": sac.target_rate}
+    shares = {"algorithm.discount": sac.discount, "algorithm.target_rate": sac.target_rate}
     shares["final_learning_rate"] = config.final_learning_rate
     shares |= {} if config.stop_success is None else {"stop_success": config.stop_success}
     problems += [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
@@ -191,7 +193,7 @@ def check(config: TrainConfig) -> None:
             "reproducible with the schedule 'rounds' only"
         )
     if not sac.hidden:
-        problems.append("sac.hidden is empty; allowed: one width or more")
+        problems.append("algorithm.hidden is empty; allowed: one width or more")
     if config.replay.capacity < collect.n * collect.N * collect.block_length:
         problems.append(
             f"replay.capacity is {config.replay.capacity}; allowed: n x N x block_length = "

@@ -14,7 +14,7 @@ from engine.sparse import flops
 from engine.sparse import masks as mask_functions
 from fastcollect.envs.registry import METAWORLD_TASKS
 from trainers.store.reader import Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.store.states import NETWORKS
 
 _FRAME = (
     *("hand x", "hand y", "hand z", "gripper opening", "object x", "object y", "object z"),

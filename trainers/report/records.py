@@ -15,7 +15,7 @@ from trainers.report import numbers, page
 from trainers.report.numbers import Family
 from trainers.store.folder import MANIFEST
 from trainers.store.reader import Folder, Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.store.states import NETWORKS
 
 
 def costs(groups: Sequence[Group], families: Sequence[Family], runs: Sequence[Run]) -> str:

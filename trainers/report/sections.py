@@ -13,7 +13,7 @@ from trainers.report import figures, numbers, page
 from trainers.report.film import film
 from trainers.report.numbers import Family, Spread
 from trainers.store.reader import Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.store.states import NETWORKS
 
 Pictures = dict[str, bytes]
 """Names of files -> their content; sections add theirs."""

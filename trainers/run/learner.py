@@ -17,7 +17,8 @@ from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.block import Block
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import TrainConfig
-from trainers.run.snapshots import Start, from_arrays, to_arrays
+from trainers.run.start import Start
+from trainers.store.states import from_arrays, to_arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from engine.normalizer import Moments
 from engine.sparse import masks as mask_functions
 from fastcollect.support.errors import ConfigError
 from trainers.run.metrics import EVALUATIONS, read_rows
-from trainers.run.snapshots import network
 from trainers.store import artifacts
 from trainers.store.folder import (
     MANIFEST,
@@ -25,7 +24,7 @@ from trainers.store.folder import (
     read_manifest,
     read_summary,
 )
-from trainers.study.rewind import NETWORKS, unpack_masks
+from trainers.store.states import NETWORKS, weights
 from trainers.study.transfer import VARIANTS
 
 _ROUND = re.compile(r"round-(\d+)(?:-(.+))?")
@@ -319,11 +318,8 @@ def _place(path: Path, stage: str, config: Mapping[str, Any], manifest: Mapping[
 def _networks(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a finished run has learned, and its masks."""
     final = artifacts.load(path, "final", manifest["config_hash"]).arrays
-    kept = manifest["facts"].get("kept_weights", {})
-    masks: Mapping[str, Any] = {kind: {} for kind in NETWORKS}
-    if any(kept.values()):
-        masks = unpack_masks(artifacts.load(path, "mask", manifest["config_hash"]).arrays)
-    parameters = {kind: network(final, kind) for kind in NETWORKS}
+    masks = {kind: weights(final, kind, "masks") for kind in NETWORKS}
+    parameters = {kind: weights(final, kind) for kind in NETWORKS}
     for kind in NETWORKS:
         try:
             mask_functions.check_matches(masks[kind], parameters[kind])

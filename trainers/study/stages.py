@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.sac import DENSE, Masks, SACState
+from engine.algorithms.base import AgentState, Algorithm, Masks
 from engine.sparse import masks as mask_functions
 from engine.sparse import pruning
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import PruneConfig, RewindConfig, TrainConfig, plain
 from trainers.run.progress import Progress
-from trainers.run.session import train
-from trainers.run.snapshots import Snapshot, Start
+from trainers.run.start import Start
+from trainers.run.training import train
 from trainers.store import artifacts
 from trainers.store.folder import SUMMARY, RunFolder, read_config, read_summary
+from trainers.store.states import NETWORKS
 from trainers.study import rewind
 from trainers.study.controls import CONTROLS, control_start, planned
-from trainers.study.rewind import NETWORKS, Source
+from trainers.study.rewind import Source
 
 RESULTS = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds")
 """What every summary says at its top."""
@@ -69,7 +70,7 @@ def run_inside(
             raise ConfigError(changed)
         if not folder.finished():
             start = make_start()
-            kept = {kind: mask_functions.counts(start.masks[kind])[1] for kind in NETWORKS}
+            kept = {kind: mask_functions.counts(mask)[1] for kind, mask in start.masks.items()}
             folder.annotate(**facts, training=plain(config), kept_weights=kept)
             if any(start.masks.values()):
                 _save_masks(folder, start.masks)
@@ -120,37 +121,40 @@ def ticket(
         if there and all((n, name) in _trained(there) for n, names in chosen.items() for name in names):
             context.progress.say(f"{str(path)!r} is finished already")
             return read_summary(path)
-        like = rewind.template(config, source.arrays("final"))
-        last = source.snapshot("final", like)
+        algorithm = source.algorithm(config)
+        like = algorithm.init(config.seed)
+        last = source.state("final", like)
         folder.annotate(stage="ticket", source=vars(source), rewind=plain(matrix), prune=plain(prune))
         targets = rounds(prune)
         rows: list[dict[str, Any]] = []
-        masks: Masks = DENSE
+        masks: Masks = {}
         for number, sparsities in enumerate(targets, 1):
             inside = path / f"round-{number}"
-            masks = _round_masks(config, prune, source, inside, number, masks, last, sparsities)
+            masks = _round_masks(config, algorithm, prune, source, inside, number, masks, last, sparsities)
             before, kept = last, masks
             summary = run_inside(
                 context,
                 inside,
                 f"round {number}/{len(targets)}",
                 config,
-                lambda: rewind.rewound(config, matrix, source, before, kept),  # noqa: B023
+                lambda: rewind.rewound(config, algorithm, matrix, source, before, kept),  # noqa: B023
                 round=number,
                 source=vars(source),
                 rewind=plain(matrix),
             )
             rows.append(row("ticket", number, masks, summary))
-            last = Source(str(inside), folder.config_hash).snapshot("final", like)
+            last = Source(str(inside), folder.config_hash).state("final", like)
             for name in chosen.get(number, ()):
-                rows.append(_control(context, path, name, config, matrix, source, number, masks, before))
+                rows.append(
+                    _control(context, path, name, config, algorithm, matrix, source, number, masks, before)
+                )
         _save_masks(folder, masks)
-        anchor = source.snapshot("anchor", like)
+        anchor = source.state("anchor", like)
         headline = [each for each in rows if each["name"] == "ticket"][-1]
         summary = {
             "stage": "ticket",
             "dense": read_summary(source.path),
-            "anchor": {"env_steps": anchor.env_steps, "updates": anchor.updates},
+            "anchor": {"env_steps": int(anchor.env_steps), "updates": int(anchor.updates)},
             "rounds": rows,
         }
         folder.write_summary(summary | totals(rows, headline))
@@ -166,7 +170,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
     snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
     others = ["anchor-replay"] if matrix.replay == "anchor" else []
     others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
-    like = check_source(config, source, snapshots, others)
+    algorithm = check_source(config, source, snapshots, others)
     its, mine = read_config(source.path), plain(config)
     # A count of steps that goes on has to have been counted in the same way.
     counted = ("start_steps", "updates_per_step") if matrix.step == "anchor" else ()
@@ -176,7 +180,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
         for name in ("env", "env_kwargs", *counted)
         if mine[name] != its.get(name)
     ]
-    anchor = source.snapshot("anchor", like).env_steps
+    anchor = int(source.state("anchor", algorithm.init(config.seed)).env_steps)
     if matrix.step == "anchor" and config.env_steps <= anchor:
         problems.append(f"env_steps is {config.env_steps}; allowed: more than the anchor's {anchor}")
     if problems:
@@ -195,24 +199,24 @@ def rounds(prune: PruneConfig) -> list[dict[str, float]]:
 
 def _round_masks(
     config: TrainConfig,
+    algorithm: Algorithm,
     prune: PruneConfig,
     source: Source,
     inside: Path,
     number: int,
     masks: Masks,
-    last: Snapshot,
+    last: AgentState,
     sparsities: Mapping[str, float],
 ) -> Masks:
     """What the weights of the round before leave over; nested in its masks."""
     found: dict[str, Any] = {}
     gradients = {}
     if prune.criterion in _NEED_GRADIENTS:
-        gradients = rewind.saliency(config, last, source.arrays("saliency"))
-    for index, kind in enumerate(NETWORKS):
+        gradients = rewind.saliency(algorithm, last, source.arrays("saliency"))
+    for index, kind in enumerate(algorithm.prunable):
         if not sparsities[kind]:
-            found[kind] = {}
             continue
-        parameters = rewind.as_arrays(getattr(last.state, kind))
+        parameters = rewind.as_arrays(last.parameters[kind])
         scores = pruning.scores(
             prune.criterion,
             parameters,
@@ -221,7 +225,7 @@ def _round_masks(
         )
         try:
             found[kind] = pruning.prune(
-                masks[kind], scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
+                masks.get(kind, {}), scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
             )
         except ValueError as error:
             raise ConfigError([f"round {number} of {str(inside.parent)!r}, {kind}: {error}"]) from error
@@ -233,14 +237,15 @@ def _control(
     path: Path,
     name: str,
     config: TrainConfig,
+    algorithm: Algorithm,
     matrix: RewindConfig,
     source: Source,
     number: int,
     masks: Masks,
-    last: Snapshot,
+    last: AgentState,
 ) -> dict[str, Any]:
     seed = [config.seed, number, 1000 + CONTROLS.index(name)]
-    control_masks, make = control_start(name, seed, config, matrix, source, masks, last)
+    control_masks, make = control_start(name, seed, config, algorithm, matrix, source, masks, last)
     facts = {"round": number, "control": name, "source": vars(source)}
     facts |= {} if name == "random-mask" else {"rewind": plain(matrix)}
     title = f"round {number} control {name}"
@@ -250,21 +255,22 @@ def _control(
 
 def check_source(
     config: TrainConfig, source: Source, snapshots: Sequence[str], others: Sequence[str] = ()
-) -> SACState:
+) -> Algorithm:
     """Before a folder is made: raises ConfigError for artifacts that are missing, changed, or do not fit.
 
-    Returns a state of the source's shapes.
+    Returns the algorithm in the source's spaces.
     """
-    like = rewind.template(config, source.arrays("final"))
+    algorithm = source.algorithm(config)
+    like = algorithm.init(config.seed)
     problems: list[str] = []
     for name in (*snapshots, *others):
         try:
-            source.snapshot(name, like) if name in snapshots else source.arrays(name)
+            source.state(name, like) if name in snapshots else source.arrays(name)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return like
+    return algorithm
 
 
 # Summaries.
@@ -272,11 +278,11 @@ def check_source(
 
 def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's summary says of one run inside it."""
-    kept = {kind: mask_functions.counts(masks[kind]) for kind in NETWORKS}
+    kept = {kind: mask_functions.counts(masks.get(kind, {})) for kind in NETWORKS}
     return {
         "name": name,
         "round": number,
-        "sparsity": {kind: mask_functions.sparsity(masks[kind]) for kind in NETWORKS},
+        "sparsity": {kind: mask_functions.sparsity(masks.get(kind, {})) for kind in NETWORKS},
         "kept_weights": {kind: {"total": total, **leaves} for kind, (leaves, total) in kept.items()},
         "best": summary["best"],
         **{key: summary[key] for key in (*RESULTS, "reached")},

@@ -15,7 +15,7 @@ from engine.algorithms import sac
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
 from trainers.run.learner import Learner, as_numpy, check_spec
-from trainers.run.snapshots import from_arrays, to_arrays
+from trainers.store.states import from_arrays, to_arrays
 
 SPEC = tiny_env.spec(8)
 ENVS = 4

@@ -26,7 +26,7 @@ from trainers.command import dense_identity
 from trainers.config.training import PruneConfig, RewindConfig, plain
 from trainers.run import session as loop
 from trainers.run.session import InterruptedRunError
-from trainers.run.snapshots import Snapshot, to_arrays
+from trainers.store.states import Snapshot, to_arrays
 from trainers.store import artifacts
 from trainers.store.folder import read_manifest, read_summary
 from trainers.study import rewind, stages

@@ -1,31 +1,17 @@
-"""An agent's state as named arrays and back, and what a run begins with."""
+"""An agent's state as named arrays and back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
-from engine.algorithms.base import AgentState, Masks
+from engine.algorithms.base import AgentState
 from fastcollect.support.errors import ConfigError
 
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with. state: None for fresh weights. masks: of its networks; those left out are dense.
-
-    random_actions: whether it collects at random until start_steps. replay: None, or arrays of
-    ``Learner.get_state`` to begin with. keep: which artifacts it leaves beside "final": any of "initial",
-    "anchor", "best", "saliency".
-    """
-
-    masks: Masks = field(default_factory=dict)
-    state: AgentState | None = None
-    replay: Mapping[str, np.ndarray] | None = None
-    random_actions: bool = True
-    keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
+NETWORKS = ("actor", "critic")
+"""The networks that a study prunes and reports."""
 
 
 def _names(state: AgentState) -> list[str]:
@@ -52,7 +38,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], template: AgentState, where: s
             problems.append(f"{where}: {name} of shape {expected.shape} is missing")
         elif (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
             there = f"{arrays[name].shape} {arrays[name].dtype}"
-            problems.append(f"{where}: {name} is {there} there and {expected.shape} {expected.dtype} in this run")
+            problems.append(
+                f"{where}: {name} is {there} there and {expected.shape} {expected.dtype} in this run"
+            )
         else:
             # JAX may read a NumPy array after the call, and what it reads is the caller's.
             value = arrays[name].copy()
@@ -62,7 +50,9 @@ def from_arrays(arrays: Mapping[str, np.ndarray], template: AgentState, where: s
     return jax.tree.unflatten(structure, found)
 
 
-def weights(arrays: Mapping[str, np.ndarray], network: str, kind: str = "parameters") -> dict[str, np.ndarray]:
+def weights(
+    arrays: Mapping[str, np.ndarray], network: str, kind: str = "parameters"
+) -> dict[str, np.ndarray]:
     """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
     prefix = f"{kind}/{network}/"
     return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
