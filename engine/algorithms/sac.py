@@ -6,6 +6,7 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +59,29 @@ class SACConfig:
     """Rewards are stored raw and multiplied by this in the update."""
     n_step: int = 1
     """Rewards summed before the bootstrap."""
+
+    def problems(self) -> list[str]:
+        """Every value that is out of range, by its name, and what is allowed."""
+        counts = {"batch_size": self.batch_size, "n_step": self.n_step}
+        counts |= {f"hidden[{i}]": width for i, width in enumerate(self.hidden)}
+        found = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
+        if not self.hidden:
+            found.append("hidden is empty; allowed: one width or more")
+        rates = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
+        above = {name: getattr(self, name) for name in rates}
+        if self.max_gradient_norm is not None:
+            above["max_gradient_norm"] = self.max_gradient_norm
+        found += [
+            f"{name} is {value}; allowed: a finite number above 0"
+            for name, value in above.items()
+            if not (value > 0 and math.isfinite(value))
+        ]
+        if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
+            found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            found.append(f"target_entropy is {self.target_entropy}; allowed: a finite number")
+        shares = {"discount": self.discount, "target_rate": self.target_rate}
+        return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
 
 
 class SACState(struct.PyTreeNode):

@@ -29,7 +29,7 @@ class Learner:
     def __init__(self, config: TrainConfig, spec: EnvSpec, masks: sac.Masks) -> None:
         self.config, self.masks = config, masks
         observations, actions = check_spec(config.env, spec)
-        self.state = sac.init(config.sac, config.seed, observations, actions)
+        self.state = sac.init(config.algorithm, config.seed, observations, actions)
         self.moments = Moments.empty(observations)
         total = config.collect.n * config.collect.N
         storage = config.replay.storage or ("host" if jax.default_backend() == "cpu" else "device")
@@ -91,7 +91,7 @@ class Learner:
 
     def update(self, count: int) -> None:
         """Dispatch ``count`` updates, each from a batch of its own."""
-        config = self.config.sac
+        config = self.config.algorithm
         batches = self.replay.batches(
             self.config.seed, self.updates, count, config.batch_size, config.discount, config.n_step
         )
@@ -113,7 +113,7 @@ class Learner:
 
     def samples(self, batches: int) -> dict[str, np.ndarray]:
         """Batches for saliency, (batches, batch, ...) raw: a function of the seed and of what is held."""
-        config = self.config.sac
+        config = self.config.algorithm
         # Numbers that no update of the run has, so that they are not what it learned from last.
         drawn = self.replay.batches(
             self.config.seed, 2**62, batches, config.batch_size, config.discount, config.n_step

@@ -53,7 +53,7 @@ def collector_config(config: TrainConfig) -> CollectorConfig:
     collect = config.collect
     return CollectorConfig(
         env=EnvConfig(id=config.env, kwargs=parse_kwargs(config.env_kwargs)),
-        policy=mlp_policy(config.sac.hidden),
+        policy=mlp_policy(config.algorithm.hidden),
         num_envs=collect.n,
         num_env_workers=collect.N,
         num_model_workers=collect.M,
@@ -94,7 +94,7 @@ def train(
             learner.set_replay(start.replay, "the anchor's replay")
         evaluator = Evaluator(
             collection.env,
-            config.sac.hidden,
+            config.algorithm.hidden,
             config.evaluation,
             config.seed,
             spec.max_episode_steps,

@@ -11,8 +11,9 @@ import numpy as np
 from engine.algorithms.sac import DENSE, Masks, SACState
 from engine.normalizer import Moments
 from fastcollect.support.errors import ConfigError
+from trainers.store.layout import STATE
 
-_STATE, _NORMALIZER = "sac/", "normalizer/"
+_NORMALIZER = "normalizer/"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Start:
 
 def _names(state: SACState) -> list[str]:
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
-    return [_STATE + jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    return [STATE + jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
 def to_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
@@ -86,9 +87,3 @@ def from_arrays(arrays: Mapping[str, np.ndarray], template: SACState, where: str
     # JAX may read a NumPy array after the call, and what it reads is the caller's.
     state = jax.tree.unflatten(structure, [jax.numpy.array(arrays[name].copy()) for name in names])
     return Snapshot(state, moments, int(arrays["env_steps"]), int(arrays["updates"]))
-
-
-def network(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The parameters of "actor", "critic" or "target_critic" among a snapshot's arrays."""
-    prefix = f"{_STATE}{name}/"
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

@@ -14,10 +14,12 @@ import numpy as np
 
 from engine.algorithms.sac import DENSE, Masks, map_parameters
 from engine.sparse import masks as mask_functions
-from trainers.config.training import RewindConfig, TrainConfig, plain
+from fastcollect.support.plain import plain
+from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.snapshots import Snapshot, Start
+from trainers.store.layout import NETWORKS
 from trainers.study import rewind
-from trainers.study.rewind import NETWORKS, Source
+from trainers.study.rewind import Source
 
 CONTROLS = ("permuted-weights", "permuted-mask", "random-mask", "dense")
 

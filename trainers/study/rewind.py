@@ -16,9 +16,8 @@ from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.snapshots import Snapshot, Start, from_arrays
 from trainers.store import artifacts
-from trainers.store.folder import read_identity, read_summary
+from trainers.store.manifest import read_identity, read_summary
 
-NETWORKS = ("actor", "critic")
 _FRESH_SEED = 7_919
 """Added to a run's seed for weights that must not be the ones it began with."""
 
@@ -55,7 +54,7 @@ def template(config: TrainConfig, like: Mapping[str, np.ndarray]) -> sac.SACStat
         actions = like[f"sac/actor/bias_{depth}"].shape[0] // 2
     except (KeyError, ValueError) as error:
         raise ConfigError([f"the artifact holds no actor: {error}"]) from error
-    return sac.init(config.sac, config.seed, observations, actions)
+    return sac.init(config.algorithm, config.seed, observations, actions)
 
 
 def fresh(config: TrainConfig, like: sac.SACState, *, other_seed: bool) -> Snapshot:
@@ -63,7 +62,8 @@ def fresh(config: TrainConfig, like: sac.SACState, *, other_seed: bool) -> Snaps
     observations, actions = like.actor["kernel_0"].shape[0], like.critic["q0/kernel_0"].shape[0]
     actions -= observations
     # The noise of updates stays the seed's own; only the weights differ.
-    state = sac.init(config.sac, (config.seed + _FRESH_SEED * other_seed) % 2**31, observations, actions)
+    seed = (config.seed + _FRESH_SEED * other_seed) % 2**31
+    state = sac.init(config.algorithm, seed, observations, actions)
     state = state.replace(seed=jax.numpy.uint32(config.seed))
     return Snapshot(state, Moments.empty(observations), 0, 0)
 
@@ -86,10 +86,11 @@ def rewound(
     if rewind.targets == "online":
         state = state.replace(target_critic=weights.critic)
     if rewind.optimizer == "fresh":
-        state = state.replace(optimizer=sac.init_optimizers(config.sac, state))
+        state = state.replace(optimizer=sac.init_optimizers(config.algorithm, state))
     if rewind.temperature == "fresh":
-        log_temperature = np.log(np.float32(config.sac.initial_temperature))
-        optimizer = {**state.optimizer, "temperature": sac.init_optimizers(config.sac, state)["temperature"]}
+        log_temperature = np.log(np.float32(config.algorithm.initial_temperature))
+        optimizer = sac.init_optimizers(config.algorithm, state)
+        optimizer = {**state.optimizer, "temperature": optimizer["temperature"]}
         state = state.replace(log_temperature=jax.numpy.asarray(log_temperature), optimizer=optimizer)
     moments = {
         "anchor": anchor.moments,
@@ -109,11 +110,11 @@ def restarted(config: TrainConfig, snapshot: Snapshot, masks: sac.Masks) -> Star
     """From these weights and this normaliser at step 0, everything else fresh: the start of a transfer."""
     state = snapshot.state.replace(
         target_critic=jax.tree.map(jax.numpy.copy, snapshot.state.critic),
-        log_temperature=jax.numpy.log(jax.numpy.float32(config.sac.initial_temperature)),
+        log_temperature=jax.numpy.log(jax.numpy.float32(config.algorithm.initial_temperature)),
         seed=jax.numpy.uint32(config.seed),
         updates=jax.numpy.int32(0),
     )
-    state = state.replace(optimizer=sac.init_optimizers(config.sac, state))
+    state = state.replace(optimizer=sac.init_optimizers(config.algorithm, state))
     return Start(masks, Snapshot(state, snapshot.moments, 0, 0), random_actions=False, keep=())
 
 
@@ -125,7 +126,7 @@ def as_arrays(parameters: Mapping) -> dict[str, np.ndarray]:
 def saliency(config: TrainConfig, last: Snapshot, samples: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """{"actor", "critic"} -> mean |dL/dw| of a trained snapshot over the saved batches."""
     mean, scale = last.moments.scaling(config.variance_floor)
-    found = mean_absolute_gradients(config.sac, last.state, sac.Batch(**samples), mean, scale)
+    found = mean_absolute_gradients(config.algorithm, last.state, sac.Batch(**samples), mean, scale)
     return {name: as_arrays(value) for name, value in found.items()}
 
 
@@ -139,16 +140,3 @@ def check_mask(masks: sac.Masks, state: sac.SACState, where: str) -> None:
             problems.append(f"{where}, {name}: {error}")
     if problems:
         raise ConfigError(problems)
-
-
-def pack_masks(masks: sac.Masks) -> dict[str, np.ndarray]:
-    """Masks as an artifact's arrays: "actor/kernel_0", "critic/q0/kernel_0", ..."""
-    return {f"{kind}/{leaf}": np.asarray(v) for kind in NETWORKS for leaf, v in masks[kind].items()}
-
-
-def unpack_masks(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of ``pack_masks``."""
-    return {
-        kind: {k.removeprefix(f"{kind}/"): v for k, v in arrays.items() if k.startswith(f"{kind}/")}
-        for kind in NETWORKS
-    }
