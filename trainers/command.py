@@ -77,10 +77,10 @@ class Given:
     file: Layer | None
     source: Layer | None
 
-    def arguments(self, **changes: Any) -> TrainArguments:
-        """All settings together, with these in place of the flags'.
+    def built(self, **changes: Any) -> tuple[TrainArguments, list[str]]:
+        """All settings together, with these in place of the flags', and what is out of range in them.
 
-        Raises ConfigError naming every value that cannot work, what is allowed, and where it was given.
+        Raises ConfigError for names that are no setting's and values of another type.
         """
         flags = Layer(self.flags.origin, {**self.flags.settings, **changes})
         merged = combine(flags=flags, file=self.file, source=self.source)
@@ -88,8 +88,13 @@ class Given:
         problems = problems_of(arguments)
         if arguments.stage in ("ticket", "all"):
             problems += prune_problems(arguments.prune) or stages.control_problems(arguments)
+        return arguments, merged.explained(problems)
+
+    def arguments(self, **changes: Any) -> TrainArguments:
+        """As ``built``, but raises ConfigError naming every value that cannot work, and where it was given."""
+        arguments, problems = self.built(**changes)
         if problems:
-            raise ConfigError(merged.explained(problems))
+            raise ConfigError(problems)
         return arguments
 
     def configure(self, env: str, seed: int) -> TrainConfig:

@@ -98,16 +98,16 @@ COMBINATIONS = st.fixed_dictionaries(
     {
         "--seed": st.integers(0, 2**31 - 1),
         "--updates-per-step": positive,
-        "--sac.actor-learning-rate": positive,
-        "--sac.max-gradient-norm": st.none() | positive,
-        "--sac.target-entropy": st.none() | st.floats(-1e9, 1e9),
+        "--algorithm.actor-learning-rate": positive,
+        "--algorithm.max-gradient-norm": st.none() | positive,
+        "--algorithm.target-entropy": st.none() | st.floats(-1e9, 1e9),
         "--stop-success": st.none() | st.floats(1e-6, 1),
         "--collect.lockstep": st.booleans(),
         "--collect.group-size": st.none() | st.integers(1, 64),
         "--replay.storage": st.sampled_from([None, "host", "device"]),
         "--env": st.sampled_from(["reach-v3", "push-v3", "support.tiny_env:TinyEnv"]),
         "--env-kwargs": st.lists(st.sampled_from(["physics=fast", "a=[1, 2]", "b=x y", "c={}"]), max_size=2),
-        "--sac.hidden": st.lists(st.integers(1, 512), min_size=1, max_size=3),
+        "--algorithm.hidden": st.lists(st.integers(1, 512), min_size=1, max_size=3),
     }
 )
 
@@ -128,8 +128,8 @@ def written_out(combination):
 @given(COMBINATIONS)
 def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):
     arguments = command.parse(["--stage", "dense", *written_out(combination)])
-    assert arguments.sac.hidden == tuple(combination["--sac.hidden"])
-    assert arguments.sac.target_entropy == combination["--sac.target-entropy"]
+    assert arguments.algorithm.hidden == tuple(combination["--algorithm.hidden"])
+    assert arguments.algorithm.target_entropy == combination["--algorithm.target-entropy"]
     identity = command.dense_identity(command.train_config(arguments))
     path = tmp_path / config_hash(identity)
     file = save_manifest(path, identity) if not path.exists() else path / "manifest.yaml"
@@ -140,12 +140,12 @@ def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):
 
 
 def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
-    base = command.parse(["--stage", "dense", "--sac.hidden", "7", "--collect.lockstep", "--seed", "5"])
+    base = command.parse(["--stage", "dense", "--algorithm.hidden", "7", "--collect.lockstep", "--seed", "5"])
     source = tmp_path / "dense"
     save_manifest(source, command.dense_identity(command.train_config(base)))
     flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh"]
     arguments = command.parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
-    assert (arguments.sac.hidden, arguments.seed, arguments.collect.lockstep) == ((7,), 5, True)
+    assert (arguments.algorithm.hidden, arguments.seed, arguments.collect.lockstep) == ((7,), 5, True)
     config = command.train_config(arguments)
     identity = command.ticket_identity(config, arguments, rewind.Source(str(source), "x"))
     again = command.parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
@@ -156,9 +156,9 @@ def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
 def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     file = tmp_path / "some.yaml"
     file.write_text("stage: dense\nenv: push-v3\nseed: 4\nsac:\n  discount: 0.9\n  n_step: 3\n")
-    flags = ["--config", str(file), "--sac.n-step", "2", "--seed", "6"]
+    flags = ["--config", str(file), "--algorithm.n-step", "2", "--seed", "6"]
     arguments = command.parse(flags)
-    assert (arguments.seed, arguments.sac.n_step, arguments.sac.discount) == (6, 2, 0.9)
+    assert (arguments.seed, arguments.algorithm.n_step, arguments.algorithm.discount) == (6, 2, 0.9)
     assert (arguments.env, arguments.env_steps) == ("push-v3", 250_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert command.parse(flags[:2]).env_steps == 77777
@@ -167,25 +167,25 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
 
 
 def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
-    config = command.train_config(command.parse(["--stage", "dense", "--sac.hidden", "5"]))
+    config = command.train_config(command.parse(["--stage", "dense", "--algorithm.hidden", "5"]))
     save_manifest(tmp_path / "dense", command.dense_identity(config))
     arguments = command.parse(["--stage", "ticket", "--from", str(tmp_path / "dense")])
-    assert arguments.sac.hidden == (5,)
+    assert arguments.algorithm.hidden == (5,)
     assert arguments.env_steps == 200_000
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
-    assert (arguments.sac.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 250_000)
-    assert (arguments.sac.n_step, arguments.sac.target_entropy) == (3, 0.0)
+    assert (arguments.algorithm.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 250_000)
+    assert (arguments.algorithm.n_step, arguments.algorithm.target_entropy) == (3, 0.0)
     assert arguments.env_kwargs == ("horizon=200",)
 
 
 def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
-    flags = ["--env", "push-v3", "--sac.hidden", "5", "--sac.discount", "0.9", "--evaluation.episodes", "9"]
+    flags = ["--env", "push-v3", "--algorithm.hidden", "5", "--algorithm.discount", "0.9", "--evaluation.episodes", "9"]
     config = command.train_config(command.parse(["--stage", "dense", *flags]))
     save_manifest(tmp_path / "dense", command.dense_identity(config))
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
-    assert (arguments.sac.hidden, arguments.sac.discount, arguments.env_steps) == ((5,), 0.9, 200_000)
-    assert (arguments.sac.n_step, arguments.sac.temperature_learning_rate) == (1, 1e-3)
-    assert (arguments.sac.target_entropy, arguments.env_kwargs) == (None, ())
+    assert (arguments.algorithm.hidden, arguments.algorithm.discount, arguments.env_steps) == ((5,), 0.9, 200_000)
+    assert (arguments.algorithm.n_step, arguments.algorithm.temperature_learning_rate) == (1, 1e-3)
+    assert (arguments.algorithm.target_entropy, arguments.env_kwargs) == (None, ())
     assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
 
 
@@ -249,7 +249,7 @@ def test_a_file_that_is_not_there_or_no_yaml_is_one_error(tmp_path, call):
 def test_the_published_settings_are_those_that_were_published():
     arguments = command.parse(["--config", PUBLISHED])
     command.train_config(arguments)
-    sac = arguments.sac
+    sac = arguments.algorithm
     assert (sac.discount, sac.target_rate) == (0.99, 0.005)
     assert sac.actor_learning_rate == sac.critic_learning_rate == 6e-4
     assert (sac.temperature_learning_rate, sac.initial_temperature) == (5e-5, 0.2)
@@ -360,7 +360,7 @@ def sources(study, tmp_path):
             ["--stage", "ticket", "--from", "{study}/dense", "--controls", "--control-rounds", "9"],
             ["control_rounds has [9]"],
         ),
-        (["--stage", "ticket", "--from", "{study}/dense", "--sac.hidden", "9"], None),
+        (["--stage", "ticket", "--from", "{study}/dense", "--algorithm.hidden", "9"], None),
         (["--stage", "dense", "--anchor-steps", "900000"], ["anchor_steps is 900000"]),
     ],
 )
@@ -381,8 +381,8 @@ def test_what_cannot_work_ends_with_2_and_leaves_nothing(flags, texts, study, tm
 
 
 def test_all_wrong_values_are_named_at_once(tmp_path, call):
-    flags = ["--seed", "-1", "--sac.discount", "1.5", "--updates-per-step", "0", "--env-steps", "0"]
-    code, errors = call("--stage", "dense", *flags, "--sac.n-step", "0", "--run", tmp_path / "run")
+    flags = ["--seed", "-1", "--algorithm.discount", "1.5", "--updates-per-step", "0", "--env-steps", "0"]
+    code, errors = call("--stage", "dense", *flags, "--algorithm.n-step", "0", "--run", tmp_path / "run")
     assert code == 2
     for name in (
         "seed is -1",
@@ -398,7 +398,7 @@ def test_all_wrong_values_are_named_at_once(tmp_path, call):
 def test_a_folder_of_another_run_is_refused_and_stays_as_it_is(study, tmp_path, call):
     path = copied(study, "dense", tmp_path)
     before = contents(path)
-    code, errors = call("--stage", "dense", *FLAGS, "--seed", "4", "--sac.n-step", "2", "--run", path)
+    code, errors = call("--stage", "dense", *FLAGS, "--seed", "4", "--algorithm.n-step", "2", "--run", path)
     assert code == 2
     assert [line.rpartition("configuration: ")[2] for line in errors] == [
         "seed is 3 there and 4 here",
@@ -627,14 +627,14 @@ def test_a_changed_setting_is_not_skipped(tmp_path, call, monkeypatch):
     began = pretend(monkeypatch)
     assert call(*flags, "--prune.rate", "0.8", "--runs", tmp_path / "runs") == (0, [])
     assert began == []
-    assert call(*flags, "--prune.rate", "0.8", "--sac.discount", "0.9", "--runs", tmp_path / "runs") == (
+    assert call(*flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--runs", tmp_path / "runs") == (
         0,
         [],
     )
     assert len(began) == 2
     (one,) = (each for each in (tmp_path / "runs" / "study").iterdir() if str(each) not in began[0])
     before = contents(one)
-    code, errors = call(*flags, "--prune.rate", "0.8", "--sac.discount", "0.9", "--run", one)
+    code, errors = call(*flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--run", one)
     assert (code, len(errors)) == (2, 1)
     assert "sac.discount is 0.97 there and 0.9 here" in errors[0]
     assert contents(one) == before
@@ -666,7 +666,7 @@ def test_a_whole_study_of_nothing_is_an_error(name, tmp_path, call):
 def test_a_short_run_learns_to_reach(tmp_path, call):
     flags = ("--stage", "dense", "--env", "reach-v3", "--env-kwargs", "horizon=100", "--seed", REACH_SEED)
     flags += ("--env-steps", "12288", "--start-steps", "2048", "--anchor-steps", "12288")
-    flags += ("--updates-per-step", "0.25", "--sac.hidden", "64", "64", "--evaluation.every", "1000000")
+    flags += ("--updates-per-step", "0.25", "--algorithm.hidden", "64", "64", "--evaluation.every", "1000000")
     flags += ("--collect.n", "16", "--collect.N", "2", "--collect.lockstep", "--run", tmp_path / "run")
     assert call(*flags) == (0, [])
     untrained, trained = evaluations(tmp_path / "run")

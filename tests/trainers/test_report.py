@@ -26,7 +26,7 @@ from trainers.store.reader import group, load
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = 'a<b>&"study'
-SMALL = ("--sac.hidden", "8", "--sac.batch-size", "8", "--collect.n", "2", "--collect.N", "1")
+SMALL = ("--algorithm.hidden", "8", "--algorithm.batch-size", "8", "--collect.n", "2", "--collect.N", "1")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_run_is_there_once_however_often_it_is_named(study):
 
 
 def test_other_settings_are_another_group(study, tmp_path, monkeypatch):
-    other = studies.study(monkeypatch, tmp_path / "other", "--stage", "dense", "--sac.discount", "0.9")
+    other = studies.study(monkeypatch, tmp_path / "other", "--stage", "dense", "--algorithm.discount", "0.9")
     runs, _ = load([study / "reach-v3" / "seed-0" / "dense", study / "reach-v3" / "seed-1" / "dense", other])
     groups = group(runs)
     assert [len(each.runs) for each in groups] == [2, 1]
@@ -212,9 +212,9 @@ def test_other_settings_of_what_a_run_begins_from_are_another_group(study, tmp_p
     )
     assert one_group([transfers[0], again], "from reach-v3: mask-only").seeds() == "2 seeds"
 
-    flags = ("--stage", "dense", "--sac.discount", "0.9", "--seed", "1")
+    flags = ("--stage", "dense", "--algorithm.discount", "0.9", "--seed", "1")
     dense = studies.study(monkeypatch, tmp_path / "dense", *flags)
-    flags = ("--stage", "ticket", "--from", str(dense), "--sac.discount", "0.99", "--prune.rate", "0.6")
+    flags = ("--stage", "ticket", "--from", str(dense), "--algorithm.discount", "0.99", "--prune.rate", "0.6")
     ticket = studies.study(monkeypatch, tmp_path / "ticket", *flags)
     groups = [each for each in group(load([same, ticket])[0]) if "round 1" in each.label]
     assert [len(each.runs) for each in groups] == [1, 1]
