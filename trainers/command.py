@@ -91,7 +91,7 @@ class Given:
         return arguments, merged.explained(problems)
 
     def arguments(self, **changes: Any) -> TrainArguments:
-        """As ``built``, but raises ConfigError naming every value that cannot work, and where it was given."""
+        """As ``built``; raises ConfigError naming every value that cannot work, and where it was given."""
         arguments, problems = self.built(**changes)
         if problems:
             raise ConfigError(problems)

@@ -192,7 +192,8 @@ def environment(folder):
 FLAGS = (
     *("--env", TINY, "--seed", "3", "--env-steps", "320", "--start-steps", "64", "--anchor-steps", "128"),
     *("--updates-per-step", "0.125", "--updates-per-dispatch", "4", "--replay.capacity", "4096"),
-    *("--algorithm.hidden", "8", "--algorithm.batch-size", "8", "--evaluation.every", "96", "--evaluation.episodes", "3"),
+    *("--algorithm.hidden", "8", "--algorithm.batch-size", "8"),
+    *("--evaluation.every", "96", "--evaluation.episodes", "3"),
     *("--collect.n", "2", "--collect.N", "2", "--collect.block-length", "4", "--collect.group-size", "2"),
     "--collect.lockstep",
 )

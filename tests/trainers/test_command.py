@@ -179,11 +179,24 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
 
 
 def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
-    flags = ["--env", "push-v3", "--algorithm.hidden", "5", "--algorithm.discount", "0.9", "--evaluation.episodes", "9"]
+    flags = [
+        "--env",
+        "push-v3",
+        "--algorithm.hidden",
+        "5",
+        "--algorithm.discount",
+        "0.9",
+        "--evaluation.episodes",
+        "9",
+    ]
     config = command.train_config(command.parse(["--stage", "dense", *flags]))
     save_manifest(tmp_path / "dense", command.dense_identity(config))
     arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
-    assert (arguments.algorithm.hidden, arguments.algorithm.discount, arguments.env_steps) == ((5,), 0.9, 200_000)
+    assert (arguments.algorithm.hidden, arguments.algorithm.discount, arguments.env_steps) == (
+        (5,),
+        0.9,
+        200_000,
+    )
     assert (arguments.algorithm.n_step, arguments.algorithm.temperature_learning_rate) == (1, 1e-3)
     assert (arguments.algorithm.target_entropy, arguments.env_kwargs) == (None, ())
     assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
@@ -627,7 +640,9 @@ def test_a_changed_setting_is_not_skipped(tmp_path, call, monkeypatch):
     began = pretend(monkeypatch)
     assert call(*flags, "--prune.rate", "0.8", "--runs", tmp_path / "runs") == (0, [])
     assert began == []
-    assert call(*flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--runs", tmp_path / "runs") == (
+    assert call(
+        *flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--runs", tmp_path / "runs"
+    ) == (
         0,
         [],
     )

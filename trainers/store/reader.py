@@ -143,7 +143,7 @@ def _remembered(path: Path, *_: int) -> tuple[Identity, dict[str, Any]]:
 
 
 def find_source(path: Path, source: SourceRef) -> Path | None:
-    """The run folder that a run begins from: where its manifest says, wherever the two were moved together.
+    """The run folder that a run begins from, also where the two were moved together or only the run was.
 
     path: the folder of the run. Raises ConfigError if the source's configuration was changed since.
     """
@@ -153,6 +153,7 @@ def find_source(path: Path, source: SourceRef) -> Path | None:
     if (root / index.INDEX).exists():
         listed = (each for each in index.entries(root) if each.config_hash == source.config_hash)
         candidates += [root / each.path for each in listed]
+    candidates.append(Path(str(identify(path)[0].config.get("from", ""))))
     for candidate in candidates:
         if not (candidate / MANIFEST).is_file():
             continue
