@@ -122,7 +122,7 @@ def read(argv: Sequence[str]) -> Given:
         source = Layer(f"the run {path!r}", read_config(path))
     chosen = {name: known[name] for name in ("env", "algo") if known[name] is not None}
     lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
-    cls = arguments_class(lower.settings.get("algo", ALGORITHM))
+    cls = arguments_class(str(lower.settings.get("algo", ALGORITHM)))
     default = build(cls, lower, stage=tyro.MISSING)
     parsed = tyro.cli(cls, args=argv, default=default, description=_DESCRIPTION, prog="train.py")
     return Given(cls, Layer(_FLAGS, _given(argv, parsed)), file, source)

@@ -7,6 +7,7 @@ one environment or algorithm does not take over from another.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = N
     inherited = {} if source is None else _inherited(source.settings)
     lowest = {"env": TrainConfig.env, "algo": TrainConfig.algo}
     named = [lowest, inherited, *(each.settings for each in upper)]
-    env, algo = _last(named, "env"), _last(named, "algo")
+    env, algo = str(_last(named, "env")), str(_last(named, "algo"))
     layers = [task_layer(env, algo)]
     if source is not None:
         if env != inherited.get("env", env):
@@ -115,9 +116,9 @@ def _add(into: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], 
 
 def task_layer(env: str, algo: str) -> Layer:
     """What differs for one environment: ``tasks/ENV.yaml``, if there is one, with this algorithm's part."""
-    # A gymnasium id or an import path may hold a slash; no task file does.
     file = TASKS / f"{env}.yaml"
-    if "/" in env or not file.is_file():
+    # By the list, as an environment's name may be an import path or anything else that is no file's name.
+    if f"{env}.yaml" not in os.listdir(TASKS):
         return Layer("no task file")
     settings = yaml_file.read(file)
     algorithms = settings.pop("algorithm", {})
