@@ -20,8 +20,9 @@ from engine.algorithms.sac import SACConfig
 from fastcollect.control.launcher import Launcher
 from fastcollect.support.plain import plain
 from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig
-from trainers.run import session as loop
+from trainers.run import training as loop
 from trainers.run.learner import Learner
+from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder
@@ -112,7 +113,7 @@ def train(path, config, start=None, *, resume=False, progress=None, identity=Non
     identity = {"stage": "dense", **plain(config)} if identity is None else identity
     identity = Identity(kind="dense", config=identity)
     with RunFolder.create(path, identity, ["test"], resume=resume) as folder:
-        return loop.train(folder, config, start or loop.Start(), progress or Silent(), resume=resume)
+        return loop.train(folder, config, start or Start(), progress or Silent(), resume=resume)
 
 
 def artifact(path, name="final"):

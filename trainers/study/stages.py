@@ -98,7 +98,7 @@ def _save_masks(folder: RunFolder, masks: Masks) -> None:
 def collectable(config: TrainConfig) -> TrainConfig:
     """The configuration. Raises ConfigError if what it names cannot be collected from."""
     collection = collector_config(config)
-    resolve_env(collection.env, collection.total_envs)
+    resolve_env(collection)
     return config
 
 
