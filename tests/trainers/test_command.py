@@ -103,7 +103,6 @@ COMBINATIONS = st.fixed_dictionaries(
         "--sac.target-entropy": st.none() | st.floats(-1e9, 1e9),
         "--stop-success": st.none() | st.floats(1e-6, 1),
         "--collect.schedule": st.sampled_from(["asynchronous", "rounds"]),
-        "--collect.reproducible": st.booleans(),
         "--collect.group-size": st.none() | st.integers(1, 64),
         "--replay.storage": st.sampled_from([None, "host", "device"]),
         "--env": st.sampled_from(["reach-v3", "push-v3", "support.tiny_env:TinyEnv"]),
@@ -141,13 +140,13 @@ def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):
 
 
 def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
-    flags = ["--sac.hidden", "7", "--collect.schedule", "rounds", "--seed", "5"]
+    flags = ["--sac.hidden", "7", "--collect.schedule", "rounds", "--collect.reproducible", "--seed", "5"]
     base = command.parse(["--stage", "dense", *flags])
     source = tmp_path / "dense"
     save_manifest(source, command.dense_identity(command.train_config(base)))
     flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh"]
     arguments = command.parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
-    assert (arguments.sac.hidden, arguments.seed, arguments.collect.schedule) == ((7,), 5, "rounds")
+    assert (arguments.sac.hidden, arguments.seed, arguments.collect.reproducible) == ((7,), 5, True)
     config = command.train_config(arguments)
     identity = command.ticket_identity(config, arguments, rewind.Source(str(source), "x"))
     again = command.parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
