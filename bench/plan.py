@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -194,8 +194,7 @@ def _tuned_setting(options: Options, method: str, policy: PolicyConfig) -> tuple
     for each in kwargs:
         tuned = profile.load(EnvConfig(id=options.env, kwargs=each), policy)
         if tuned is not None:
-            setting = (tuned.num_envs, tuned.num_env_workers, tuned.num_model_workers)
-            origin = "profile"
+            setting, origin = astuple(tuned.parallelism), "profile"
             break
     given = (options.num_envs, options.num_env_workers, options.num_model_workers)
     if any(value is not None for value in given):

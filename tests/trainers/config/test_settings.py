@@ -41,7 +41,6 @@ COMBINATIONS = st.fixed_dictionaries(
         "--algorithm.target-entropy": st.none() | st.floats(-1e9, 1e9),
         "--stop-success": st.none() | st.floats(1e-6, 1),
         "--collect.schedule": st.sampled_from(["asynchronous", "rounds"]),
-        "--collect.reproducible": st.booleans(),
         "--collect.group-size": st.none() | st.integers(1, 64),
         "--replay.storage": st.sampled_from([None, "host", "device"]),
         "--env": st.sampled_from(["reach-v3", "push-v3", "support.tiny_env:TinyEnv"]),
