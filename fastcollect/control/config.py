@@ -6,12 +6,13 @@ import numbers
 import os
 import resource
 from dataclasses import dataclass, field
+from typing import get_args
 
 from fastcollect.envs.base import EnvSpec
 from fastcollect.envs.registry import EnvConfig, resolve, select_rows
 from fastcollect.memory.ring import RingConfig, group_sizes
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.memory.tokens import CAPACITY
+from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
@@ -36,6 +37,9 @@ class CollectorConfig:
         so that one half steps while the other waits for its actions; else n.
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
+    tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in shared
+        memory. Neither hangs or loses a published block when a worker is killed; a queue costs more CPU time
+        per token and is emptied by a death inside it. See ``fastcollect.memory.tokens`` for their limits.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -53,6 +57,7 @@ class CollectorConfig:
     group_size: int | None = None
     model_device: str = "cpu"
     stall_seconds: float = 120.0
+    tokens: TokenChannel = "pipes"
     check: bool = False
 
     def __post_init__(self) -> None:
@@ -73,12 +78,17 @@ class CollectorConfig:
         if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        if not problems:
-            tokens = len(self.groups) * self.num_env_workers * (self.ring_blocks + 2)
-            if tokens > CAPACITY:
+        if self.tokens not in get_args(TokenChannel):
+            problems.append(
+                f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"
+            )
+        elif not problems:
+            shared = "num_env_workers x " if exchange(self.tokens).shared else ""
+            most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
+            if most > CAPACITY:
                 problems.append(
-                    f"num_env_workers x groups x (ring_blocks + 2) is {tokens}; allowed: up to {CAPACITY}, "
-                    "what a pipe holds; use larger groups"
+                    f"{shared}groups x (ring_blocks + 2) is {most}; allowed: up to {CAPACITY}, what "
+                    f"{self.tokens} hold; use larger groups"
                 )
         if self.model_device not in ("cpu", "gpu"):
             problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
@@ -142,7 +152,7 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
         )
 
 
-_DESCRIPTORS_PER_WORKER = 7
+_DESCRIPTORS_PER_WORKER = 8
 
 
 def allow_descriptors(env_workers: int, model_workers: int) -> None:
@@ -150,7 +160,7 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
-    need += 2 * env_workers * model_workers  # on their way to model workers that are still starting
+    need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         raise ConfigError(
             [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]

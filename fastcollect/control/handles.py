@@ -14,7 +14,7 @@ from fastcollect.control.stats import Stats
 from fastcollect.memory.latency import Latencies
 from fastcollect.memory.ring import Ring
 from fastcollect.memory.segment import Segment
-from fastcollect.memory.tokens import Kind, send
+from fastcollect.memory.tokens import Kind, Line, Token
 
 
 @dataclass
@@ -23,7 +23,8 @@ class EnvWorkerHandle:
 
     position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
     workers at this position. state_fd: a memfd through which states travel. model: the model worker it asks.
-    saving: whether it was asked for its state. rows: steps published so far. held: blocks published and not
+    saving: whether it was asked for its state. published: by group, how many blocks it has told of. rows: steps
+    published so far. held: blocks published and not
     freed. steps: done when last looked at. last_seen: when it last got on, or was given a block back.
     """
 
@@ -32,13 +33,14 @@ class EnvWorkerHandle:
     life: int
     first_env: int
     ring: Ring
-    inbox: tuple[int, int]
+    line: Line
     state_fd: int
     model: int
     ready: bool = False
     alive: bool = True
     saving: bool = False
     retiring: bool = False
+    published: dict[int, int] = field(default_factory=dict)
     rows: int = 0
     held: int = 0
     steps: int = 0
@@ -46,13 +48,21 @@ class EnvWorkerHandle:
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
-        send(self.inbox[1], kind, self.process.ident, group, sequence)
+        self.line.send(kind, self.process.ident, group, sequence)
 
     def free(self, group: int, number: int) -> None:
         """Give block ``number`` back to it."""
         self.held -= 1
         self.last_seen = time.monotonic()
         self.tell(Kind.FREED, group, number + 1)
+
+    def untold(self) -> list[Token]:
+        """PUBLISHED for each complete block of a dead worker whose own token was lost, or never sent."""
+        return [
+            (Kind.PUBLISHED, self.process.ident, group, number)
+            for group, end in enumerate(self.ring.published.tolist())
+            for number in range(self.published.get(group, 0), end)
+        ]
 
     def counters(self) -> Stats:
         """What it counted so far."""
@@ -79,14 +89,15 @@ class EnvWorkerHandle:
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
-        for fd in (*self.inbox, self.state_fd, self.process.words_fd):
+        self.line.close()
+        for fd in (self.state_fd, self.process.words_fd):
             os.close(fd)
         self.ring.segment.close()
 
 
 @dataclass
 class ModelWorkerHandle:
-    """The collector's side of one model worker; its request pipe outlives it."""
+    """The collector's side of one model worker; the way to ask it outlives it."""
 
     process: Process
     index: int
