@@ -37,9 +37,10 @@ class CollectorConfig:
         so that one half steps while the other waits for its actions; else n.
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
-    tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in shared
-        memory. Neither hangs or loses a published block when a worker is killed; a queue costs more CPU time
-        per token and is emptied by a death inside it. See ``fastcollect.memory.tokens`` for their limits.
+    tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in
+        shared memory. With both the death of a worker hangs nothing and loses no published block; a queue
+        takes more time per token and is emptied by a death inside it. ``fastcollect.memory.tokens`` states
+        the limits of each.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -78,18 +79,7 @@ class CollectorConfig:
         if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        if self.tokens not in get_args(TokenChannel):
-            problems.append(
-                f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"
-            )
-        elif not problems:
-            shared = "num_env_workers x " if exchange(self.tokens).shared else ""
-            most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
-            if most > CAPACITY:
-                problems.append(
-                    f"{shared}groups x (ring_blocks + 2) is {most}; allowed: up to {CAPACITY}, what "
-                    f"{self.tokens} hold; use larger groups"
-                )
+        problems += self._token_problems(sizes_are_right=not problems)
         if self.model_device not in ("cpu", "gpu"):
             problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
         if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
@@ -101,6 +91,22 @@ class CollectorConfig:
                 problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
         if problems:
             raise ConfigError(problems)
+
+    def _token_problems(self, sizes_are_right: bool) -> list[str]:
+        if self.tokens not in get_args(TokenChannel):
+            return [f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"]
+        try:
+            shared = exchange(self.tokens).shared
+        except ConfigError as error:
+            return list(error.problems)
+        if not sizes_are_right:
+            return []
+        most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
+        if most <= CAPACITY:
+            return []
+        workers = "num_env_workers x " if shared else ""
+        text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
+        return [f"{text}; use larger groups"]
 
     @property
     def inline(self) -> bool:

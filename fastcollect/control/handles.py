@@ -23,9 +23,9 @@ class EnvWorkerHandle:
 
     position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
     workers at this position. state_fd: a memfd through which states travel. model: the model worker it asks.
-    saving: whether it was asked for its state. published: by group, how many blocks it has told of. rows: steps
-    published so far. held: blocks published and not
-    freed. steps: done when last looked at. last_seen: when it last got on, or was given a block back.
+    saving: whether it was asked for its state. published: by group, how many blocks it has told of. rows:
+    steps published so far. held: blocks published and not freed. steps: done when last looked at. last_seen:
+    when it last got on, or was given a block back.
     """
 
     process: Process

@@ -2,8 +2,9 @@
 
 Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
 is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
-stays readable, even where the token that said so died with it; what it had not finished is discarded. A model worker that is killed is replaced,
-and the requests it may have swallowed are sent again. A worker that raises ends the run with its traceback.
+stays readable, even if the token that would have told died with it; what it had not finished is counted as
+discarded. A model worker that is killed is replaced, and the requests it may have swallowed are sent again.
+A worker that raises ends the run with its traceback.
 """
 
 from __future__ import annotations

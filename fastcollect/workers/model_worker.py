@@ -232,10 +232,8 @@ class ModelWorker:
                 return
             message = json.loads(data) if data else {"op": "stop"}
             if message["op"] == "attach":
-                self._rings[message["worker"]] = (
-                    Ring(self._config.ring, fds[0]),
-                    self._inbox.attach(fds[1:]),
-                )
+                ring = Ring(self._config.ring, fds[0])
+                self._rings[message["worker"]] = ring, self._inbox.attach(fds[1:])
             elif message["op"] == "detach":
                 ring, answers = self._rings.pop(message["worker"])
                 ring.segment.close()

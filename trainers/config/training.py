@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from engine.algorithms.sac import SACConfig
 from engine.sparse.pruning import CRITERIA, SCOPES
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.support.errors import ConfigError
 
 Stage = Literal["dense", "ticket", "transfer", "all"]
@@ -31,6 +32,9 @@ class CollectConfig:
     """Same seed, same bits: collection waits for learning and learning for collection."""
     group_size: int | None = None
     """Environments that step together; in lockstep the bits depend on it and on n x N, not on N or M."""
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens between processes: the kernel's pipes, or queues in shared memory, which take
+    more time per token and are emptied by a worker that is killed inside one."""
 
 
 @dataclass(frozen=True, kw_only=True)

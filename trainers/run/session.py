@@ -61,6 +61,7 @@ def collector_config(config: TrainConfig) -> CollectorConfig:
         seed=config.seed,
         lockstep=collect.lockstep,
         group_size=collect.group_size,
+        tokens=collect.tokens,
     )
 
 

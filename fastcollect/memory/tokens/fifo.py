@@ -15,11 +15,13 @@ in its ring, and has asked again whatever a dead model worker was asked.
 How one waits. These queues have no descriptor, and a process waits for several of them beside a socket. So
 each has a bell, an eventfd, that a writer rings after every token, and sleeps in poll. A reader that finds a
 queue taken passes it by: the writer is inside, and will ring. A worker that writes waits until the reader
-has left; the collector does not, for a reader may be stopped there: it keeps its tokens and offers them again.
+has left. The collector does not, for a reader may be stopped there: it keeps its tokens and offers them
+again later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -196,10 +198,9 @@ class FifoInbox:
         for sender in self._senders:
             if sender.waiting:
                 sender.flush(0.0)
-        try:
-            os.eventfd_read(self._bell)  # before the look, so that it rings for what comes after
-        except BlockingIOError:
-            pass  # there may be tokens of a writer that died before it rang
+        # Before the look, so that it rings for what comes after; a writer may have died before it rang.
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
         tokens: list[Token] = []
         for each in self.queues:
             tokens += each.get()
