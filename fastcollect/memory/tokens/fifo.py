@@ -90,7 +90,7 @@ class _Queue:
 
     def __init__(self, views: dict[str, np.ndarray], direction: int) -> None:
         self._header, self._fresh = views["header"][direction], views["fresh"]
-        self._mutex = RobustMutex(views["mutex"][direction], self._make_fresh)
+        self._mutex = RobustMutex(views["mutex"][direction])
         # What Queue.__init__ does, with memory of ours.
         self._queue = faster_fifo.Queue.__new__(faster_fifo.Queue)
         self._queue.__dict__.update(
@@ -109,7 +109,7 @@ class _Queue:
 
     def put(self, token: Token, wait: bool) -> bool:
         """False: it is full, or, without ``wait``, its reader is inside."""
-        if not self._mutex.acquire(wait):
+        if not self._mutex.acquire(wait, self._make_fresh):
             return False
         try:
             self._queue.put(token, block=False)
@@ -122,7 +122,7 @@ class _Queue:
     def get(self) -> list[Token]:
         """Every token, none where the writer is inside."""
         # A look without the mutex: a token is counted before its writer rings.
-        if not self._queue.qsize() or not self._mutex.acquire(wait=False):
+        if not self._queue.qsize() or not self._mutex.acquire(False, self._make_fresh):
             return []
         tokens: list[Token] = []
         try:

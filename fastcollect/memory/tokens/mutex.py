@@ -43,24 +43,24 @@ def init_mutex(memory: np.ndarray) -> None:
 
 
 class RobustMutex:
-    """One process's handle of a mutex.
+    """One process's handle of a mutex."""
 
-    mend: called with the mutex held when its last owner died; it puts in order what the mutex guards.
-    """
-
-    def __init__(self, memory: np.ndarray, mend: Callable[[], None]) -> None:
-        self._memory, self._mend = memory, mend  # the mapping must last as long as its address is used
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory = memory  # which must last as long as its address is used
         self._address = memory.ctypes.data
 
-    def acquire(self, wait: bool) -> bool:
-        """Take it; without ``wait``, False where another process has it. Raises OSError if it is none."""
+    def acquire(self, wait: bool, mend: Callable[[], None]) -> bool:
+        """Take it; without ``wait``, False where another process has it. Raises OSError if it is none.
+
+        mend: called where the last owner died, with the mutex held, to put in order what it guards.
+        """
         code = _try_lock(self._address)
         if code == errno.EBUSY:
             if not wait:
                 return False
             code = _lock(self._address)
         if code == errno.EOWNERDEAD:
-            self._mend()
+            mend()
             code = _make_consistent(self._address)
         _check(code)
         return True
