@@ -22,15 +22,17 @@ from engine.algorithms import sac
 from engine.normalizer import Moments
 from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect.support.errors import ConfigError
-from trainers.command import dense_identity
-from trainers.config.training import PruneConfig, RewindConfig, plain
+from trainers.config.training import PruneConfig, RewindConfig
 from trainers.run import session as loop
 from trainers.run.session import InterruptedRunError
 from trainers.run.snapshots import Snapshot, to_arrays
 from trainers.store import artifacts
-from trainers.store.folder import read_manifest, read_summary
+from trainers.store.identity import dense_identity
+from trainers.store.layout import unpack_masks
+from trainers.store.manifest import read_manifest, read_summary
 from trainers.study import rewind, stages
 from trainers.study.controls import CONTROLS
+from trainers.study.identities import study_root, ticket_identity, transfer_identity
 from trainers.study.transfer import VARIANTS
 from trainers.study.transfer import transfer as transfer_stage
 
@@ -86,14 +88,15 @@ def run_dense(path, config=CONFIG):
 
 def run_ticket(path, dense, prune=BOTH, matrix=None, controls=(), config=CONFIG, **kwargs):
     source, matrix = rewind.open_source(str(dense)), matrix or RewindConfig()
-    identity = {"stage": "ticket", **plain(config), "prune": plain(prune), "rewind": plain(matrix)}
+    identity = ticket_identity(config, prune, matrix, source, study_root(path))
     return stages.ticket(context(identity, **kwargs), path, config, prune, matrix, source, controls)
 
 
 def run_transfer(path, ticket, dense, config=TARGET, matrix=None):
     sources = [rewind.open_source(str(each)) for each in (ticket, dense)]
-    identity = {"stage": "transfer", **plain(config)}
-    return transfer_stage(context(identity), path, config, matrix or RewindConfig(), *sources)
+    matrix = matrix or RewindConfig()
+    identity = transfer_identity(config, matrix, *sources, study_root(path))
+    return transfer_stage(context(identity), path, config, matrix, *sources)
 
 
 def pretend(folder, config, start, progress, *, resume=False):
@@ -131,7 +134,7 @@ def problems_of(function, *args, **kwargs):
 
 def masks_of(path):
     """{"actor", "critic"} -> the mask that a run folder keeps."""
-    return rewind.unpack_masks(artifact(path, "mask"))
+    return unpack_masks(artifact(path, "mask"))
 
 
 def shapes(mask):
@@ -235,7 +238,7 @@ def test_a_dense_run_leaves_everything_that_a_ticket_needs(dense):
         "bootstrap": (100, 8),
     }
     assert artifact(dense, "anchor-replay")["replay/reward"].shape == (128,)
-    assert read_manifest(dense)["facts"]["stage"] == "dense"
+    assert read_manifest(dense)["run"]["kind"] == "dense"
 
 
 def test_a_dense_run_begins_with_the_fresh_weights_of_its_seed(dense):
@@ -722,14 +725,35 @@ def test_finished_stages_are_left_as_they_are(dense, ticket, transfer):
     assert [files(path) for path in folders] == before
 
 
-def test_a_round_of_another_source_is_not_taken_for_finished(dense, ticket, tmp_path):
+def test_a_ticket_of_another_source_is_not_taken_for_finished(dense, ticket, tmp_path, monkeypatch):
     shutil.copytree(ticket[0], tmp_path / "run")
-    shutil.copytree(dense, tmp_path / "dense")
     (tmp_path / "run" / "summary.json").unlink()
-    (problem,) = problems_of(run_ticket, tmp_path / "run", tmp_path / "dense", resume=True)
-    assert "round-1" in problem
-    assert "another source" in problem
-    assert str(tmp_path / "dense") in problem
+    monkeypatch.setattr(stages, "train", pretend)
+    other = tmp_path / "other"
+    shutil.copytree(dense, other)
+    manifest = (other / "manifest.yaml").read_text()
+    hashes = [dense_identity(each).hash() for each in (CONFIG, tiny_config(stop_patience=9))]
+    assert hashes[0] in manifest
+    text = manifest.replace(hashes[0], hashes[1]).replace("stop_patience: 3", "stop_patience: 9")
+    (other / "manifest.yaml").write_text(text)
+    index = other / "artifacts" / "index.json"
+    index.write_text(index.read_text().replace(hashes[0], hashes[1]))
+    before = files(tmp_path / "run")
+    (problem,) = problems_of(run_ticket, tmp_path / "run", other, resume=True)
+    assert f"the hash of the dense source is {hashes[0]!r} there".replace("'", '"') in problem
+    assert files(tmp_path / "run") == before
+
+
+def test_a_source_that_was_moved_is_the_same_source(dense, ticket, tmp_path, monkeypatch):
+    """In the same study or out of it: what a ticket begins from is known by its hash."""
+    monkeypatch.setattr(stages, "train", None)  # nothing is trained again
+    shutil.copytree(ticket[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.copytree(dense, tmp_path / "elsewhere" / "dense")
+    run_ticket(tmp_path / "run", tmp_path / "elsewhere" / "dense", controls=(2,), resume=True)
+    assert read_manifest(tmp_path / "run")["sources"][0]["path"] == "../elsewhere/dense"
+    rows = [read_summary(each)["rounds"] for each in (tmp_path / "run", ticket[0])]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(
