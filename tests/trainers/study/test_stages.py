@@ -30,7 +30,8 @@ from trainers.store import artifacts
 from trainers.store.identity import dense_identity
 from trainers.store.layout import unpack_masks
 from trainers.store.manifest import read_manifest, read_summary
-from trainers.study import rewind, stages
+from trainers.study import controls, rewind, stages
+from trainers.study import transfer as transfer_module
 from trainers.study.controls import CONTROLS
 from trainers.study.identities import study_root, ticket_identity, transfer_identity
 from trainers.study.transfer import VARIANTS
@@ -113,6 +114,12 @@ def pretend(folder, config, start, progress, *, resume=False):
     moments = Moments(7, *rng.random((2, tiny_env.OBSERVATIONS)))
     snapshot = Snapshot(sac.apply_masks(state, start.masks), moments, 320, 32)
     artifacts.save(folder.path, "final", to_arrays(snapshot), config_hash=folder.config_hash)
+    results = dict.fromkeys(("success_any", "success_last", "return_mean", "wall_seconds"), 0.0)
+    folder.write_summary({**results, "env_steps": 320, "updates": 32, "best": {}, "reached": {}})
+
+
+def pretend_anything(folder, *_, **__):
+    """In place of a training of which only the start matters."""
     results = dict.fromkeys(("success_any", "success_last", "return_mean", "wall_seconds"), 0.0)
     folder.write_summary({**results, "env_steps": 320, "updates": 32, "best": {}, "reached": {}})
 
@@ -555,6 +562,25 @@ def test_rounds_share_the_dense_control_unless_it_begins_with_the_round_before(
     assert {folder.name for folder in (tmp_path / "run").glob("round-*-dense")} == {
         f"round-{number}-dense" for number in dense_in
     }
+
+
+def test_what_a_control_leaves_to_chance_depends_on_no_other_control(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train", pretend)
+    for name, order in (("all", CONTROLS), ("others", ("random-mask", "dense", "permuted-mask"))):
+        monkeypatch.setattr(controls, "CONTROLS", order)
+        run_ticket(tmp_path / name, dense, PruneConfig(actor=0.4, rate=0.4), controls=(1,))
+    for name in ("random-mask", "permuted-mask"):
+        masks = [masks_of(tmp_path / each / f"round-1-{name}")["actor"] for each in ("all", "others")]
+        assert_same(*masks)
+
+
+def test_what_a_variant_leaves_to_chance_depends_on_no_other_variant(dense, ticket, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train", pretend_anything)
+    for name, order in (("all", VARIANTS), ("others", ("random-mask", "mask-only"))):
+        monkeypatch.setattr(transfer_module, "VARIANTS", order)
+        run_transfer(tmp_path / name, ticket[0], dense)
+    masks = [masks_of(tmp_path / each / "random-mask")["actor"] for each in ("all", "others")]
+    assert_same(*masks)
 
 
 # Transfers.
