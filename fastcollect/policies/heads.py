@@ -23,7 +23,7 @@ _KNOWN_EXTRAS = ("log_prob", "mean_action", POLICY_VERSION)
 
 def head_width(action: ActionSpec) -> int:
     """Outputs of the last layer: one logit for each choice, or (mean, log std) of each number of a box."""
-    return action.num_actions if action.discrete else 2 * math.prod(action.shape)
+    return 2 * math.prod(action.shape) if action.num_actions is None else action.num_actions
 
 
 def head_extras(action: ActionSpec, names: Sequence[str]) -> dict[str, FieldSpec]:
@@ -81,9 +81,8 @@ class NetworkPolicy(abc.ABC):
         self.extras = head_extras(spec.action, extras)
         self._action = spec.action
         self._size = 1 if spec.action.discrete else math.prod(spec.action.shape)
-        self.noise = ("uniform", 1) if spec.action.discrete else ("normal", self._size)
-        if deterministic:
-            self.noise = None
+        drawn = ("uniform", 1) if spec.action.discrete else ("normal", self._size)
+        self.noise = None if deterministic else drawn
         self._scale = None if spec.action.discrete else action_scale(spec.action)
         self._layers: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -113,7 +112,9 @@ class NetworkPolicy(abc.ABC):
         head = self._forward(observation)
         if self.noise is None:
             self._most_likely(head, action)
-        elif self._action.discrete:
+            return
+        assert noise is not None, "the noise that was declared is given"
+        if self._action.discrete:
             self._sample_categorical(head, noise, action, extras)
         else:
             self._sample_gaussian(head, noise, action, extras)

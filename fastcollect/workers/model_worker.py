@@ -227,7 +227,7 @@ class ModelWorker:
                 data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 2)
             except BlockingIOError:
                 return
-            message = json.loads(data) if data else {"op": "stop"}
+            message: dict[str, Any] = json.loads(data) if data else {"op": "stop"}
             if message["op"] == "attach":
                 self._rings[message["worker"]] = (Ring(self._config.ring, fds[0]), fds[1])
             elif message["op"] == "detach":
