@@ -43,7 +43,11 @@ class Supervisor:
         """
         workers = self._workers
         workers.resize(self._config.num_env_workers, self._config.num_model_workers, state)
-        self._await(lambda: all(w.ready for w in (*workers.env.values(), *workers.model.values())))
+        self._await(
+            lambda: (
+                all(w.ready for w in workers.env.values()) and all(w.ready for w in workers.model.values())
+            )
+        )
 
     def save(self) -> State:
         """The state of all groups, from workers that have published every block they can.

@@ -230,7 +230,7 @@ class ModelWorker:
                 data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MESSAGE_FDS)
             except BlockingIOError:
                 return
-            message = json.loads(data) if data else {"op": "stop"}
+            message: dict[str, Any] = json.loads(data) if data else {"op": "stop"}
             if message["op"] == "attach":
                 ring = Ring(self._config.ring, fds[0])
                 self._rings[message["worker"]] = ring, self._inbox.attach(fds[1:])
