@@ -99,7 +99,7 @@ def test_a_race_scores_each_candidate_against_the_middle_one_of_its_round():
     config = TunerConfig(collector=CARTPOLE, trial_seconds=0.1)
     racers = [Parallelism(1, 1, 0), Parallelism(64, 1, 0), Parallelism(256, 1, 0)]
     trials = Tuner(config).race(racers, 2.0).trials
-    assert [t.parallelism for t in trials] == racers
+    assert [t.candidate for t in trials] == racers
     speeds = np.array([t.slices for t in trials])  # (candidates, rounds): every one as often as the others
     assert speeds.shape[1] > 3
     assert len(np.unique(speeds)) == speeds.size
