@@ -112,8 +112,11 @@ class Algorithm(Protocol):
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Weights that ignore what they see and act at random, for a start."""
 
-    def flops(self, state: AgentState) -> dict[str, int]:
-        """{"dense", "masked"}: theoretical operations of one update; see ``engine.sparse.flops``."""
+    def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
+        """Theoretical operations, {"dense", "masked", ...} each; see ``engine.sparse.flops``.
+
+        {"forward": of the acting network on a row, "update": of one update}.
+        """
 
 
 def adam(parameters: Mapping[str, Any]) -> optax.ScaleByAdamState:

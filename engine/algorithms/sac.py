@@ -5,6 +5,7 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -61,6 +62,29 @@ class SACConfig:
     def network(self) -> Network:
         """A tanh-Gaussian actor."""
         return Network("mlp", self.hidden)
+
+    def problems(self) -> list[str]:
+        """Every value that is out of range, by its name, and what is allowed."""
+        counts = {"batch_size": self.batch_size, "n_step": self.n_step}
+        counts |= {f"hidden[{i}]": width for i, width in enumerate(self.hidden)}
+        found = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
+        if not self.hidden:
+            found.append("hidden is empty; allowed: one width or more")
+        rates = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
+        above = {name: getattr(self, name) for name in rates}
+        if self.max_gradient_norm is not None:
+            above["max_gradient_norm"] = self.max_gradient_norm
+        found += [
+            f"{name} is {value}; allowed: a finite number above 0"
+            for name, value in above.items()
+            if not (value > 0 and math.isfinite(value))
+        ]
+        if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
+            found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            found.append(f"target_entropy is {self.target_entropy}; allowed: a finite number")
+        shares = {"discount": self.discount, "target_rate": self.target_rate}
+        return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
 
     def space_problems(self, spec: Any) -> list[str]:
         """What this algorithm cannot learn with of an environment's spaces, in words."""
@@ -195,15 +219,17 @@ class SAC(struct.PyTreeNode):
         weights[f"bias_{len(self.config.hidden)}"][self.config.actions :] = _RANDOM_LOG_STD
         return weights
 
-    def flops(self, state: AgentState) -> dict[str, int]:
-        """Operations of an update: 4 passes of the actor and 6 of the critics for each row of a batch.
+    def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
+        """See Algorithm. An update takes 4 passes of the actor and 6 of the critics for each row of a batch.
 
         With A and C those of a row forward through the actor and both critics, a backward pass being two
         forward ones: targets A + C; critic loss C + 2 C; actor loss A + 2 A, and C + C for the critics, whose
         weights need no gradient there.
         """
         actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in self.prunable)
-        return {k: self.config.batch_size * (4 * actor[k] + 6 * critic[k]) for k in ("dense", "masked")}
+        rows = self.config.batch_size
+        update = {kind: rows * (4 * actor[kind] + 6 * critic[kind]) for kind in ("dense", "masked")}
+        return {"forward": actor, "update": update}
 
 
 def critic_targets(state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:

@@ -120,6 +120,7 @@ class Record:
             "stopped_early": self.stopped_early,
             "density": densities(learner.state),
             "kept_weights": kept,
+            "flops": learner.algorithm.flops(learner.state),
             "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
         }
 

@@ -10,9 +10,6 @@ import numpy as np
 from engine.algorithms.base import AgentState
 from fastcollect.support.errors import ConfigError
 
-NETWORKS = ("actor", "critic")
-"""The networks that a study prunes and reports."""
-
 
 def _names(state: AgentState) -> list[str]:
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
@@ -48,11 +45,3 @@ def from_arrays(arrays: Mapping[str, np.ndarray], template: AgentState, where: s
     if problems:
         raise ConfigError(problems)
     return jax.tree.unflatten(structure, found)
-
-
-def weights(
-    arrays: Mapping[str, np.ndarray], network: str, kind: str = "parameters"
-) -> dict[str, np.ndarray]:
-    """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
-    prefix = f"{kind}/{network}/"
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

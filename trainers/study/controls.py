@@ -15,9 +15,10 @@ import numpy as np
 
 from engine.algorithms.base import AgentState, Algorithm, Masks, map_weights
 from engine.sparse import masks as mask_functions
-from trainers.config.training import RewindConfig, TrainConfig, plain
+from fastcollect.support.plain import plain
+from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.start import Start
-from trainers.store.states import NETWORKS
+from trainers.store.layout import NETWORKS
 from trainers.study import rewind
 from trainers.study.rewind import Source
 

@@ -20,7 +20,7 @@ from trainers.run.learner import make_algorithm
 from trainers.run.policy import load_policy
 from trainers.run.start import Start
 from trainers.store import artifacts
-from trainers.store.folder import read_identity, read_summary
+from trainers.store.manifest import read_identity, read_summary
 from trainers.store.states import from_arrays
 
 _FRESH_SEED = 7_919
@@ -143,17 +143,3 @@ def check_mask(masks: Masks, state: AgentState, where: str) -> None:
             problems.append(f"{where}, {name}: {error}")
     if problems:
         raise ConfigError(problems)
-
-
-def pack_masks(masks: Masks) -> dict[str, np.ndarray]:
-    """Masks as an artifact's arrays: "actor/kernel_0", "critic/q0/kernel_0", ..."""
-    return {f"{kind}/{leaf}": np.asarray(v) for kind, mask in masks.items() for leaf, v in mask.items()}
-
-
-def unpack_masks(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of ``pack_masks``."""
-    masks: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in arrays.items():
-        kind, _, leaf = name.partition("/")
-        masks.setdefault(kind, {})[leaf] = value
-    return masks

@@ -12,10 +12,12 @@ from engine.algorithms.base import Algorithm, Masks
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.start import Start
-from trainers.store.folder import SUMMARY, RunFolder, read_summary
+from trainers.store.layout import unpack_masks
+from trainers.store.manifest import SUMMARY, read_summary
 from trainers.study import rewind, stages
 from trainers.study.controls import random_masks
 from trainers.study.rewind import Source
+from trainers.study.seeds import derive
 
 VARIANTS = ("mask-anchor", "mask-only", "dense-finetuned", "random-mask")
 
@@ -37,20 +39,17 @@ def transfer(
         raise ConfigError(["rewind.parameters is final; allowed for a transfer: anchor, initial"])
     if not (path / SUMMARY).exists():
         algorithm = stages.check_source(config, dense, ["final", matrix.parameters])
-        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
+        masks = unpack_masks(ticket_source.arrays("mask"))
         rewind.check_mask(masks, algorithm.init(config.seed), f"the mask of {ticket_source.path!r}")
-    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
+    with context.open(path) as folder:
         if folder.finished():
-            context.progress.say(f"{str(path)!r} is finished already")
-            return read_summary(path)
-        sources = {"ticket": vars(ticket_source), "dense": vars(dense)}
-        folder.annotate(stage="transfer", sources=sources, rewind={"parameters": matrix.parameters})
+            return context.finished(path)
         rows = []
-        for index, name in enumerate(VARIANTS):
-            rng = np.random.default_rng([config.seed, 2000 + index])
+        for name in VARIANTS:
+            rng = np.random.default_rng(derive(config.seed, "transfer", name))
             chosen, make = variant_start(name, rng, config, matrix, dense, masks, algorithm)
-            facts = {"variant": name, "sources": sources}
-            summary = stages.run_inside(context, path / name, name, config, make, **facts)
+            place = {"kind": "variant", "name": name}
+            summary = stages.run_inside(context, folder, name, name, config, make, **place)
             rows.append(stages.row(name, 0, chosen, summary))
         folder.write_summary({"stage": "transfer", "variants": rows} | stages.totals(rows, rows[0]))
         return read_summary(path)
