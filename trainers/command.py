@@ -33,6 +33,7 @@ from trainers.store.identity import Identity, dense_identity
 from trainers.store.manifest import read_config
 from trainers.study import stages
 from trainers.study.identities import (
+    default_path,
     drawn_from,
     open_kind,
     study_identity,
@@ -242,13 +243,6 @@ def _place(
     identity = identify(study_root(path))
     title = f"{identity.env} seed {identity.seed} {identity.kind}"
     return path, stages.Context(identity, command, progress, arguments.resume, title)
-
-
-def default_path(runs: Path, identity: Identity, name: str | None = None) -> Path:
-    """Where a run lies whose folder was not named: the hash keeps other configurations apart."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name or identity.env)
-    stage = identity.config["stage"]
-    return runs / safe / f"{stage}-seed{identity.seed}-{identity.hash()[:8]}"
 
 
 def _report(progress: Progress, path: Path, summary: Mapping[str, Any]) -> None:
