@@ -76,7 +76,7 @@ def engine_learner(request: Request) -> Subject:
     config = TrainConfig(
         env=request.env,
         start_steps=0,
-        sac=SACConfig(hidden=tuple(hidden)),
+        algorithm=SACConfig(hidden=tuple(hidden)),
         collect=CollectConfig(n=request.n, N=request.N, M=request.M),
     )
     with contextlib.ExitStack() as stack:

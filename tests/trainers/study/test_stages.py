@@ -26,9 +26,9 @@ from trainers.command import dense_identity
 from trainers.config.training import PruneConfig, RewindConfig, plain
 from trainers.run import session as loop
 from trainers.run.session import InterruptedRunError
-from trainers.run.snapshots import Snapshot, to_arrays
 from trainers.store import artifacts
 from trainers.store.folder import read_manifest, read_summary
+from trainers.store.states import Snapshot, to_arrays
 from trainers.study import rewind, stages
 from trainers.study.controls import CONTROLS
 from trainers.study.transfer import VARIANTS
@@ -180,7 +180,7 @@ def at_step_zero(weights, seed, normalizer=None):
     }
     out |= zeros(part(out, "sac/optimizer/"))
     out |= zeros({name: out[name] for name in ("env_steps", "updates", "sac/updates")})
-    out["sac/log_temperature"] = np.log(np.float32(CONFIG.sac.initial_temperature))
+    out["sac/log_temperature"] = np.log(np.float32(CONFIG.algorithm.initial_temperature))
     out["sac/seed"] = np.array(seed, np.uint32)
     return out | (zeros(part(out, "normalizer/")) if normalizer is None else part(normalizer, "normalizer/"))
 
@@ -239,7 +239,7 @@ def test_a_dense_run_leaves_everything_that_a_ticket_needs(dense):
 
 
 def test_a_dense_run_begins_with_the_fresh_weights_of_its_seed(dense):
-    state = sac.init(CONFIG.sac, CONFIG.seed, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
+    state = sac.init(CONFIG.algorithm, CONFIG.seed, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
     expected = {
         f"sac/{kind}/{name}": np.asarray(value)
         for kind in ("actor", "critic", "target_critic")
@@ -377,14 +377,14 @@ def importance(criterion, source, before, kind):
     weights = {name: np.abs(arrays[f"sac/{kind}/{name}"].astype(np.float64)) for name in LAYERS[kind]}
     if criterion in ("magnitude", "random"):
         return weights if criterion == "magnitude" else None
-    template = sac.init(CONFIG.sac, 0, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
+    template = sac.init(CONFIG.algorithm, 0, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
     names = [n for n in arrays if n.startswith("sac/")]
     state = jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
     scaling = (arrays["normalizer/mean"], 1 / np.sqrt(variance + 1e-4))
     samples = sac.Batch(**artifact(source, "saliency"))
     mean, scale = (each.astype(np.float32) for each in scaling)
-    slopes = mean_absolute_gradients(CONFIG.sac, state, samples, mean, scale)[kind]
+    slopes = mean_absolute_gradients(CONFIG.algorithm, state, samples, mean, scale)[kind]
     slopes = {name: np.asarray(slopes[name], np.float64) for name in weights}
     return slopes if criterion == "gradient" else {n: slopes[n] * weights[n] for n in weights}
 
