@@ -22,9 +22,10 @@ tune: install ## find the fastest n, N, M for reach-v3 on this machine
 test: install lint ## lint, then every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: install
+lint: install ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lock: install ## write requirements.lock from what .venv holds
 	$(BIN)/python -m pip freeze | sort --ignore-case > requirements.lock
@@ -44,4 +45,4 @@ peers: $(patsubst bench/peers/%.txt,.venv-peers/%/.installed,$(wildcard bench/pe
 	      | sed 's/^ *//' >> $(@D)/install.log; echo "$*: not installed: $$(tail -n 1 $(@D)/install.log)"; }
 
 clean: ## remove .venv, .venv-peers and caches
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .mypy_cache

@@ -14,6 +14,7 @@ import tyro
 from bench.methods import METHODS, Request
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, nearest, resolve
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_writable
@@ -72,6 +73,9 @@ class Options:
     policy: str | None = None
     """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
     CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
+
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens of the engine's own methods."""
 
     json: Path | None = None
     """Where to write the result; whole or not at all."""
@@ -227,6 +231,7 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
             origin=origin,
             seconds=options.seconds,
             warm_up=WARM_UP,
+            tokens=options.tokens,
         )
         for n, workers, models in settings
     ]

@@ -38,6 +38,7 @@ def _collector_config(request: Request) -> Any:
         num_envs=request.n,
         num_env_workers=request.N,
         num_model_workers=request.M,
+        tokens=request.tokens,
         model_device="gpu" if request.method == "engine-gpu" else "cpu",
     )
 
@@ -77,7 +78,7 @@ def engine_learner(request: Request) -> Subject:
         env=request.env,
         start_steps=0,
         algorithm=SACConfig(hidden=tuple(hidden)),
-        collect=CollectConfig(n=request.n, N=request.N, M=request.M),
+        collect=CollectConfig(n=request.n, N=request.N, M=request.M, tokens=request.tokens),
     )
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))

@@ -15,8 +15,6 @@ import numpy as np
 from engine.data.storage import STORAGES, Draw
 from engine.data.transition import Batch
 
-_ENDED, _TERMINATED = np.uint8(1), np.uint8(2)
-
 
 class Replay:
     """Raw transitions of ``num_envs`` environments: the oldest steps of each give way to new ones.
@@ -32,12 +30,13 @@ class Replay:
         self.steps = capacity // num_envs
         self.slots = self.steps + 1
         self.written = np.zeros(num_envs, np.int64)  # steps of each environment that ever came in
+        self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay had room for
         self._sizes, self._kind = (observations, actions), storage
         rows = self.slots * num_envs
-        self._flags = np.zeros(rows, np.uint8)
+        self._terminated = np.zeros(rows, np.bool_)
         self._reward = np.zeros(rows, np.float32)
-        self._final: dict[int, int] = {}  # row of an ended step -> its place among the final observations
-        self._unused: list[int] = []  # places that were given back
+        self._final = np.full(rows, -1, np.int32)  # place among the final observations; -1: the step goes on
+        self._places, self._unused = 0, list[int]()  # how many places there are, and those given back
         self._storage = STORAGES[storage](rows, observations, actions)
 
     @property
@@ -48,7 +47,7 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """The memory of everything whose size follows the capacity or the number of episodes."""
-        return self._storage.nbytes + self._flags.nbytes + self._reward.nbytes
+        return self._storage.nbytes + self._terminated.nbytes + self._reward.nbytes + self._final.nbytes
 
     def __len__(self) -> int:
         """Transitions held."""
@@ -57,10 +56,10 @@ class Replay:
     def add(self, env_index: np.ndarray, rows: Mapping[str, np.ndarray], continues: bool) -> None:
         """Take B consecutive steps of b environments.
 
-        env_index: (b,). rows: "observation" (B + 1, b, o), "action" (B, b, ...), "reward", "terminated" and
-        "truncated" (B, b); "final_row" (k,), flat rows t * b + i of the steps that ended an episode, and
-        "final_observation" (k, o), what these led to. continues: False where step 0 does not follow the last
-        step that came in of these environments, so that no sum of rewards crosses the gap.
+        env_index: (b,). rows: "observation" (B + 1, b, o), "action" (B, b, ...), "reward" and "terminated"
+        (B, b); "final_row" (k,), flat rows t * b + i of the steps that ended an episode, by termination or
+        truncation, and "final_observation" (k, o), what these led to. continues: False where step 0 does not
+        follow the last step that came in of these environments, so that no sum of rewards crosses the gap.
         Raises ValueError for more steps than an environment's ring has.
         """
         count, envs = rows["reward"].shape
@@ -76,8 +75,7 @@ class Replay:
         self._storage.write("observation", flat, rows["observation"].reshape(flat.size, -1))
         self._storage.write("action", flat[:-envs], rows["action"].reshape(count * envs, -1))
         self._reward[at[:-1]] = rows["reward"]
-        ended = rows["terminated"] | rows["truncated"]
-        self._flags[at[:-1]] = ended * _ENDED | rows["terminated"] * _TERMINATED
+        self._terminated[at[:-1]] = rows["terminated"]
         self._keep_final(flat[rows["final_row"]], rows["final_observation"])
         self.written[env_index] += count
 
@@ -85,23 +83,24 @@ class Replay:
         """Let what comes next not continue the newest steps, whose next observations are set aside."""
         base, first = base[first > 0], first[first > 0]
         newest, following = base + (first - 1) % self.slots, base + first % self.slots
-        going = self._flags[newest] & _ENDED == 0
+        going = self._final[newest] < 0
         self._keep_final(newest[going], self._storage.read("observation", following[going]))
-        self._flags[newest] |= _ENDED
 
     def _forget(self, rows: np.ndarray) -> None:
         """Give back the final observations of steps that are overwritten."""
-        for row in rows[self._flags[rows] & _ENDED > 0].tolist():
-            self._unused.append(self._final.pop(row))
-        self._flags[rows] = 0
+        places = self._final[rows]
+        self._unused += places[places >= 0].tolist()
+        self._final[rows] = -1
 
     def _keep_final(self, rows: np.ndarray, observations: np.ndarray) -> None:
-        places = []
-        for row in rows.tolist():
-            place = self._unused.pop() if self._unused else len(self._final)
-            self._final[row] = place
-            places.append(place)
-        self._storage.write("final", np.array(places, np.int64), observations.reshape(-1, self._sizes[0]))
+        more = max(0, len(rows) - len(self._unused))
+        self._unused += range(self._places, self._places + more)
+        self._places += more
+        rest = len(self._unused) - len(rows)
+        places = np.array(self._unused[rest:], np.int64)
+        del self._unused[rest:]
+        self._final[rows] = places
+        self._storage.write("final", places, observations.reshape(-1, self._sizes[0]))
 
     def draw(self, seed: int, update: int, batch_size: int, n_step: int) -> Draw:
         """The batch of one update, (batch,): a function of seed, update and what is held, nothing else.
@@ -124,19 +123,16 @@ class Replay:
         rewards = np.zeros((batch_size, n_step), np.float32)
         rewards[:, 0] = self._reward[row]
         steps = np.ones(batch_size, np.int32)
-        going = self._flags[row] & _ENDED == 0
+        going = self._final[row] < 0
         for k in range(1, n_step):
             going &= age + k < held[env]
             following = base + (step + k) % self.slots
             last = np.where(going, following, last)
             rewards[:, k] = np.where(going, self._reward[following], 0)
             steps += going
-            going &= self._flags[following] & _ENDED == 0
-        final = np.full(batch_size, -1)
-        for i in np.flatnonzero(self._flags[last] & _ENDED).tolist():
-            final[i] = self._final[int(last[i])]
+            going &= self._final[following] < 0
         next_row = base + (step + steps) % self.slots
-        return Draw(row, next_row, final, rewards, steps, self._flags[last] & _TERMINATED > 0)
+        return Draw(row, next_row, self._final[last], rewards, steps, self._terminated[last])
 
     def batches(self, seed: int, first: int, count: int, batch_size: int, n_step: int) -> Batch:
         """The batches of ``count`` updates from number ``first`` on, (count, batch, ...)."""
@@ -160,18 +156,18 @@ class Replay:
         steps = [np.arange(w - h, w) for w, h in zip(self.written, held, strict=True)]
         rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
         newest = np.arange(self.num_envs) * self.slots + self.written % self.slots
-        ended = self._flags[rows] & _ENDED > 0
-        places = np.array([self._final[row] for row in rows[ended].tolist()], np.int64)
+        places = self._final[rows]
+        ended = places >= 0
         return {
             "written": self.written.copy(),
             "held": held,
             "reward": self._reward[rows],
-            "terminated": self._flags[rows] & _TERMINATED > 0,
+            "terminated": self._terminated[rows],
             "ended": ended,
             "observation": self._storage.read("observation", rows),
             "action": self._storage.read("action", rows),
             "newest": self._storage.read("observation", newest),
-            "final_observation": self._storage.read("final", places),
+            "final_observation": self._storage.read("final", places[ended]),
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -185,18 +181,18 @@ class Replay:
         starts = np.cumsum(held) - held
         kept = np.minimum(held, self.steps)
         self.written[:envs] = state["written"]
+        self._first[:envs] = state["written"] - kept
         chosen = np.concatenate([s + np.arange(h - k, h) for s, h, k in zip(starts, held, kept, strict=True)])
         steps = [np.arange(w - k, w) for w, k in zip(state["written"], kept, strict=True)]
         rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
         self._reward[rows] = state["reward"][chosen]
-        ended = state["ended"][chosen]
-        self._flags[rows] = ended * _ENDED | state["terminated"][chosen] * _TERMINATED
+        self._terminated[rows] = state["terminated"][chosen]
         for name in ("observation", "action"):
             self._storage.write(name, rows, state[name][chosen])
         newest = np.arange(envs) * self.slots + state["written"] % self.slots
         self._storage.write("observation", newest, state["newest"])
-        places = np.cumsum(state["ended"]) - 1
-        self._keep_final(rows[ended], state["final_observation"][places[chosen][ended]])
+        ended, place = state["ended"][chosen], np.cumsum(state["ended"]) - 1
+        self._keep_final(rows[ended], state["final_observation"][place[chosen][ended]])
 
     def _check_state(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
         """How many steps each environment of a saved state holds. Raises ValueError as ``set_state`` does."""
@@ -228,4 +224,4 @@ class Replay:
         return held
 
     def _held(self) -> np.ndarray:
-        return np.minimum(self.written, self.steps)
+        return np.minimum(self.written - self._first, self.steps)

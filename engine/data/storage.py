@@ -92,9 +92,18 @@ class DeviceStorage:
 
     def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """See Storage."""
-        if name == "final" and len(rows) and (more := _growth(rows, len(self._arrays[name]))):
-            self._arrays[name] = jnp.pad(self._arrays[name], ((0, more), (0, 0)))
-        self._arrays[name] = _write(self._arrays[name], rows, np.asarray(values, np.float32))
+        values = np.asarray(values, np.float32)
+        if name == "final":
+            if not len(rows):
+                return
+            size = len(self._arrays[name])
+            if more := _growth(rows, size):
+                self._arrays[name] = jnp.pad(self._arrays[name], ((0, more), (0, 0)))
+            # Compiled for powers of two, not for every number of ends: rows beyond the table are dropped.
+            spare = (1 << (len(rows) - 1).bit_length()) - len(rows)
+            rows = np.concatenate([rows, size + more + np.arange(spare)])
+            values = np.pad(values, ((0, spare), (0, 0)))
+        self._arrays[name] = _write(self._arrays[name], rows, values)
 
     def read(self, name: str, rows: np.ndarray) -> np.ndarray:
         """See Storage."""

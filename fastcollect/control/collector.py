@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Mapping
@@ -59,8 +60,7 @@ class Collector:
         self.config = config = resolve_env(config)
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
-        self._workers: Workers | None = None
-        self._board: WeightsBoard | None = None
+        self._opened = contextlib.ExitStack()
         self._closed = False
         try:
             self.spec = env_spec(self._launcher, config.env)
@@ -70,11 +70,13 @@ class Collector:
             allow_descriptors(config.num_env_workers, config.num_model_workers)
             life = 0 if state is None else check_fits(state, config, self.policy)
             self._board = WeightsBoard(self.policy.parameters)
+            self._opened.callback(self._board.segment.close)
             if state is None:
                 self._board.publish(parameters or self.policy.initial_parameters(config.seed))
             else:
                 restore_board(self._board, state, config)
             self._workers = Workers(config, self.spec, self.policy, ring, self._board, self._launcher, life)
+            self._opened.callback(self._workers.close)
             self._supervisor = Supervisor(self._workers)
             self._supervisor.start(state)
         except BaseException:
@@ -104,11 +106,8 @@ class Collector:
             return
         self._closed = True
         try:
-            if self._workers is not None:
-                self._workers.close()
+            self._opened.close()
         finally:
-            if self._board is not None:
-                self._board.segment.close()
             if self._owns_launcher:
                 self._launcher.close()
 

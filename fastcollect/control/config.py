@@ -13,7 +13,7 @@ from fastcollect.envs.base import EnvSpec
 from fastcollect.envs.registry import EnvConfig, check_rows, resolve
 from fastcollect.memory.ring import RingConfig, group_sizes
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.memory.tokens import CAPACITY
+from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
@@ -53,6 +53,10 @@ class CollectorConfig:
         so that one half steps while the other waits for its actions; else n.
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
+    tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in
+        shared memory. With both the death of a worker hangs nothing and loses no published block; a queue
+        takes more time per token and is emptied by a death inside it. ``fastcollect.memory.tokens`` states
+        the limits of each.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -72,6 +76,7 @@ class CollectorConfig:
     group_size: int | None = None
     model_device: str = "cpu"
     stall_seconds: float = 120.0
+    tokens: TokenChannel = "pipes"
     check: bool = False
 
     def __post_init__(self) -> None:
@@ -93,13 +98,7 @@ class CollectorConfig:
         if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        if not problems:
-            tokens = len(self.groups) * self.num_env_workers * (self.ring_blocks + 2)
-            if tokens > CAPACITY:
-                problems.append(
-                    f"num_env_workers x groups x (ring_blocks + 2) is {tokens}; allowed: up to {CAPACITY}, "
-                    "what a pipe holds; use larger groups"
-                )
+        problems += self._token_problems(sizes_are_right=not problems)
         if self.schedule not in get_args(Schedule):
             problems.append(f"schedule is {self.schedule!r}; allowed: 'asynchronous', 'rounds'")
         elif self.reproducible and not self.rounds:
@@ -118,6 +117,22 @@ class CollectorConfig:
                 problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
         if problems:
             raise ConfigError(problems)
+
+    def _token_problems(self, sizes_are_right: bool) -> list[str]:
+        if self.tokens not in get_args(TokenChannel):
+            return [f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"]
+        try:
+            shared = exchange(self.tokens).shared
+        except ConfigError as error:
+            return list(error.problems)
+        if not sizes_are_right:
+            return []
+        most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
+        if most <= CAPACITY:
+            return []
+        workers = "num_env_workers x " if shared else ""
+        text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
+        return [f"{text}; use larger groups"]
 
     @property
     def parallelism(self) -> Parallelism:
@@ -194,7 +209,7 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
         )
 
 
-_DESCRIPTORS_PER_WORKER = 7
+_DESCRIPTORS_PER_WORKER = 8
 
 
 def allow_descriptors(env_workers: int, model_workers: int) -> None:
@@ -202,7 +217,7 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
-    need += 2 * env_workers * model_workers  # on their way to model workers that are still starting
+    need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         raise ConfigError(
             [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]

@@ -14,7 +14,7 @@ from fastcollect.control.stats import Stats
 from fastcollect.memory.latency import Latencies
 from fastcollect.memory.ring import Ring
 from fastcollect.memory.segment import Segment
-from fastcollect.memory.tokens import Kind, send
+from fastcollect.memory.tokens import Kind, Line, Token
 
 
 @dataclass
@@ -34,7 +34,7 @@ class EnvWorkerHandle:
     life: int
     first_env: int
     ring: Ring
-    inbox: tuple[int, int]
+    line: Line
     state_fd: int
     model: int
     written: list[int]
@@ -49,13 +49,21 @@ class EnvWorkerHandle:
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
-        send(self.inbox[1], kind, self.process.ident, group, sequence)
+        self.line.send(kind, self.process.ident, group, sequence)
 
     def free(self, group: int, number: int) -> None:
         """Give block ``number`` back to it."""
         self.held[group] -= 1
         self.last_seen = time.monotonic()
         self.tell(Kind.FREED, group, number + 1)
+
+    def untold(self) -> list[Token]:
+        """PUBLISHED for each complete block of a dead worker whose own token was lost, or never sent."""
+        return [
+            (Kind.PUBLISHED, self.process.ident, group, number)
+            for group, end in enumerate(self.ring.published.tolist())
+            for number in range(self.written[group], end)
+        ]
 
     def counters(self) -> Stats:
         """What it counted so far."""
@@ -82,14 +90,15 @@ class EnvWorkerHandle:
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
-        for fd in (*self.inbox, self.state_fd, self.process.words_fd):
+        self.line.close()
+        for fd in (self.state_fd, self.process.words_fd):
             os.close(fd)
         self.ring.segment.close()
 
 
 @dataclass
 class ModelWorkerHandle:
-    """The collector's side of one model worker; its request pipe outlives it."""
+    """The collector's side of one model worker; the way to ask it outlives it."""
 
     process: Process
     index: int

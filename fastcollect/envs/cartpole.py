@@ -83,7 +83,7 @@ class CartPole:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
         self.num_envs = n = seeds.size
         self.spec = _make_spec(max_episode_steps)
-        self._sutton_barto = sutton_barto_reward
+        self._horizon, self._sutton_barto = max_episode_steps, sutton_barto_reward
         self._key = mix64(seeds.astype(np.uint64) + _GOLDEN)
         self._episode = np.zeros(n, np.uint64)  # episodes started so far
         self._steps = np.zeros(n, np.int64)
@@ -113,7 +113,7 @@ class CartPole:
         np.greater(bound, THETA_LIMIT, out=other)
         np.logical_or(out.terminated, other, out=out.terminated)
         self._steps += 1
-        np.greater_equal(self._steps, self.spec.max_episode_steps, out=out.truncated)
+        np.greater_equal(self._steps, self._horizon, out=out.truncated)
         if self._sutton_barto:
             out.reward.fill(0.0)
             out.reward[out.terminated] = -1.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -78,14 +78,16 @@ def make_no_reward(seeds: np.ndarray, **kwargs: Any) -> gym.GymEnv:
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = tuple(value) if hasattr(value, "__len__") else (value, value)
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(pair) != 2 or not all(isinstance(number, int) and number > 0 for number in pair):
         raise ValueError(f"{name} is {value!r}; allowed: a positive integer, or two")
-    return pair
+    return pair[0], pair[1]
 
 
 class Crafter(gymnasium.Env):
     """One game with gymnasium's interface; arguments as ``make``'s. Its infos are empty."""
+
+    action_space: gymnasium.spaces.Discrete
 
     def __init__(self, **kwargs: Any) -> None:
         self._game = _Game(seed=0, **kwargs)
@@ -93,8 +95,8 @@ class Crafter(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(crafter.constants.actions))
 
-    @property
-    def np_random(self) -> _Episodes:
+    @property  # type: ignore[misc]
+    def np_random(self) -> _Episodes:  # type: ignore[override]
         """What an episode's beginning depends on, in the place where gymnasium's environments keep it."""
         return _Episodes(self._game)
 
@@ -154,7 +156,7 @@ class _Ordered(dict):
 class _World(engine.World):
     def reset(self, seed: int | None = None) -> None:
         super().reset(seed)
-        self._chunks = defaultdict(_Ordered)
+        self._chunks: defaultdict[Any, _Ordered] = defaultdict(_Ordered)
 
 
 class _LocalView(engine.LocalView):
@@ -200,6 +202,7 @@ class _LocalView(engine.LocalView):
     def _draw(self, key: tuple[int, str | None], unit: np.ndarray) -> int:
         """Add a tile to the atlas: a material, and what stands on it."""
         material, standing = key
+        assert self._atlas is not None, "made at the first call"
         tile = np.full((1, *unit, 3), _OUTSIDE, np.uint8)
         engine._draw(tile[0], (0, 0), self._textures.get(self._world._mat_names[material], unit))
         if standing is not None:
@@ -260,6 +263,8 @@ _construct, _reset = _game_methods()
 
 
 class _Game(crafter.Env):
+    _view: Any
+
     def __init__(self, **kwargs: Any) -> None:
         _construct(self, **kwargs)
         self._view = tuple(self._view.tolist())  # ``step`` takes its maximum for every object

@@ -49,7 +49,7 @@ class Places(NamedTuple):
     """(c,) float64."""
     offset: np.ndarray
     """(3, c) float64: the way from the lattice point to the place."""
-    count: int
+    num_places: int
     """n."""
 
 
@@ -76,7 +76,7 @@ def _list_corners() -> dict[int, list[np.ndarray]]:
             regions[8 + code] = [*high, pair + ins[0], pair + ins[1]]
             regions[16 + code] = [*middle, none, beyond]
             for axis in ins:
-                regions[24 + 8 * code + axis @ (1, 2, 4)] = [*middle, beyond, 2 * axis]
+                regions[24 + 8 * code + int(axis @ (1, 2, 4))] = [*middle, beyond, 2 * axis]
     return regions
 
 
@@ -125,7 +125,7 @@ def note_places(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Places:
             total >= 2, 8 + _near_corner(-inside, total - 3, (6, 5, 3), np.bitwise_and), _between(inside)
         ),
     )
-    place, lattice, weight, offset = [], [], [], []
+    place, points, weights, offset = [], [], [], []
     for region, corners in _CORNERS.items():
         at = np.flatnonzero(regions == region)
         for corner in corners:
@@ -134,13 +134,13 @@ def note_places(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Places:
             reach = 2 - way[0] * way[0] - way[1] * way[1] - way[2] * way[2]
             counts = reach > 0
             place.append(at[counts])
-            weight.append(reach[counts])
+            weights.append(reach[counts])
             offset.append(way[:, counts])
-            lattice.append(lowest[:, at[counts]].astype(np.int64) + corner[:, None])
-    weight = np.concatenate(weight)
+            points.append(lowest[:, at[counts]].astype(np.int64) + corner[:, None])
+    weight = np.concatenate(weights)
     weight *= weight
     weight *= weight
-    i, j, k = np.concatenate(lattice, axis=1) & 0xFF
+    i, j, k = np.concatenate(points, axis=1) & 0xFF
     keys, point = np.unique(i << 16 | j << 8 | k, return_inverse=True)
     lattice = np.stack([keys >> 16, keys >> 8 & 0xFF, keys & 0xFF])
     return Places(lattice, point, np.concatenate(place), weight, np.concatenate(offset, axis=1), len(x))
@@ -157,7 +157,7 @@ def noise(simplex: OpenSimplex, places: Places) -> np.ndarray:
     x += z
     x *= places.weight
     # ``bincount`` adds one after the other in the order given, as the library does.
-    return np.bincount(places.place, x, places.count) / NORM_CONSTANT3
+    return np.bincount(places.place, x, places.num_places) / NORM_CONSTANT3
 
 
 @functools.lru_cache(16)
@@ -250,7 +250,7 @@ def _win(
     At each field they are drawn for in this order until one is won.
     """
     names = list(chances)
-    which = sum(has.astype(np.intp) << i for i, (has, _) in enumerate(chances.values()))
+    which = np.asarray(sum(has.astype(np.intp) << i for i, (has, _) in enumerate(chances.values())))
     limits = [
         [(chances[name][1], name) for i, name in enumerate(names) if code >> i & 1]
         for code in range(1 << len(names))
@@ -260,10 +260,10 @@ def _win(
     # Numbers drawn at once are those drawn one by one, which takes most of the time; too many are drawn here.
     state, most = random.get_state(), sum(int(has.sum()) for has, _ in chances.values())
     draws = iter(random.random_sample(most).tolist())
-    for field, code in zip(fields.tolist(), which[which > 0].tolist(), strict=True):
+    for (x, y), code in zip(fields.tolist(), which[which > 0].tolist(), strict=True):
         for limit, name in limits[code]:
             if next(draws) > limit:
-                won.append((tuple(field), name))
+                won.append(((x, y), name))
                 break
     random.set_state(state)
     random.random_sample(most - operator.length_hint(draws))

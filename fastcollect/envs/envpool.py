@@ -109,7 +109,7 @@ class EnvPoolEnv:
         spec = self.spec.action
         if action.shape != (self.num_envs, *spec.shape):
             raise ValueError(f"actions must have shape {(self.num_envs, *spec.shape)}, got {action.shape}")
-        if spec.discrete and (action.min() < 0 or action.max() >= spec.num_actions):
+        if spec.num_actions is not None and (action.min() < 0 or action.max() >= spec.num_actions):
             row = int(np.flatnonzero((action < 0) | (action >= spec.num_actions))[0])
             choices = f"0 to {spec.num_actions - 1}"
             raise EnvStepError(row, f"action {action[row]} of row {row} is not one of {choices}")

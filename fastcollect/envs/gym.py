@@ -100,6 +100,7 @@ def _build(
         env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
     else:
         factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
+        assert factory is not None, "one of env_id and entry_point is given"
         env = factory(**kwargs)
         missing = [a for a in ("reset", "step", "observation_space", "action_space") if not hasattr(env, a)]
         if missing:

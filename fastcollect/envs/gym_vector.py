@@ -113,6 +113,7 @@ def make(
         env = gymnasium.make_vec(env_id, num_envs=seeds.size, vectorization_mode=mode, **kwargs)
     else:
         factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
+        assert factory is not None, "one of env_id and entry_point is given"
         env = factory(num_envs=seeds.size, **kwargs)
     try:
         return GymVectorEnv(seeds, env, has_success, honours_reset_mask)
@@ -164,9 +165,9 @@ class GymVectorEnv:
             max_episode_steps=None if spec is None else spec.max_episode_steps,
             has_success=has_success,
         )
-        self._env: VectorEnv | None = env
+        self._env = env
         self._seeds = seeds
-        self._started = False
+        self._started = self._closed = False
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode in every row, seeded the first time; write (n, *observation_shape)."""
@@ -254,9 +255,9 @@ class GymVectorEnv:
 
     def close(self) -> None:
         """Close the environment; idempotent."""
-        env, self._env = self._env, None
-        if env is not None:
-            env.close()
+        if not self._closed:
+            self._closed = True
+            self._env.close()
 
 
 def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:

@@ -235,6 +235,7 @@ def make_env(config: EnvConfig, seeds: np.ndarray) -> BatchedEnv:
     resolved = resolve(config)
     target = resolved.entry_point
     factory = pkgutil.resolve_name(target) if isinstance(target, str) else target
+    assert factory is not None, "a resolved config has an entry point"
     parameters = _parameters(factory)
     known = [name for name in parameters if name != "seeds"]
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

@@ -42,7 +42,8 @@ def cnn_parameters(
         raise ValueError(
             f"channels is {tuple(channels)}, dense {dense}; allowed: two positive widths, and one"
         )
-    (height, width, fan_in), shapes = shape, []
+    height, width, fan_in = shape
+    shapes: list[tuple[int, ...]] = []
     for (size, stride), fan_out in zip(CONVOLUTIONS, channels, strict=True):
         shapes.append((size, size, fan_in, fan_out))
         height, width, fan_in = (height - size) // stride + 1, (width - size) // stride + 1, fan_out

@@ -25,7 +25,7 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 def head_width(action: ActionSpec) -> int:
     """Outputs of the last layer: one logit for each choice, or (mean, log std) of each number of a box."""
-    return action.num_actions if action.discrete else 2 * math.prod(action.shape)
+    return 2 * math.prod(action.shape) if action.num_actions is None else action.num_actions
 
 
 def network_fields(kernels: Sequence[tuple[int, ...]], prefix: str = "") -> dict[str, FieldSpec]:

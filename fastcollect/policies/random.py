@@ -42,7 +42,7 @@ class RandomPolicy:
         extras: Mapping[str, np.ndarray],
     ) -> None:
         """Scale the uniform numbers to the action space; see Policy.act."""
-        if self._action.discrete:
-            np.multiply(noise[:, 0], self._action.num_actions, out=action, casting="unsafe")
+        if (choices := self._action.num_actions) is not None:
+            np.multiply(noise[:, 0], choices, out=action, casting="unsafe")
         else:
             action[...] = self._low + self._range * noise.reshape(action.shape)

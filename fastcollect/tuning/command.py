@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_folder, check_writable, parse_kwargs
@@ -49,6 +50,9 @@ class TuneArguments:
     """GiB that all workers may use together. Default: 80 % of what this container has left."""
     block_length: int = 16
     """Steps in a block, as the training will use."""
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens between processes: the kernel's pipes, or queues in shared memory, which take
+    more time per token and are emptied by a worker that is killed inside one."""
     seed: int = 0
     """Seed of environments and policy."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -74,6 +78,7 @@ def tune(arguments: TuneArguments) -> None:
             policy=policy,
             block_length=arguments.block_length,
             seed=arguments.seed,
+            tokens=arguments.tokens,
             stall_seconds=30.0,
         ),
         budget=arguments.budget,

@@ -108,6 +108,7 @@ class Group:
         number = self.index.written
         self._block["header"][:] = (number, self.first_step, self._ends, 0)
         self.index = self.index.wrote()
+        self._ring.published[self.number] = self.index.written
         self.first_step += self._length
         return number
 
@@ -181,14 +182,15 @@ class Group:
 
     def _check_action(self, action: np.ndarray) -> None:
         spec = self.env.spec.action
-        if spec.discrete:
+        if spec.num_actions is not None:
             # One comparison for both ends: a negative number is a huge unsigned one.
             good = action.view(f"u{action.dtype.itemsize}") < spec.num_actions
         else:
             good = np.isfinite(action)
         if not good.all():
             row = int(np.argwhere(~good)[0][0])
-            allowed = f"an integer from 0 to {spec.num_actions - 1}" if spec.discrete else "finite numbers"
+            choices = spec.num_actions
+            allowed = "finite numbers" if choices is None else f"an integer from 0 to {choices - 1}"
             raise ActionError(row, f"the policy gave the action {action[row]}; allowed: {allowed}")
 
     def _track(self, t: int, out: StepBuffers) -> None:

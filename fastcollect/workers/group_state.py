@@ -22,7 +22,7 @@ REFUSAL = "refusal"
 
 def save_groups(groups: Sequence[Group], env_id: str) -> State:
     """``group/...`` of these groups. Raises ConfigError where an environment cannot save its state."""
-    state = {}
+    state: State = {}
     for group in groups:
         with _naming(group, env_id, StateUnsupportedError):
             saved = group.get_state()
@@ -64,7 +64,7 @@ def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Fill an empty memfd with an npz archive."""
     with os.fdopen(os.dup(fd), "wb") as file:
         file.seek(0)  # the position is shared with the process at the other end
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(fd: int) -> State:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.sparse.pruning import CRITERIA, SCOPES
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.support.errors import ConfigError
 
 Stage = Literal["dense", "ticket", "transfer", "all"]
@@ -34,6 +35,9 @@ class CollectConfig:
     """Same seed, same bits, and an interrupted run equals an uninterrupted one; needs the schedule rounds."""
     group_size: int | None = None
     """Environments that step together; reproducible bits depend on it and on n x N, not on N or M."""
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens between processes: the kernel's pipes, or queues in shared memory, which take
+    more time per token and are emptied by a worker that is killed inside one."""
 
 
 @dataclass(frozen=True, kw_only=True)

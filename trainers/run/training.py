@@ -65,6 +65,7 @@ def collector_config(config: TrainConfig) -> CollectorConfig:
         schedule=collect.schedule,
         reproducible=collect.reproducible,
         group_size=collect.group_size,
+        tokens=collect.tokens,
     )
 
 

@@ -8,18 +8,16 @@ cannot be kept from: a cartridge that executes an opcode that the processor does
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
 
 from fastcollect.envs.gameboy.options import BUTTONS, read_settings
 
-try:  # Here, and not where it is used, so that workers are forked from a process that has it already.
+_INSTALLED = importlib.util.find_spec("pyboy") is not None
+if _INSTALLED:  # Here, not where it is used, so that workers are forked from a process that has it already.
     from fastcollect.envs.gameboy.consoles import GameBoy
-except ModuleNotFoundError as error:
-    if error.name != "pyboy":
-        raise
-    GameBoy = None
 
 
 def make(
@@ -60,6 +58,6 @@ def make(
     Raises ConfigError naming every value that cannot work, the cartridge included, ImportError without PyBoy.
     """
     given = {name: value for name, value in locals().items() if name != "seeds"}
-    if GameBoy is None:
+    if not _INSTALLED:
         raise ImportError("Game Boy cartridges need PyBoy: pip install pyboy (the extra fastcollect[pyboy])")
     return GameBoy(seeds, read_settings(**given))

@@ -65,12 +65,12 @@ class _Writer:
         self._positions = positions
 
     def whole(self, node: ast.expr) -> ast.expr:
-        return self._delta(node) if _is_whole(node) else self._write(node, "now")
+        return self._write(node, "now") if _whole(node) is None else self._delta(node)
 
     def _write(self, node: ast.expr, when: str) -> ast.expr:
         match node:
-            case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
-                return self._number(node)
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+                return self._number(node, value)
             case ast.BinOp() if isinstance(node.op, _OPERATORS):
                 return ast.BinOp(self._write(node.left, when), node.op, self._write(node.right, when))
             case ast.UnaryOp() if isinstance(node.op, _SIGNS):
@@ -103,19 +103,20 @@ class _Writer:
         return any(isinstance(part, ast.Name) and part.id == "delta" for part in ast.walk(node))
 
     def _delta(self, node: ast.expr) -> ast.expr:
-        write = self._byte if _is_whole(node) else self._write
+        write = self._write if _whole(node) is None else self._byte
         return ast.BinOp(write(node, "now"), ast.Sub(), write(node, "before"))
 
     def _byte(self, node: ast.expr, when: str) -> ast.expr:
-        if not _is_whole(node) or not LOWEST <= node.value <= HIGHEST:
+        address = _whole(node)
+        if address is None or not LOWEST <= address <= HIGHEST:
             raise self._error(node, "no address", _ADDRESSES)
-        place = self._positions.setdefault(node.value, len(self._positions))
+        place = self._positions.setdefault(address, len(self._positions))
         return ast.Subscript(ast.Name(when, ast.Load()), ast.Constant(place), ast.Load())
 
-    def _number(self, node: ast.Constant) -> ast.expr:
-        if not node.value <= _LARGEST:
+    def _number(self, node: ast.expr, value: float) -> ast.expr:
+        if not value <= _LARGEST:
             raise self._error(node, "too large a number", f"allowed: up to {_LARGEST:g}")
-        return ast.Constant(node.value)
+        return ast.Constant(value)
 
     def _error(self, node: ast.expr, reason: str, allowed: str = _ALLOWED) -> ExpressionError:
         part = ast.get_source_segment(self._text, node) or self._text
@@ -123,5 +124,8 @@ class _Writer:
         return ExpressionError(f"is {self._text!r}: {place}; {allowed}")
 
 
-def _is_whole(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) is int
+def _whole(node: ast.expr) -> int | None:
+    """The number that a node is, if it is a lone integer."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    return None

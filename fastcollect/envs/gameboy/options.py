@@ -88,7 +88,8 @@ def read_settings(
         addresses=shown,
         actions=held,
         watched=tuple(positions),
-        **functions,
+        reward=functions["reward"],
+        done=functions["done"],
         **{name: int(value) for name, value in numbers.items()},
     )
 

@@ -25,6 +25,7 @@ def sampled_rand_vecs(env: SawyerXYZEnv, mt1_seed: int) -> np.ndarray:
     from a private generator of the same kind, so it needs no simulation and leaves the global one alone.
     """
     space = env._random_reset_space
+    assert space is not None  # every task of MT1 sets it
     draws = np.random.RandomState(mt1_seed)
     rand_vecs = np.empty((NUM_GOALS, space.low.size))
     for index in range(NUM_GOALS):

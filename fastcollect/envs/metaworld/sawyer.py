@@ -49,6 +49,7 @@ def sawyer_spec(stock: SawyerXYZEnv, goal_visible: bool) -> EnvSpec:
     The space that stock itself declares has goal bounds [0, 0] even where the goal is visible.
     """
     goal = stock.goal_space
+    assert goal is not None  # every task of MT1 sets it
     goal_low, goal_high = (goal.low, goal.high) if goal_visible else (np.zeros(3), np.zeros(3))
     objects = np.full(CURRENT_SIZE - 4, np.inf)
     low = np.hstack((stock._HAND_SPACE.low, -1.0, -objects))
@@ -88,7 +89,7 @@ class BatchedSawyer:
         self.num_envs = num_envs
         self.spec = sawyer_spec(stock, goal_visible)
         self._task = TASKS[task]
-        self._chooser = chooser
+        self._chooser, self._horizon = chooser, horizon
         self._refresh = PHYSICS[physics]
         self._action_scale = stock.action_scale
         self._mocap_low, self._mocap_high = stock.mocap_low, stock.mocap_high
@@ -130,7 +131,7 @@ class BatchedSawyer:
         out.success[...] = success
         out.terminated[...] = False
         self._elapsed += 1
-        np.equal(self._elapsed, self.spec.max_episode_steps, out=out.truncated)
+        np.equal(self._elapsed, self._horizon, out=out.truncated)
         ended = np.flatnonzero(out.truncated)
         if ended.size:
             out.final_observation[ended] = out.observation[ended]

@@ -99,6 +99,7 @@ def simulate_starts(
     model: mujoco.MjModel, stock: SawyerXYZEnv, rand_vecs: np.ndarray, goal_rule: GoalRule
 ) -> Starts:
     """Stock's reset, once for the hand and once more for each goal; rand_vecs: (k, 6)."""
+    assert stock.hand_init_pos is not None  # every task of MT1 sets it
     data = mujoco.MjData(model)
     data.mocap_quat[0] = MOCAP_QUAT
     for _ in range(_HAND_RESET_STEPS):

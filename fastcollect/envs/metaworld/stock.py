@@ -41,7 +41,7 @@ class StockMetaWorld:
         self.spec: EnvSpec = sawyer_spec(self._envs[0], goal_visible)
         self._goal = np.full(num_envs, -1, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
-        self._actions = np.zeros((num_envs, self.spec.max_episode_steps, ACTION_SIZE), np.float32)
+        self._actions = np.zeros((num_envs, horizon, ACTION_SIZE), np.float32)
         self._observation = np.zeros((num_envs, *self.spec.observation_shape))
 
     def reset(self, observation: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,13 +95,16 @@ def test_a_learners_load_is_imitated():
     assert loaded.shares["learner"]["elsewhere"] > 0.5
 
 
-def test_a_race_measures_every_candidate_equally_often():
-    config = TunerConfig(collector=CARTPOLE, trial_seconds=0.2)
-    outcome = Tuner(config).race([Parallelism(64, 1, 0), Parallelism(256, 1, 0)], 2.0)
-    assert len({len(t.slices) for t in outcome.trials}) == 1
-    assert len(outcome.trials[0].slices) > 3
-    middle = [t.score for t in outcome.trials]
-    assert min(middle) <= 1 <= max(middle)
+def test_a_race_scores_each_candidate_against_the_middle_one_of_its_round():
+    config = TunerConfig(collector=CARTPOLE, trial_seconds=0.1)
+    racers = [Parallelism(1, 1, 0), Parallelism(64, 1, 0), Parallelism(256, 1, 0)]
+    trials = Tuner(config).race(racers, 2.0).trials
+    assert [t.candidate for t in trials] == racers
+    speeds = np.array([t.slices for t in trials])  # (candidates, rounds): every one as often as the others
+    assert speeds.shape[1] > 3
+    assert len(np.unique(speeds)) == speeds.size
+    ratios = speeds / np.sort(speeds, axis=0)[1]
+    np.testing.assert_allclose([t.score for t in trials], np.median(ratios, axis=1), rtol=1e-12)
 
 
 def test_a_memory_limit_excludes_what_exceeds_it():

@@ -16,12 +16,13 @@ from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
 
 VERSION = 1
+FOLDER = Path(__file__).parent
 
 
 @cache
 def defaults(algo: str, version: int = VERSION) -> Mapping[str, Any]:
     """The defaults of a version, with those of one algorithm. Not to be changed. Raises ConfigError."""
-    file = Path(__file__).parent / f"{version}.yaml"
+    file = FOLDER / f"{version}.yaml"
     if type(version) is not int or not file.is_file():
         raise ConfigError([f"defaults of version {version!r} are not known here; the newest is {VERSION}"])
     found = yaml_file.read(file)
