@@ -202,18 +202,3 @@ def test_the_reader_of_runs_loads_no_runner_and_no_study():
         print(*(name for name in sys.modules if name.startswith(rooms)))
     """
     assert in_fresh_process(code) == []
-
-
-@pytest.mark.parametrize(
-    ("room", "may"),
-    [
-        ("config", {"config"}),
-        ("store", {"config", "store"}),
-        ("run", {"config", "store", "run"}),
-        ("study", {"config", "store", "run", "study"}),
-        ("report", {"config", "store", "report", "export"}),
-    ],
-)
-def test_rooms_of_trainers_import_only_what_they_say(room, may):
-    found = {module for _, module in imports(f"trainers/{room}") if module.startswith("trainers.")}
-    assert {module.split(".")[1] for module in found} - may == set()
