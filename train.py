@@ -6,7 +6,7 @@ import fastcollect.support.project_environment  # noqa: F401  (first: it may cha
 import sys
 
 from fastcollect.support.command import run
-from trainers.command import parse, train
+from trainers.command import main
 
 if __name__ == "__main__":
-    run(lambda: train(parse(sys.argv[1:])))
+    run(lambda: main(sys.argv[1:]))

@@ -169,7 +169,7 @@ def _tune(env: str, seconds: float) -> tuple[int, int, int]:
     config = TunerConfig(collector=CollectorConfig(env=EnvConfig(id=env), policy=policy), budget=seconds)
     with console(stderr=True).status(f"tuning for {seconds:.0f} s"):
         best = Tuner(config).run().best.candidate
-    return best.num_envs, best.num_env_workers, best.num_model_workers
+    return best.n, best.N, best.M
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _config(settings: dict[str, Any], storage: str | None) -> Any:
         env=settings["env"],
         updates_per_step=settings["updates_per_step"],
         start_steps=0,
-        sac=config,
+        algorithm=config,
         replay=replay,
     )
 

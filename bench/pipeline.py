@@ -36,8 +36,7 @@ from fastcollect.support.command import check_folder, check_writable, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import machine
-from trainers.command import TrainArguments, control_rounds, parse, train_config
-from trainers.config.training import check_prune
+from trainers.command import TrainArguments, read
 
 STAGES = ("dense", "ticket")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -83,12 +82,10 @@ def check(arguments: PipelineArguments) -> TrainArguments:
             if os.path.lexists(runs / stage)
         ]
     try:
-        chosen = parse(_flags(arguments, "--stage", "dense"))
+        chosen, found = read(_flags(arguments, "--stage", "ticket")).built()
     except ConfigError as error:
         raise ConfigError([*problems, *(f"--flags: {each}" for each in error.problems)]) from None
-    problems += _problems(lambda: train_config(chosen))
-    problems += _problems(lambda: (check_prune(chosen.prune), control_rounds(chosen)))
-    problems += _problems(lambda: stock_arguments(chosen.env_kwargs))
+    problems += found + _problems(lambda: stock_arguments(chosen.env_kwargs))
     if problems:
         raise ConfigError(problems)
     return chosen
@@ -205,7 +202,7 @@ def _original(arguments: PipelineArguments) -> dict[str, Any]:
     code = (
         "import json, sys; from bench.original_protocol import OriginalProtocol; "
         "from trainers.command import parse; a = parse(json.loads(sys.argv[1])); "
-        "p = OriginalProtocol(a.env, a.sac, a.updates_per_step, a.env_kwargs); "
+        "p = OriginalProtocol(a.env, a.algorithm, a.updates_per_step, a.env_kwargs); "
         "p.run(float(sys.argv[2]) / 4); print(json.dumps(p.run(float(sys.argv[2])))); p.close()"
     )
     flags = json.dumps(_flags(arguments, "--stage", "dense"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import tyro
 from bench.methods import METHODS, Request
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, nearest, resolve
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_writable
@@ -72,6 +73,9 @@ class Options:
     policy: str | None = None
     """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
     CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
+
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens of the engine's own methods."""
 
     json: Path | None = None
     """Where to write the result; whole or not at all."""
@@ -194,8 +198,7 @@ def _tuned_setting(options: Options, method: str, policy: PolicyConfig) -> tuple
     for each in kwargs:
         tuned = profile.load(EnvConfig(id=options.env, kwargs=each), policy)
         if tuned is not None:
-            setting = (tuned.num_envs, tuned.num_env_workers, tuned.num_model_workers)
-            origin = "profile"
+            setting, origin = astuple(tuned.parallelism), "profile"
             break
     given = (options.num_envs, options.num_env_workers, options.num_model_workers)
     if any(value is not None for value in given):
@@ -228,6 +231,7 @@ def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Se
             origin=origin,
             seconds=options.seconds,
             warm_up=WARM_UP,
+            tokens=options.tokens,
         )
         for n, workers, models in settings
     ]

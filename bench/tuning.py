@@ -19,13 +19,14 @@ import tyro
 from rich.console import Console
 
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_writable, run
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import machine
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
-from fastcollect.tuning.results import Candidate, Trial
+from fastcollect.tuning.results import Trial
 
 _FINALISTS = 4
 
@@ -59,7 +60,7 @@ def compare(arguments: TuningArguments) -> None:
     )
     with Console(stderr=True).status("") as status:
 
-        def report(candidate: Candidate, rung: int, trials: Sequence[Trial]) -> None:
+        def report(candidate: Parallelism, rung: int, trials: Sequence[Trial]) -> None:
             status.update(f"{phase}, {len(trials)} trials done: {candidate}")
 
         phase = "the tuner"

@@ -5,18 +5,23 @@ Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", eq
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 
-@dataclass(frozen=True)
-class Moments:
-    """What was seen of ``count`` observations: their mean and the sum of squared deviations, (o,) float64."""
+class Moments(struct.PyTreeNode):
+    """What was seen of ``count`` observations: their mean and the sum of squared deviations, (o,) float64.
 
-    count: int
-    mean: np.ndarray
-    squares: np.ndarray
+    The arrays are NumPy's, because JAX has no float64 here; see ``engine.algorithms.base.learn``.
+    """
+
+    count: Any
+    mean: Any
+    squares: Any
 
     @classmethod
     def empty(cls, size: int) -> Moments:
@@ -37,12 +42,16 @@ class Moments:
             count, self.mean + delta * share, self.squares + squares + delta**2 * (self.count * share)
         )
 
-    def scaling(self, variance_floor: float) -> tuple[np.ndarray, np.ndarray]:
+    def scaling(self, variance_floor: float) -> tuple[Any, Any]:
         """(mean, 1 / sqrt(variance + floor)), (o,) float32: the identity before anything was seen.
 
-        The floor keeps an input that hardly moved so far from exploding when it does.
+        The floor keeps an input that hardly moved so far from exploding when it does. Moments of several
+        runs, stacked along a first axis, give as many rows.
         """
-        if not self.count:
-            return np.zeros(self.mean.shape, np.float32), np.ones(self.mean.shape, np.float32)
-        scale = 1 / np.sqrt(self.squares / self.count + variance_floor)
-        return self.mean.astype(np.float32), scale.astype(np.float32)
+        numpy = jnp if isinstance(self.mean, jax.Array) else np
+        count = numpy.asarray(self.count)[..., None]
+        scale = 1 / numpy.sqrt(self.squares / numpy.maximum(count, 1) + variance_floor)
+        return (
+            numpy.where(count > 0, self.mean, 0).astype(np.float32),
+            numpy.where(count > 0, scale, 1).astype(np.float32),
+        )

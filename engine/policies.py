@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine.networks import mlp, tanh_gaussian
+from engine.networks import linear, mlp, tanh_gaussian
 
 CONVOLUTIONS = ((8, 4), (4, 2))
 """Kernel size and stride of each of a CNN policy's."""
@@ -34,34 +34,90 @@ def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.A
     return action, jnp.take_along_axis(log_probs, action[:, None], -1)[:, 0]
 
 
-_EXTRAS = {
-    "log_prob": lambda action: jax.ShapeDtypeStruct((), np.float32),
-    "mean_action": lambda action: jax.ShapeDtypeStruct(action.shape, np.float32),
-    "policy_version": lambda action: jax.ShapeDtypeStruct((), np.int64),
+class Drawn(NamedTuple):
+    """What is known of actions drawn for b observations: action (b, k) or (b,), log_prob (b,).
+
+    mean_action: (b, k) the actions without noise; None where they are discrete.
+    """
+
+    action: jax.Array
+    log_prob: jax.Array
+    mean_action: jax.Array | None
+
+
+class Extra(NamedTuple):
+    """One thing that a policy can write beside each action, as in ``fastcollect.policies.extras``.
+
+    field: shape and dtype of one value, from the action space. compute: the values from what was drawn.
+    network: they are the outputs of a network under the extra's name. in_box: they are actions.
+    """
+
+    field: Callable[[Any], jax.ShapeDtypeStruct]
+    compute: Callable[[Drawn], jax.Array] | None = None
+    network: bool = False
+    in_box: bool = False
+
+
+def _scalar(action: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), np.float32)
+
+
+def _like_action(action: Any) -> jax.ShapeDtypeStruct:
+    if action.discrete:
+        raise ValueError("a discrete action has no mean_action")
+    return jax.ShapeDtypeStruct(action.shape, np.float32)
+
+
+EXTRAS = {
+    "log_prob": Extra(_scalar, lambda drawn: drawn.log_prob),
+    "mean_action": Extra(_like_action, lambda drawn: drawn.mean_action, in_box=True),
+    "value": Extra(_scalar, network=True),
+    "policy_version": Extra(lambda action: jax.ShapeDtypeStruct((), np.int64)),  # the engine writes it
 }
+"""Every extra by name, as in ``fastcollect.policies.extras``."""
 
 
-def _fields(kernels: Sequence[tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]:
+def _fields(kernels: Sequence[tuple[int, ...]], prefix: str = "") -> dict[str, jax.ShapeDtypeStruct]:
     fields = {}
     for i, shape in enumerate(kernels):
-        fields[f"kernel_{i}"] = jax.ShapeDtypeStruct(shape, np.float32)
-        fields[f"bias_{i}"] = jax.ShapeDtypeStruct(shape[-1:], np.float32)
+        fields[f"{prefix}kernel_{i}"] = jax.ShapeDtypeStruct(shape, np.float32)
+        fields[f"{prefix}bias_{i}"] = jax.ShapeDtypeStruct(shape[-1:], np.float32)
     return fields
+
+
+def _own_networks(action: Any, names: Sequence[str]) -> dict[str, int]:
+    """Of these extras, those with a network of their own, and how many outputs it has."""
+    own = [name for name in names if name in EXTRAS and EXTRAS[name].network]
+    return {name: math.prod(EXTRAS[name].field(action).shape) for name in own}
 
 
 def _head_width(action: Any) -> int:
     return action.num_actions if action.discrete else 2 * math.prod(action.shape)
 
 
-def mlp_parameters(spec: Any, hidden: Sequence[int]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of kernel_i (in, out) and bias_i (out,); the last layer is (mean, log std) or logits."""
-    widths = [math.prod(spec.observation_shape), *hidden, _head_width(spec.action)]
-    return _fields(list(itertools.pairwise(widths)))
+def mlp_parameters(
+    spec: Any, hidden: Sequence[int], extras: Sequence[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of kernel_i (in, out) and bias_i (out,); the last layer is (mean, log std) or logits.
+
+    An extra with a network of its own adds one of the same hidden widths under its name ("value/kernel_0").
+    """
+
+    def kernels(outputs: int) -> list[tuple[int, ...]]:
+        return list(itertools.pairwise([math.prod(spec.observation_shape), *hidden, outputs]))
+
+    fields = _fields(kernels(_head_width(spec.action)))
+    for name, outputs in _own_networks(spec.action, extras).items():
+        fields |= _fields(kernels(outputs), f"{name}/")
+    return fields
 
 
-def cnn_parameters(spec: Any, channels: Sequence[int], dense: int) -> dict[str, jax.ShapeDtypeStruct]:
+def cnn_parameters(
+    spec: Any, channels: Sequence[int], dense: int, extras: Sequence[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of kernel_i (size, size, in, out) of the convolutions, then (in, out), and of bias_i (out,).
 
+    An extra with outputs of its own adds one layer on the dense one under its name ("value/kernel_0").
     Raises ValueError where the observation is no (h, w, c) uint8 image of at least SMALLEST pixels a side.
     """
     shape, dtype = spec.observation_shape, np.dtype(spec.observation_dtype)
@@ -74,7 +130,10 @@ def cnn_parameters(spec: Any, channels: Sequence[int], dense: int) -> dict[str, 
     for (size, stride), fan_out in zip(CONVOLUTIONS, channels, strict=True):
         kernels.append((size, size, fan_in, fan_out))
         height, width, fan_in = (height - size) // stride + 1, (width - size) // stride + 1, fan_out
-    return _fields([*kernels, (height * width * fan_in, dense), (dense, _head_width(spec.action))])
+    fields = _fields([*kernels, (height * width * fan_in, dense), (dense, _head_width(spec.action))])
+    for name, outputs in _own_networks(spec.action, extras).items():
+        fields |= _fields([(dense, outputs)], f"{name}/")
+    return fields
 
 
 class NetworkPolicy:
@@ -82,66 +141,50 @@ class NetworkPolicy:
 
     spec: the environment's spec (observation_shape, observation_dtype, action.discrete, .shape, .low, .high
         and .num_actions are read).
-    parameters: the network's fields. forward: (parameters, observations (b, ...)) to the head (b, outputs).
-    extras: any of "log_prob", "mean_action"; other names are the engine's own.
-    deterministic: the mean action, or the most probable one, without noise and without extras.
+    parameters: the networks' fields. forward: (parameters, observations (b, ...), prefix) to the outputs
+        (b, k) of the network whose parameters carry the prefix; the actor's is "", its outputs are the head.
+    extras: names of EXTRAS. deterministic: the mean action, or the most probable one, without noise and
+        without extras.
+
+    Raises ValueError for extras that it cannot give and for a box without bounds.
     """
 
     def __init__(
         self,
         spec: Any,
         parameters: dict[str, jax.ShapeDtypeStruct],
-        forward: Callable[[Any, jax.Array], jax.Array],
+        forward: Callable[[Any, jax.Array, str], jax.Array],
         extras: Sequence[str],
         deterministic: bool,
     ) -> None:
         if deterministic and extras:
             raise ValueError(f"a deterministic policy has no extras, {list(extras)} were asked for")
+        if unknown := [name for name in extras if name not in EXTRAS]:
+            raise ValueError(f"unknown extras {unknown}; a network's policy gives any of {list(EXTRAS)}")
         action = spec.action
-        size = 1 if action.discrete else math.prod(action.shape)
         self.parameters = parameters
-        self.noise = ("uniform", 1) if action.discrete else ("normal", size)
+        self.noise = ("uniform", 1) if action.discrete else ("normal", math.prod(action.shape))
         if deterministic:
             self.noise = None
-        self.extras = {name: _EXTRAS[name](action) for name in extras}
+        self.extras = {name: EXTRAS[name].field(action) for name in extras}
         self._action = action
         self._weights: dict[str, jax.Array] = {}
-        if action.discrete:
-            centre, half_width = None, None
-        else:
-            low, high = (np.asarray(side, np.float64).reshape(-1) for side in (action.low, action.high))
-            if not np.isfinite([low, high]).all():
-                raise ValueError(
-                    "a tanh-Gaussian policy needs a bounded action space, "
-                    f"this one reaches from {action.low} to {action.high}"
-                )
-            centre = jnp.asarray((low + high) / 2, jnp.float32)
-            half_width = jnp.asarray((high - low) / 2, jnp.float32)
+        box = None if action.discrete else _box(action)
 
         def act(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
-            head = forward(parameters, observation)
-            if action.discrete and deterministic:
-                # An action that the engine refuses, not a silent 0.
-                return {"action": jnp.where(jnp.isnan(head).any(-1), -1, head.argmax(-1))}
+            head = forward(parameters, observation, "")
             if deterministic:
-                return {"action": centre + half_width * jnp.tanh(head[:, :size])}
-            if action.discrete:
-                chosen, log_prob = categorical(head, noise)
-                return {"action": chosen, "log_prob": log_prob}
-            squashed, log_prob, mean = tanh_gaussian(head, noise)
-            return {
-                "action": centre + half_width * squashed,
-                "log_prob": log_prob - jnp.log(half_width).sum(),
-                "mean_action": centre + half_width * mean,
-            }
+                return {"action": _most_likely(head, box)}
+            drawn = _draw(head, noise, box)
+            outputs = {"action": drawn.action}
+            for name in extras:
+                if EXTRAS[name].network:
+                    outputs[name] = forward(parameters, observation, f"{name}/")
+                elif compute := EXTRAS[name].compute:
+                    outputs[name] = compute(drawn)
+            return outputs
 
-        wanted = ("action", *extras)
-
-        def act_wanted(parameters: Any, observation: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
-            # Only what is asked for is an output, so that the compiler drops the rest.
-            return {k: v for k, v in act(parameters, observation, noise).items() if k in wanted}
-
-        self._act = jax.jit(act_wanted)
+        self._act = jax.jit(act)
 
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""
@@ -157,18 +200,47 @@ class NetworkPolicy:
     ) -> None:
         """Write actions (b, *shape) and extras for observations (b, ...) and noise (b, k)."""
         outputs = self._act(self._weights, observation, noise)
-        self._write(outputs["action"], action)
-        if "log_prob" in extras:
-            extras["log_prob"][...] = np.asarray(outputs["log_prob"])
-        if "mean_action" in extras:
-            self._write(outputs["mean_action"], extras["mean_action"])
+        self._write(outputs["action"], action, in_box=not self._action.discrete)
+        for name, out in extras.items():
+            self._write(outputs[name], out, in_box=EXTRAS[name].in_box)
 
-    def _write(self, action: jax.Array, out: np.ndarray) -> None:
-        action = np.asarray(action).reshape(out.shape)
-        if not self._action.discrete:
+    def _write(self, values: jax.Array, out: np.ndarray, *, in_box: bool) -> None:
+        host = np.asarray(values).reshape(out.shape)
+        if in_box:
             # Rounding must not carry an action over the edge of its box.
-            action = np.clip(action, self._action.low, self._action.high)
-        out[...] = action
+            host = np.clip(host, self._action.low, self._action.high)
+        out[...] = host
+
+
+Box = tuple[jax.Array, jax.Array]
+"""(centre, half width), (k,) float32 each."""
+
+
+def _box(action: Any) -> Box:
+    low, high = (np.asarray(side, np.float64).reshape(-1) for side in (action.low, action.high))
+    if not np.isfinite([low, high]).all():
+        raise ValueError(
+            "a tanh-Gaussian policy needs a bounded action space, "
+            f"this one reaches from {action.low} to {action.high}"
+        )
+    return jnp.asarray((low + high) / 2, jnp.float32), jnp.asarray((high - low) / 2, jnp.float32)
+
+
+def _draw(head: jax.Array, noise: jax.Array, box: Box | None) -> Drawn:
+    if box is None:
+        return Drawn(*categorical(head, noise), None)
+    centre, half_width = box
+    squashed, log_prob, mean = tanh_gaussian(head, noise)
+    log_prob = log_prob - jnp.log(half_width).sum()
+    return Drawn(centre + half_width * squashed, log_prob, centre + half_width * mean)
+
+
+def _most_likely(head: jax.Array, box: Box | None) -> jax.Array:
+    if box is None:
+        # An action that the engine refuses, not a silent 0.
+        return jnp.where(jnp.isnan(head).any(-1), -1, head.argmax(-1))
+    centre, half_width = box
+    return centre + half_width * jnp.tanh(head[:, : len(centre)])
 
 
 class MLPPolicy(NetworkPolicy):
@@ -177,10 +249,10 @@ class MLPPolicy(NetworkPolicy):
     def __init__(
         self, spec: Any, *, hidden: Sequence[int], extras: Sequence[str] = (), deterministic: bool = False
     ) -> None:
-        def forward(parameters: Any, observation: jax.Array) -> jax.Array:
-            return mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32))
+        def forward(parameters: Any, observation: jax.Array, prefix: str) -> jax.Array:
+            return mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32), prefix)
 
-        super().__init__(spec, mlp_parameters(spec, hidden), forward, extras, deterministic)
+        super().__init__(spec, mlp_parameters(spec, hidden, extras), forward, extras, deterministic)
 
 
 class CNNPolicy(NetworkPolicy):
@@ -198,11 +270,11 @@ class CNNPolicy(NetworkPolicy):
         extras: Sequence[str] = (),
         deterministic: bool = False,
     ) -> None:
-        super().__init__(spec, cnn_parameters(spec, channels, dense), _cnn, extras, deterministic)
+        super().__init__(spec, cnn_parameters(spec, channels, dense, extras), _cnn, extras, deterministic)
 
 
-def _cnn(parameters: Mapping[str, jax.Array], images: jax.Array) -> jax.Array:
-    """The head, (b, outputs), of images (b, h, w, c) with values up to 255."""
+def _cnn(parameters: Mapping[str, jax.Array], images: jax.Array, prefix: str) -> jax.Array:
+    """The head, or an extra's outputs on the same dense layer, (b, k), of images (b, h, w, c) up to 255."""
     x = images.astype(jnp.float32) / 255
     for i, (_, stride) in enumerate(CONVOLUTIONS):
         kernel, bias = parameters[f"kernel_{i}"], parameters[f"bias_{i}"]
@@ -210,6 +282,8 @@ def _cnn(parameters: Mapping[str, jax.Array], images: jax.Array) -> jax.Array:
             x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         x = jax.nn.relu(x + bias)
-    first = len(CONVOLUTIONS)
-    rest = {f"{kind}_{j}": parameters[f"{kind}_{first + j}"] for j in range(2) for kind in ("kernel", "bias")}
-    return mlp(rest, x.reshape(x.shape[0], -1))
+    dense = len(CONVOLUTIONS)
+    x = linear(x.reshape(x.shape[0], -1), parameters[f"kernel_{dense}"]) + parameters[f"bias_{dense}"]
+    last = 0 if prefix else dense + 1
+    x = linear(jax.nn.relu(x), parameters[f"{prefix}kernel_{last}"])
+    return x + parameters[f"{prefix}bias_{last}"]

@@ -227,3 +227,28 @@ def test_the_collectors_process_loads_no_simulator_and_no_jax():
         print("collected", *({"jax", "mujoco", "metaworld"} & set(sys.modules)))
     """
     assert in_fresh_process(code) == ["collected"]
+
+
+def test_the_reader_of_runs_loads_no_runner_and_no_study():
+    code = """
+        import sys
+        import trainers.store.reader
+        rooms = ("trainers.run", "trainers.study", "trainers.command", "trainers.report")
+        print(*(name for name in sys.modules if name.startswith(rooms)))
+    """
+    assert in_fresh_process(code) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "may"),
+    [
+        ("config", {"config"}),
+        ("store", {"config", "store"}),
+        ("run", {"config", "store", "run"}),
+        ("study", {"config", "store", "run", "study"}),
+        ("report", {"config", "store", "report", "export"}),
+    ],
+)
+def test_rooms_of_trainers_import_only_what_they_say(room, may):
+    found = {module for _, module in imports(f"trainers/{room}") if module.startswith("trainers.")}
+    assert {module.split(".")[1] for module in found} - may == set()

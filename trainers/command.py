@@ -5,46 +5,51 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from fastcollect.control.config import resolve_env
+from engine.algorithms import CONFIGS
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
-from trainers.config.training import PruneConfig, RewindConfig, Stage, TrainConfig, check, check_prune, plain
+from trainers.config.build import build
+from trainers.config.merge import Layer, combine
+from trainers.config.training import (
+    ALGORITHM,
+    Stage,
+    StudyConfig,
+    TrainConfig,
+    problems_of,
+    prune_problems,
+    train_config,
+)
+from trainers.run.observers import InterruptedRunError
 from trainers.run.progress import Progress
-from trainers.run.session import InterruptedRunError, collector_config
-from trainers.store.folder import config_hash, read_config, read_manifest
-from trainers.store.reader import find_source
+from trainers.store.identity import Identity, dense_identity
+from trainers.store.manifest import read_config
 from trainers.study import stages
-from trainers.study.rewind import Source, open_source
+from trainers.study.identities import (
+    drawn_from,
+    open_kind,
+    study_identity,
+    study_root,
+    ticket_identity,
+    transfer_identity,
+)
+from trainers.study.orchestrator import run_all
+from trainers.study.rewind import Source
 from trainers.study.transfer import transfer
 
-TASK_SETTINGS: dict[str, dict[str, Any]] = {
-    # bench/results/study: after 200,000 steps seed 1 had 0.10 of the goals, 0.68 with episodes of 200 steps
-    # (which TD-MPC2's curves have too), 0.94 with these rewards and this entropy besides.
-    "push-v3": {
-        "env_steps": 250_000,
-        "env_kwargs": ("horizon=200",),
-        "sac": {
-            "n_step": 3,
-            "reward_scale": 1.0,
-            "initial_temperature": 0.1,
-            "temperature_learning_rate": 3e-3,
-            "target_entropy": 0.0,
-        },
-    },
-    "pick-place-v3": {"env_steps": 2_000_000, "evaluation": {"every": 100_000}},
-}
-"""Defaults of single tasks, where they differ from TrainConfig's."""
+_DESCRIPTION = "Train a dense policy, draw lottery tickets from it, transfer them."
+_FLAGS = "the command line"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments(TrainConfig):
+class TrainArguments(StudyConfig):
     """What ``python train.py`` takes."""
 
     stage: Stage
@@ -53,19 +58,6 @@ class TrainArguments(TrainConfig):
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Run folder to begin from: a dense run for a ticket, a ticket for a transfer. Its settings are the
     defaults of this run's."""
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    rewind: RewindConfig = field(default_factory=RewindConfig)
-    controls: bool = False
-    """Also train the matched controls of a ticket, at the same budget."""
-    control_rounds: tuple[int, ...] = ()
-    """Rounds that get controls; default: the last, where the one without a mask is trained in any case. A
-    finished ticket can be given controls later."""
-    tasks: tuple[str, ...] = ("reach-v3",)
-    """Stage all: tasks to draw tickets on."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Stage all: seeds of each task."""
-    targets: tuple[str, ...] = ("push-v3",)
-    """Stage all: tasks to transfer each ticket to."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML file, or run folder, with values for any of these flags; flags on the command line win."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -76,215 +68,187 @@ class TrainArguments(TrainConfig):
     """Go on with an unfinished run of the same configuration."""
 
 
-def parse(argv: Sequence[str]) -> TrainArguments:
-    """Arguments from the command line, over ``--config``'s, over the source's and the task's settings.
+@dataclass(frozen=True)
+class Given:
+    """What the user gave, place by place, and the class of arguments for the algorithm that was chosen."""
+
+    arguments_class: type
+    flags: Layer
+    file: Layer | None
+    source: Layer | None
+
+    def built(self, **changes: Any) -> tuple[TrainArguments, list[str]]:
+        """All settings together, with these in place of the flags', and what is out of range in them.
+
+        Raises ConfigError for names that are no setting's and values of another type.
+        """
+        flags = Layer(self.flags.origin, {**self.flags.settings, **changes})
+        merged = combine(flags=flags, file=self.file, source=self.source)
+        arguments = build(self.arguments_class, merged)
+        problems = problems_of(arguments)
+        if arguments.stage in ("ticket", "all"):
+            problems += prune_problems(arguments.prune) or stages.control_problems(arguments)
+        return arguments, merged.explained(problems)
+
+    def arguments(self, **changes: Any) -> TrainArguments:
+        """As ``built``; raises ConfigError naming every value that cannot work, and where it was given."""
+        arguments, problems = self.built(**changes)
+        if problems:
+            raise ConfigError(problems)
+        return arguments
+
+    def configure(self, env: str, seed: int) -> TrainConfig:
+        """The configuration of one run of a study: what the user gave, over the environment's own."""
+        return train_config(self.arguments(env=env, seed=seed))
+
+
+def read(argv: Sequence[str]) -> Given:
+    """What the command line gives, and the files that it names.
 
     Raises ConfigError for files that cannot be read; exits with 2 for flags that do not exist or fit.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--config", "--from", "--env"):
-        early.add_argument(name)
-    early.add_argument("--env-kwargs", nargs="*", default=[])
-    known, _ = early.parse_known_args(argv)
-    given = read_config(known.config) if known.config else {}
-    source = known.__dict__["from"] or given.get("from")
-    base = _inherited(read_config(source)) if source is not None else {}
-    env = known.env or given.get("env")
-    task: Mapping[str, Any] = {}
-    if env is not None and env != base.get("env"):
-        base = _without(base, {"env_steps": None, "evaluation": None})
-        base = _without(base, TASK_SETTINGS.get(base.get("env", ""), {}))
-        task = TASK_SETTINGS.get(env, {})
-    description = "Train a dense policy, draw lottery tickets from it, transfer them."
-    flags = [*as_flags(base), *as_flags(task), *as_flags(given), *argv]
-    if pairs := _env_kwargs(base, task, given, {"env_kwargs": known.env_kwargs}):
-        flags += ["--env-kwargs", *pairs]
-    return tyro.cli(TrainArguments, args=flags, description=description, prog="train.py")
+    for name in ("config", "from", "env", "algo"):
+        early.add_argument(f"--{name}")
+    known = vars(early.parse_known_args(argv)[0])
+    file = source = None
+    if known["config"] is not None:
+        settings = read_config(known["config"])
+        if "from" in settings:
+            settings["source"] = settings.pop("from")
+        file = Layer(f"the file {known['config']!r}", settings)
+    path = known["from"] or (file.settings.get("source") if file else None)
+    if path is not None:
+        source = Layer(f"the run {path!r}", read_config(path))
+    chosen = {name: known[name] for name in ("env", "algo") if known[name] is not None}
+    lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
+    cls = arguments_class(str(lower.settings.get("algo", ALGORITHM)))
+    default = build(cls, lower, stage=tyro.MISSING)
+    parsed = tyro.cli(cls, args=argv, default=default, description=_DESCRIPTION, prog="train.py")
+    return Given(cls, Layer(_FLAGS, _given(argv, parsed)), file, source)
 
 
-def _inherited(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run takes over from its source: all about training, and to what its weights are rewound."""
-    names = {each.name for each in dataclasses.fields(TrainConfig)}
-    rewind = config.get("rewind")
-    kept = {"rewind": {"parameters": rewind["parameters"]}} if rewind else {}
-    return {key: value for key, value in config.items() if key in names} | kept
+def parse(argv: Sequence[str]) -> TrainArguments:
+    """Arguments from the command line, over ``--config``'s, over the source's and the task's settings.
+
+    Raises as ``read``, and as ``Given.arguments``.
+    """
+    return read(argv).arguments()
 
 
-def _env_kwargs(*layers: Mapping[str, Any]) -> list[str]:
-    """Every layer's texts name=value, the last one of each name: one more does not take away the others."""
-    found = {}
-    for layer in layers:
-        texts = layer.get("env_kwargs") or ()
-        for text in map(str, texts if isinstance(texts, (list, tuple)) else (texts,)):
-            found[text.partition("=")[0]] = text
-    return list(found.values())
+@cache
+def arguments_class(algo: str) -> type:
+    """TrainArguments with the settings of one algorithm. Raises ConfigError if there is none of that name."""
+    if algo not in CONFIGS:
+        raise ConfigError([f"algo is {algo!r}; allowed: {', '.join(CONFIGS)}"])
+    own = [
+        ("algo", Literal[tuple(CONFIGS)], field(default=algo)),
+        ("algorithm", CONFIGS[algo], field(default_factory=CONFIGS[algo])),
+    ]
+    made = dataclasses.make_dataclass("Arguments", own, bases=(TrainArguments,), frozen=True, kw_only=True)
+    made.__doc__ = TrainArguments.__doc__
+    return made
 
 
-def _without(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what the settings name, nested names and texts of lists too."""
-    kept = dict(config)
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and isinstance(kept.get(key), Mapping):
-            kept[key] = _without(kept[key], value)
-        elif isinstance(value, tuple) and isinstance(kept.get(key), list):
-            kept[key] = [each for each in kept[key] if each not in value]
+def _given(argv: Sequence[str], parsed: Any) -> dict[str, Any]:
+    """The settings that flags of the command line name, with the values that were parsed."""
+    words = {word[2:].partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    found: dict[str, Any] = {}
+    for path in _paths(type(parsed)):
+        flag = ".".join(path).replace("_", "-") if path != ("source",) else "from"
+        head, dot, last = flag.rpartition(".")
+        if not words & {flag, f"{head}{dot}no-{last}"}:
+            continue
+        into, value = found, parsed
+        for name in path[:-1]:
+            into = into.setdefault(name, {})
+        for name in path:
+            value = getattr(value, name)
+        into[path[-1]] = str(value) if isinstance(value, Path) else value
+    return found
+
+
+def _paths(cls: type) -> Iterator[tuple[str, ...]]:
+    hints = get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[each.name]):
+            yield from ((each.name, *path) for path in _paths(hints[each.name]))
         else:
-            kept.pop(key, None)
-    return kept
+            yield (each.name,)
 
 
-def as_flags(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The command line that says the same as a mapping, nested ones by dotted names."""
-    flags: list[str] = []
-    for key, value in config.items():
-        name = f"{prefix}{str(key).replace('_', '-')}"
-        if isinstance(value, Mapping):
-            flags += as_flags(value, f"{name}.")
-        elif isinstance(value, bool):
-            head, dot, tail = name.rpartition(".")
-            flags.append(f"--{head}{dot}{'' if value else 'no-'}{tail}")
-        elif isinstance(value, (list, tuple)):
-            flags += [f"--{name}", *map(str, value)]
-        else:
-            flags += [f"--{name}", str(value)]
-    return flags
-
-
-def train_config(arguments: TrainArguments, **changes: Any) -> TrainConfig:
-    """The training's own part of the arguments. Raises ConfigError for values out of range."""
-    names = [each.name for each in dataclasses.fields(TrainConfig)]
-    config = TrainConfig(**{name: getattr(arguments, name) for name in names} | changes)
-    check(config)
-    return config
-
-
-def collectable(config: TrainConfig) -> TrainConfig:
-    """The configuration. Raises ConfigError if what it names cannot be collected from."""
-    collection = collector_config(config)
-    resolve_env(collection.env, collection.total_envs)
-    return config
-
-
-def train(arguments: TrainArguments) -> None:
-    """Carry out the stage. Raises ConfigError before anything is started or written."""
+def main(argv: Sequence[str]) -> None:
+    """Carry out the stage that the command line asks for. Raises ConfigError before anything is written."""
+    given = read(argv)
+    arguments = given.arguments()
     check_folder(arguments.run or arguments.runs)
+    command = ["python", "train.py", *argv]
     try:
         with Progress() as progress:
-            _STAGES[arguments.stage](arguments, progress)
+            if arguments.stage == "all":
+                study = train_config(arguments, StudyConfig)
+                path = arguments.run or default_path(arguments.runs, study_identity(study), "study")
+                run_all(study, given.configure, path, command, progress)
+            else:
+                _STAGES[arguments.stage](arguments, command, progress)
     except InterruptedRunError as stop:
         print(f"{stop}; go on with --resume", file=sys.stderr)
         sys.exit(128 + stop.signum)
 
 
-def _dense(arguments: TrainArguments, progress: Progress) -> None:
-    config = collectable(train_config(arguments))
-    identity = dense_identity(config)
-    path = arguments.run or default_path(arguments.runs, config.env, config.seed, identity)
-    context = stages.Context(identity, _command(), progress, arguments.resume, _title(config, "dense"))
+def _dense(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
+    config = stages.collectable(train_config(arguments))
+    path, context = _place(arguments, lambda _: dense_identity(config), command, progress)
     _report(progress, path, stages.dense(context, path, config))
 
 
-def _ticket(arguments: TrainArguments, progress: Progress) -> None:
-    config = collectable(train_config(arguments))
-    check_prune(arguments.prune)
-    source = _source(arguments, "dense")
-    rounds = control_rounds(arguments)
-    identity = ticket_identity(config, arguments, source)
-    path = arguments.run or default_path(arguments.runs, config.env, config.seed, identity)
-    context = stages.Context(identity, _command(), progress, arguments.resume, _title(config, "ticket"))
-    summary = stages.ticket(context, path, config, arguments.prune, arguments.rewind, source, rounds)
-    _report(progress, path, summary)
+def _ticket(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
+    config = stages.collectable(train_config(arguments))
+    source, prune, matrix = _source(arguments, "dense"), arguments.prune, arguments.rewind
+    path, context = _place(
+        arguments, lambda root: ticket_identity(config, prune, matrix, source, root), command, progress
+    )
+    rounds = stages.control_rounds(arguments)
+    _report(progress, path, stages.ticket(context, path, config, prune, matrix, source, rounds))
 
 
-def _transfer(arguments: TrainArguments, progress: Progress) -> None:
-    config = collectable(train_config(arguments))
-    source = _source(arguments, "ticket")
-    dense = _drawn_from(source)
-    identity = transfer_identity(config, arguments, source)
-    path = arguments.run or default_path(arguments.runs, config.env, config.seed, identity)
-    context = stages.Context(identity, _command(), progress, arguments.resume, _title(config, "transfer"))
-    _report(progress, path, transfer(context, path, config, arguments.rewind, source, dense))
+def _transfer(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
+    config = stages.collectable(train_config(arguments))
+    source, matrix = _source(arguments, "ticket"), arguments.rewind
+    dense = drawn_from(source)
+    path, context = _place(
+        arguments, lambda root: transfer_identity(config, matrix, source, dense, root), command, progress
+    )
+    _report(progress, path, transfer(context, path, config, matrix, source, dense))
 
 
-def _all(arguments: TrainArguments, progress: Progress) -> None:
-    from trainers.study.orchestrator import run_all
-
-    run_all(arguments, progress, sys.argv[1:])
+_STAGES = {"dense": _dense, "ticket": _ticket, "transfer": _transfer}
 
 
-_STAGES = {"dense": _dense, "ticket": _ticket, "transfer": _transfer, "all": _all}
-
-
-def _source(arguments: TrainArguments, stage: str) -> Source:
+def _source(arguments: TrainArguments, kind: str) -> Source:
     if arguments.source is None:
-        raise ConfigError([f"--stage {arguments.stage} needs --from RUN, a finished {stage} run"])
-    found = read_manifest(arguments.source)["facts"].get("stage")
-    if found != stage:
-        raise ConfigError([f"--from {str(arguments.source)!r} is a {found} run; allowed: a {stage} run"])
-    return open_source(str(arguments.source))
+        raise ConfigError([f"--stage {arguments.stage} needs --from RUN, a finished {kind} run"])
+    return open_kind(arguments.source, kind)
 
 
-def _drawn_from(ticket: Source) -> Source:
-    """The dense run of a ticket, also where both were moved together."""
-    named = read_manifest(ticket.path)["facts"].get("source")
-    if not isinstance(named, dict) or not {"path", "config_hash"} <= named.keys():
-        raise ConfigError([f"the manifest of {ticket.path!r} does not name its dense run"])
-    found = find_source(Path(ticket.path), named)
-    if found is None:
-        raise ConfigError(
-            [f"the dense run {named['path']!r} of the ticket {ticket.path!r} is gone or another"]
-        )
-    return open_source(str(found))
+def _place(
+    arguments: TrainArguments,
+    identify: Callable[[Path], Identity],
+    command: Sequence[str],
+    progress: Progress,
+) -> tuple[Path, stages.Context]:
+    """The folder of a stage, and what it carries along. identify: the root of its study -> its identity."""
+    path = arguments.run or default_path(arguments.runs, identify(arguments.runs))
+    identity = identify(study_root(path))
+    title = f"{identity.env} seed {identity.seed} {identity.kind}"
+    return path, stages.Context(identity, command, progress, arguments.resume, title)
 
 
-def control_rounds(arguments: TrainArguments) -> tuple[int, ...]:
-    """The rounds that get controls. Raises ConfigError for one that does not exist."""
-    last = len(stages.rounds(arguments.prune))
-    wrong = [number for number in arguments.control_rounds if not 1 <= number <= last]
-    if wrong:
-        raise ConfigError([f"control_rounds has {wrong}; allowed: 1 to {last}"])
-    return (arguments.control_rounds or (last,)) if arguments.controls else ()
-
-
-def dense_identity(config: TrainConfig) -> dict[str, Any]:
-    """What a dense run's manifest has at its top."""
-    return {"stage": "dense", **plain(config)}
-
-
-def ticket_identity(config: TrainConfig, arguments: TrainArguments, source: Source) -> dict[str, Any]:
-    """What a ticket's manifest has at its top."""
-    return {
-        "stage": "ticket",
-        "from": source.path,
-        **plain(config),
-        "prune": plain(arguments.prune),
-        "rewind": plain(arguments.rewind),
-    }
-
-
-def transfer_identity(config: TrainConfig, arguments: TrainArguments, source: Source) -> dict[str, Any]:
-    """What a transfer's manifest has at its top."""
-    rewind = {"parameters": arguments.rewind.parameters}
-    return {"stage": "transfer", "from": source.path, **plain(config), "rewind": rewind}
-
-
-def default_path(runs: Path, env: str, seed: int, identity: Mapping[str, Any]) -> Path:
+def default_path(runs: Path, identity: Identity, name: str | None = None) -> Path:
     """Where a run lies whose folder was not named: the hash keeps other configurations apart."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in env)
-    return runs / name / f"{identity['stage']}-seed{seed}-{config_hash(identity)[:8]}"
-
-
-def _title(config: TrainConfig, stage: str) -> str:
-    return f"{config.env} seed {config.seed} {stage}"
-
-
-def written(argv: Sequence[str]) -> list[str]:
-    """The whole command, for manifests."""
-    return ["python", "train.py", *argv]
-
-
-def _command() -> list[str]:
-    return written(sys.argv[1:])
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name or identity.env)
+    stage = identity.config["stage"]
+    return runs / safe / f"{stage}-seed{identity.seed}-{identity.hash()[:8]}"
 
 
 def _report(progress: Progress, path: Path, summary: Mapping[str, Any]) -> None:

@@ -36,10 +36,11 @@ from engine.sparse import flops
 from engine.sparse.compact import CompactMLP, compact, forward
 from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
 from fastcollect.support.machine import cpu_model
 from trainers.store import artifacts
-from trainers.store.folder import read_summary
-from trainers.store.reader import Run, find_source, identity, load
+from trainers.store.manifest import read_summary
+from trainers.store.reader import SavedRun, find_source, identify, load
 
 BATCHES = (1, 32, 256)
 TOLERANCE = 1e-6
@@ -82,17 +83,14 @@ def export(arguments: ExportArguments) -> None:
     console.print(f"written: {out}", soft_wrap=True)
 
 
-def exportable(path: Path) -> Run:
+def exportable(path: Path) -> SavedRun:
     """The finished run whose actor is meant by a run folder. Raises ConfigError where there is not one."""
-    identity(path)
+    identify(path)
     read_summary(path)
-    runs, folders = load([path])
-    if folders and folders[0].stage != "ticket":
+    runs, containers = load([path])
+    if containers and containers[0].kind != "ticket":
         raise ConfigError([f"{str(path)!r} holds several runs; name one run folder inside it"])
-    tickets = [each for each in runs if each.stage == "ticket"] if folders else runs
-    if not tickets:
-        raise ConfigError([f"{str(path)!r} holds no round of a ticket"])
-    chosen = tickets[-1]
+    chosen = max((each for each in runs if each.kind != "control" or not containers), key=lambda r: r.round)
     if chosen.summary is None:
         raise ConfigError([f"{str(chosen.path)!r} is not finished"])
     if not all(np.isfinite(leaf).all() for leaf in chosen.parameters["actor"].values()):
@@ -100,7 +98,7 @@ def exportable(path: Path) -> Run:
     return chosen
 
 
-def folded_actor(chosen: Run) -> dict[str, np.ndarray]:
+def folded_actor(chosen: SavedRun) -> dict[str, np.ndarray]:
     """The actor on raw observations, float32."""
     mean, scale = _scaling(chosen)
     actor = {name: np.asarray(leaf, np.float64) for name, leaf in chosen.parameters["actor"].items()}
@@ -111,34 +109,33 @@ def folded_actor(chosen: Run) -> dict[str, np.ndarray]:
     return {name: leaf.astype(np.float32) for name, leaf in actor.items()}
 
 
-def _scaling(chosen: Run) -> tuple[np.ndarray, np.ndarray]:
+def _scaling(chosen: SavedRun) -> tuple[np.ndarray, np.ndarray]:
     """What it was trained with, for arithmetic in float64."""
     mean, scale = chosen.moments.scaling(chosen.config["variance_floor"])
     return mean.astype(np.float64), scale.astype(np.float64)
 
 
-def check_observations(chosen: Run) -> np.ndarray:
+def check_observations(chosen: SavedRun) -> np.ndarray:
     """Observations to check outputs on, (rows, o): the run's own if it kept any, else those of its source.
 
     Raises ConfigError where neither can be found.
     """
-    facts = chosen.manifest["facts"]
-    source = facts.get("source") or facts.get("sources", {}).get("dense")
+    source = chosen.identity.source("dense")
     found = find_source(chosen.path, source) if source else None
     for folder in (chosen.path, found):
-        hashed = identity(folder)[1]["config_hash"] if folder is not None else ""
+        hashed = identify(folder)[1]["config_hash"] if folder is not None else ""
         for name, key in (("saliency", "observation"), ("anchor-replay", "replay/observation")):
             if folder is None or not artifacts.exists(folder, name, hashed):
                 continue
             rows = artifacts.load(folder, name, hashed).arrays[key]
             rows = rows.reshape(-1, rows.shape[-1])
             return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
-    where = f" nor its source {source['path']!r}" if source else ""
+    where = f" nor its source {source.path!r}" if source else ""
     raise ConfigError([f"neither {str(chosen.path)!r}{where} has observations to check the outputs on"])
 
 
 def check_outputs(
-    chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP, observations: np.ndarray
+    chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP, observations: np.ndarray
 ) -> dict[str, float]:
     """{"all", "folding"}: largest difference to the trained actor, relative to its largest output.
 
@@ -210,10 +207,10 @@ def write(file: Path, small: CompactMLP, meta: Mapping[str, Any]) -> None:
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
-    artifacts.write_file(file, content)
+    write_file(file, content)
 
 
-def _sizes(chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, list[int]]:
+def _sizes(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, list[int]]:
     """Parameters: {"trained": [all, without pruned weights], "exported": [all]}."""
     everything = sum(leaf.size for leaf in actor.values())
     pruned = sum(int((~np.asarray(kept)).sum()) for kept in chosen.masks["actor"].values())
@@ -224,7 +221,7 @@ def _sizes(chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP) -> d
 
 
 def _meta(
-    chosen: Run,
+    chosen: SavedRun,
     actor: Mapping[str, np.ndarray],
     small: CompactMLP,
     rows: int,
@@ -252,7 +249,7 @@ def _meta(
     }
 
 
-def _print(console: Console, chosen: Run, actor: Mapping[str, np.ndarray], small: CompactMLP) -> None:
+def _print(console: Console, chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> None:
     before, after = widths(actor), [len(small.inputs), *widths(small.parameters)[1:]]
     names = ["inputs", *(f"hidden layer {i + 1}" for i in range(len(before) - 2)), "outputs"]
     sizes, operations = _sizes(chosen, actor, small), flops.forward(chosen.masks["actor"], actor)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.choice import parse_policy
 
 RESEED_STEPS = 500
@@ -27,7 +28,7 @@ class Request:
 
     method: a key of ``METHODS``. env: the environment's id. n, N, M: as in the row.
     policy: see ``fastcollect.support.command.parse_policy``. seconds: on the clock, after ``warm_up``.
-    index: which of several processes of the same method this is.
+    index: which of several processes of the same method this is. tokens: see ``CollectorConfig``.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Request:
     seconds: float
     warm_up: float
     index: int = 0
+    tokens: TokenChannel = "pipes"
 
 
 @dataclass(frozen=True)

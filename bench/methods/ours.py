@@ -38,6 +38,7 @@ def _collector_config(request: Request) -> Any:
         num_envs=request.n,
         num_env_workers=request.N,
         num_model_workers=request.M,
+        tokens=request.tokens,
         model_device="gpu" if request.method == "engine-gpu" else "cpu",
     )
 
@@ -76,8 +77,8 @@ def engine_learner(request: Request) -> Subject:
     config = TrainConfig(
         env=request.env,
         start_steps=0,
-        sac=SACConfig(hidden=tuple(hidden)),
-        collect=CollectConfig(n=request.n, N=request.N, M=request.M),
+        algorithm=SACConfig(hidden=tuple(hidden)),
+        collect=CollectConfig(n=request.n, N=request.N, M=request.M, tokens=request.tokens),
     )
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))

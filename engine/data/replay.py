@@ -1,106 +1,19 @@
 """Replay: preallocated storage of raw transitions, one ring of steps for each environment.
 
-Keeping an environment's steps next to each other in time makes n-step returns a matter of indices. What
-decides a batch (which rows, how far each reaches, whether it bootstraps) is drawn here in NumPy from
-counters alone; the wide arrays lie on the host or on the device and are only gathered from.
+Steps of an environment lie next to each other in time, so that an observation is stored once: it is also the
+next observation of the step before it. Only where an episode ended, or where steps are missing, the true
+last observation stands in a table of its own. What decides a batch (which rows, how far each reaches,
+whether it bootstraps) is drawn here in NumPy from counters alone; the wide arrays are only gathered from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from engine.algorithms.sac import Batch
-
-WIDE = ("observation", "action", "next_observation")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which transitions make up K batches; every array is (K, batch).
-
-    row: where observation and action lie. last_row: where the next observation lies, n - 1 steps on or where
-    the episode ended. reward: float32, discounted and summed. bootstrap: float32, see Batch.
-    """
-
-    row: np.ndarray
-    last_row: np.ndarray
-    reward: np.ndarray
-    bootstrap: np.ndarray
-
-
-class HostStorage:
-    """The wide arrays in the host's memory; batches are gathered by NumPy and sent."""
-
-    def __init__(self, rows: int, widths: Mapping[str, int]) -> None:
-        self._arrays = {name: np.zeros((rows, width), np.float32) for name, width in widths.items()}
-
-    def write(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Overwrite these rows."""
-        for name, array in self._arrays.items():
-            array[rows] = values[name]
-
-    def gather(self, draw: Draw) -> Batch:
-        """(K, batch, ...) arrays of their own."""
-        return Batch(
-            observation=self._arrays["observation"][draw.row],
-            action=self._arrays["action"][draw.row],
-            reward=draw.reward,
-            next_observation=self._arrays["next_observation"][draw.last_row],
-            bootstrap=draw.bootstrap,
-        )
-
-    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of these rows."""
-        return {name: array[rows] for name, array in self._arrays.items()}
-
-
-class DeviceStorage:
-    """The wide arrays in the device's memory; only indices, rewards and new rows travel."""
-
-    def __init__(self, rows: int, widths: Mapping[str, int]) -> None:
-        self._arrays = {name: jnp.zeros((rows, width), jnp.float32) for name, width in widths.items()}
-
-    def write(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Overwrite these rows, in place on the device."""
-        fresh = {name: values[name].astype(np.float32) for name in self._arrays}
-        self._arrays = _write(self._arrays, rows, fresh)
-
-    def gather(self, draw: Draw) -> Batch:
-        """(K, batch, ...) arrays on the device."""
-        return _gather(self._arrays, draw.row, draw.last_row, draw.reward, draw.bootstrap)
-
-    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of these rows on the host."""
-        return {name: np.array(array[rows]) for name, array in self._arrays.items()}
-
-
-@partial(jax.jit, donate_argnums=0)
-def _write(
-    arrays: dict[str, jax.Array], rows: jax.Array, fresh: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
-    return {name: array.at[rows].set(fresh[name], unique_indices=True) for name, array in arrays.items()}
-
-
-@jax.jit
-def _gather(
-    arrays: dict[str, jax.Array], row: jax.Array, last_row: jax.Array, reward: jax.Array, bootstrap: jax.Array
-) -> Batch:
-    return Batch(
-        observation=arrays["observation"][row],
-        action=arrays["action"][row],
-        reward=reward,
-        next_observation=arrays["next_observation"][last_row],
-        bootstrap=bootstrap,
-    )
-
-
-STORAGES = {"host": HostStorage, "device": DeviceStorage}
+from engine.data.storage import STORAGES, Draw
+from engine.data.transition import Batch
 
 
 class Replay:
@@ -108,58 +21,96 @@ class Replay:
 
     capacity: transitions in all, rounded down to as many of each environment.
 
-    Row e * steps + t % steps holds step t of environment e. ``added`` counts what ever came in.
+    A ring has ``slots`` places, one more than ``steps``, because the newest step's next observation needs a
+    place too. Row e * slots + t % slots holds step t of environment e.
     """
 
     def __init__(self, capacity: int, num_envs: int, observations: int, actions: int, storage: str) -> None:
+        self.capacity, self.num_envs = capacity, num_envs
         self.steps = capacity // num_envs
-        self.num_envs = num_envs
+        self.slots = self.steps + 1
         self.written = np.zeros(num_envs, np.int64)  # steps of each environment that ever came in
-        self._ended = np.zeros(self.steps * num_envs, np.bool_)  # no later step continues this one
-        self._terminated = np.zeros(self.steps * num_envs, np.bool_)
-        self._reward = np.zeros(self.steps * num_envs, np.float32)
-        widths = {"observation": observations, "action": actions, "next_observation": observations}
-        self._widths = widths
-        self._storage = STORAGES[storage](self.steps * num_envs, widths)
+        self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay had room for
+        self._sizes, self._kind = (observations, actions), storage
+        rows = self.slots * num_envs
+        self._terminated = np.zeros(rows, np.bool_)
+        self._reward = np.zeros(rows, np.float32)
+        self._final = np.full(rows, -1, np.int32)  # place among the final observations; -1: the step goes on
+        self._places, self._unused = 0, list[int]()  # how many places there are, and those given back
+        self._storage = STORAGES[storage](rows, observations, actions)
 
     @property
     def added(self) -> int:
         """Transitions that ever came in."""
         return int(self.written.sum())
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of everything whose size follows the capacity or the number of episodes."""
+        return self._storage.nbytes + self._terminated.nbytes + self._reward.nbytes + self._final.nbytes
+
     def __len__(self) -> int:
         """Transitions held."""
-        return int(np.minimum(self.written, self.steps).sum())
+        return int(self._held().sum())
 
     def add(self, env_index: np.ndarray, rows: Mapping[str, np.ndarray], continues: bool) -> None:
         """Take B consecutive steps of b environments.
 
-        env_index: (b,). rows: "observation", "action", "next_observation", (B, b, ...) each, and "reward",
-        "terminated", "truncated", (B, b). continues: False where step 0 does not follow the last step that
-        came in of these environments, so that no sum of rewards crosses the gap.
+        env_index: (b,). rows: "observation" (B + 1, b, o), "action" (B, b, ...), "reward" and "terminated"
+        (B, b); "final_row" (k,), flat rows t * b + i of the steps that ended an episode, by termination or
+        truncation, and "final_observation" (k, o), what these led to. continues: False where step 0 does not
+        follow the last step that came in of these environments, so that no sum of rewards crosses the gap.
+        Raises ValueError for more steps than an environment's ring has.
         """
-        count = rows["reward"].shape[0]
+        count, envs = rows["reward"].shape
         if count > self.steps:
             raise ValueError(f"{count} steps do not fit into {self.steps} of each environment")
         first = self.written[env_index]
-        if not continues and first.any():
-            self._ended[env_index * self.steps + (first - 1) % self.steps] = True
-        at = env_index * self.steps + (first + np.arange(count)[:, None]) % self.steps
+        base = env_index * self.slots
+        if not continues:
+            self._end_before(base, first)
+        at = base + (first + np.arange(count + 1)[:, None]) % self.slots
+        self._forget(at)
         flat = at.ravel()
-        self._reward[at] = rows["reward"]
-        self._terminated[at] = rows["terminated"]
-        self._ended[at] = rows["terminated"] | rows["truncated"]
-        self._storage.write(flat, {name: rows[name].reshape(flat.size, -1) for name in WIDE})
+        self._storage.write("observation", flat, rows["observation"].reshape(flat.size, -1))
+        self._storage.write("action", flat[:-envs], rows["action"].reshape(count * envs, -1))
+        self._reward[at[:-1]] = rows["reward"]
+        self._terminated[at[:-1]] = rows["terminated"]
+        self._keep_final(flat[rows["final_row"]], rows["final_observation"])
         self.written[env_index] += count
 
-    def draw(self, seed: int, update: int, batch_size: int, discount: float, n_step: int) -> Draw:
+    def _end_before(self, base: np.ndarray, first: np.ndarray) -> None:
+        """Let what comes next not continue the newest steps, whose next observations are set aside."""
+        base, first = base[first > 0], first[first > 0]
+        newest, following = base + (first - 1) % self.slots, base + first % self.slots
+        going = self._final[newest] < 0
+        self._keep_final(newest[going], self._storage.read("observation", following[going]))
+
+    def _forget(self, rows: np.ndarray) -> None:
+        """Give back the final observations of steps that are overwritten."""
+        places = self._final[rows]
+        self._unused += places[places >= 0].tolist()
+        self._final[rows] = -1
+
+    def _keep_final(self, rows: np.ndarray, observations: np.ndarray) -> None:
+        more = max(0, len(rows) - len(self._unused))
+        self._unused += range(self._places, self._places + more)
+        self._places += more
+        rest = len(self._unused) - len(rows)
+        places = np.array(self._unused[rest:], np.int64)
+        del self._unused[rest:]
+        self._final[rows] = places
+        self._storage.write("final", places, observations.reshape(-1, self._sizes[0]))
+
+    def draw(self, seed: int, update: int, batch_size: int, n_step: int) -> Draw:
         """The batch of one update, (batch,): a function of seed, update and what is held, nothing else.
 
         Uniform over the transitions held, with replacement. A sum of rewards ends early at an episode's
-        end and at the newest step, and then bootstraps from where it ended.
+        end and at the newest step, and then bootstraps from where it ended. Raises ValueError if nothing is
+        held.
         """
         generator = np.random.Generator(np.random.Philox(key=[seed, update]))
-        held = np.minimum(self.written, self.steps)
+        held = self._held()
         ends = np.cumsum(held)
         if not ends[-1]:
             raise ValueError("nothing to draw from")
@@ -167,59 +118,110 @@ class Replay:
         env = np.searchsorted(ends, chosen, "right")
         age = chosen - (ends[env] - held[env])  # 0 is the oldest held
         step = self.written[env] - held[env] + age
-        base = env * self.steps
-        row = last = base + step % self.steps
-        reward = self._reward[row].astype(np.float64)
-        bootstrap = np.full(batch_size, discount)
-        going = ~self._ended[row]
+        base = env * self.slots
+        row = last = base + step % self.slots
+        rewards = np.zeros((batch_size, n_step), np.float32)
+        rewards[:, 0] = self._reward[row]
+        steps = np.ones(batch_size, np.int32)
+        going = self._final[row] < 0
         for k in range(1, n_step):
             going &= age + k < held[env]
-            following = base + (step + k) % self.steps
+            following = base + (step + k) % self.slots
             last = np.where(going, following, last)
-            reward += np.where(going, discount**k * self._reward[following].astype(np.float64), 0)
-            bootstrap = np.where(going, discount ** (k + 1), bootstrap)
-            going &= ~self._ended[following]
-        bootstrap = np.where(self._terminated[last], 0, bootstrap)
-        return Draw(row, last, reward.astype(np.float32), bootstrap.astype(np.float32))
+            rewards[:, k] = np.where(going, self._reward[following], 0)
+            steps += going
+            going &= self._final[following] < 0
+        next_row = base + (step + steps) % self.slots
+        return Draw(row, next_row, self._final[last], rewards, steps, self._terminated[last])
 
-    def batches(
-        self, seed: int, first: int, count: int, batch_size: int, discount: float, n_step: int
-    ) -> Batch:
+    def batches(self, seed: int, first: int, count: int, batch_size: int, n_step: int) -> Batch:
         """The batches of ``count`` updates from number ``first`` on, (count, batch, ...)."""
-        draws = [self.draw(seed, first + k, batch_size, discount, n_step) for k in range(count)]
-        fields = ("row", "last_row", "reward", "bootstrap")
-        return self._storage.gather(Draw(*(np.stack([getattr(d, f) for d in draws]) for f in fields)))
+        draws = [self.draw(seed, first + k, batch_size, n_step) for k in range(count)]
+        return self._storage.gather(Draw(*(np.stack(field) for field in zip(*draws, strict=True))))
+
+    def resized(self, num_envs: int) -> Replay:
+        """The same capacity for more environments, with the newest steps of those that were there."""
+        wider = Replay(self.capacity, num_envs, *self._sizes, self._kind)
+        wider.set_state(self.get_state())
+        return wider
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """What is held, as named arrays whose size follows what is held, not the capacity."""
-        rows = self._held_rows()
+        """What is held, as named arrays whose size follows what is held, not the capacity.
+
+        Of each environment in turn from its oldest step to its newest: "observation", "action", "reward",
+        "terminated" and "ended". "written", "held" and "newest" (what follows the newest steps) have
+        a row for each environment; "final_observation" has one for each of "ended".
+        """
+        held = self._held()
+        steps = [np.arange(w - h, w) for w, h in zip(self.written, held, strict=True)]
+        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        newest = np.arange(self.num_envs) * self.slots + self.written % self.slots
+        places = self._final[rows]
+        ended = places >= 0
         return {
             "written": self.written.copy(),
+            "held": held,
             "reward": self._reward[rows],
             "terminated": self._terminated[rows],
-            "ended": self._ended[rows],
-            **self._storage.read(rows),
+            "ended": ended,
+            "observation": self._storage.read("observation", rows),
+            "action": self._storage.read("action", rows),
+            "newest": self._storage.read("observation", newest),
+            "final_observation": self._storage.read("final", places[ended]),
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Hold what ``get_state`` returned, in a replay of the same shape. Raises ValueError otherwise."""
-        if state["written"].shape != self.written.shape:
-            raise ValueError(
-                f"a replay of {state['written'].size} environments does not fit one of {self.num_envs}"
-            )
-        places = int(np.minimum(state["written"], self.steps).sum())
-        if places != len(state["reward"]):
-            raise ValueError(f"{len(state['reward'])} saved transitions do not fit {places} places")
-        for name, width in self._widths.items():
-            if state[name].shape != (places, width):
-                raise ValueError(f"{name} of shape {state[name].shape} does not fit {(places, width)}")
-        self.written[:] = state["written"]
-        rows = self._held_rows()
-        self._reward[rows] = state["reward"]
-        self._terminated[rows] = state["terminated"]
-        self._ended[rows] = state["ended"]
-        self._storage.write(rows, {name: state[name] for name in WIDE})
+        """Hold what ``get_state`` returned, or of it the newest steps that there is room for.
 
-    def _held_rows(self) -> np.ndarray:
-        held = np.minimum(self.written, self.steps)
-        return np.concatenate([e * self.steps + np.arange(n) for e, n in enumerate(held)])
+        For a replay that is still empty and has at least as many environments. Raises ValueError for arrays
+        that do not fit each other, or this replay.
+        """
+        held = self._check_state(state)
+        envs = len(held)
+        starts = np.cumsum(held) - held
+        kept = np.minimum(held, self.steps)
+        self.written[:envs] = state["written"]
+        self._first[:envs] = state["written"] - kept
+        chosen = np.concatenate([s + np.arange(h - k, h) for s, h, k in zip(starts, held, kept, strict=True)])
+        steps = [np.arange(w - k, w) for w, k in zip(state["written"], kept, strict=True)]
+        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        self._reward[rows] = state["reward"][chosen]
+        self._terminated[rows] = state["terminated"][chosen]
+        for name in ("observation", "action"):
+            self._storage.write(name, rows, state[name][chosen])
+        newest = np.arange(envs) * self.slots + state["written"] % self.slots
+        self._storage.write("observation", newest, state["newest"])
+        ended, place = state["ended"][chosen], np.cumsum(state["ended"]) - 1
+        self._keep_final(rows[ended], state["final_observation"][place[chosen][ended]])
+
+    def _check_state(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How many steps each environment of a saved state holds. Raises ValueError as ``set_state`` does."""
+        written, total = state["written"], len(state["reward"])
+        if self.added or written.ndim != 1 or len(written) > self.num_envs:
+            raise ValueError(
+                f"a replay of {written.size} environments does not fit an empty one of {self.num_envs}"
+            )
+        observations, actions = self._sizes
+        expected = {
+            "reward": (total,),
+            "terminated": (total,),
+            "ended": (total,),
+            "observation": (total, observations),
+            "action": (total, actions),
+            "newest": (len(written), observations),
+            "final_observation": (int(np.count_nonzero(state["ended"])), observations),
+        }
+        wrong = [
+            f"{name} of shape {state[name].shape} does not fit {shape}"
+            for name, shape in expected.items()
+            if state[name].shape != shape
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        held = state["held"]
+        if held.shape != written.shape or ((held < 0) | (held > written)).any() or held.sum() != total:
+            raise ValueError(f"{total} saved transitions do not fit environments of {written.tolist()} steps")
+        return held
+
+    def _held(self) -> np.ndarray:
+        return np.minimum(self.written - self._first, self.steps)

@@ -2,7 +2,8 @@
 
 A multiply-add counts as 2 and the addition of a bias as 1; activations, losses, Polyak averaging and the
 optimizer, which do not grow with weights times rows, count as nothing. No hardware reaches the masked
-count with dense kernels; the compact one is what dense kernels do reach.
+count with dense kernels; the compact one is what dense kernels do reach. A backward pass counts as two
+forward passes: one for the gradient of the inputs, one for that of the weights (as in Evci et al. 2020).
 """
 
 from __future__ import annotations
@@ -42,21 +43,3 @@ def _biases(parameters: Mapping[str, Any]) -> int:
     return sum(np.size(leaf) for leaf in parameters.values()) - sum(
         np.size(parameters[name]) for name in masks.kernels(parameters)
     )
-
-
-def sac_update(
-    actor_mask: Mapping[str, np.ndarray],
-    actor: Mapping[str, Any],
-    critic_mask: Mapping[str, np.ndarray],
-    critic: Mapping[str, Any],
-    batch: int,
-) -> dict[str, int]:
-    """{"dense", "masked"}: operations of one update of soft actor-critic on a batch.
-
-    A backward pass counts as 2 forward passes: one for the gradient of the inputs, one for that of the
-    weights (as in Evci et al. 2020, RigL). With A and C those of a row through the actor and both critics:
-    targets A + C; critic loss C + 2 C; actor loss A + 2 A, and C + C for the critics, whose weights need no
-    gradient. In all 4 A + 6 C for each row.
-    """
-    of_actor, of_critic = forward(actor_mask, actor), forward(critic_mask, critic)
-    return {kind: batch * (4 * of_actor[kind] + 6 * of_critic[kind]) for kind in ("dense", "masked")}

@@ -1,40 +1,41 @@
-"""Gradients of SAC's losses with respect to trained weights, as a measure of what each is worth."""
+"""Gradients of an algorithm's losses with respect to trained weights, as a measure of what each is worth."""
 
 from __future__ import annotations
 
-from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from engine.algorithms import sac
-from engine.networks import Parameters
+if TYPE_CHECKING:
+    from engine.algorithms.base import AgentState, Algorithm
+    from engine.data.transition import Batch
+    from engine.networks import Parameters
 
 
-@partial(jax.jit, static_argnames="config")
-def mean_absolute_gradients(
-    config: sac.SACConfig, state: sac.SACState, batches: sac.Batch, mean: jax.Array, scale: jax.Array
-) -> dict[str, Parameters]:
-    """{"actor", "critic"} -> |dL/dw| averaged over K raw batches, (K, batch, ...); see sac.update_many.
+def mean_absolute_gradients(algorithm: Algorithm, state: AgentState, batches: Batch) -> dict[str, Parameters]:
+    """Prunable network -> |dL/dw| averaged over K raw batches, (K, batch, ...).
 
     The absolute value is taken of each batch's gradient: near an optimum the gradients of batches cancel, and
     what is left of their mean is noise (Molchanov et al. 2017, section 2.2).
     """
-    batches = sac.prepare(config, batches, mean, scale)
-    keys = jax.random.split(jax.random.key(state.seed), batches.reward.shape[0])
+    mean, scale = state.normalizer.scaling(algorithm.variance_floor)
+    return _means(algorithm, state.replace(normalizer=None, env_steps=None), batches, mean, scale)
 
-    def add(total: dict[str, Parameters], each: tuple[sac.Batch, jax.Array]) -> tuple:
-        batch, key = each
-        noise = jax.random.normal(key, (2, *batch.action.shape))
-        targets = sac.critic_targets(state, batch, noise[0])
-        critic = jax.grad(sac.critic_loss, has_aux=True)(state.critic, batch, targets)[0]
-        temperature = jnp.exp(state.log_temperature)
-        actor = jax.grad(sac.actor_loss, has_aux=True)(
-            state.actor, state.critic, temperature, batch.observation, noise[1]
-        )[0]
-        found = {"actor": actor, "critic": critic}
+
+@jax.jit
+def _means(
+    algorithm: Algorithm, state: AgentState, batches: Batch, mean: jax.Array, scale: jax.Array
+) -> dict[str, Parameters]:
+    samples = algorithm.prepare(batches, mean, scale)
+    count = batches.action.shape[0]
+    keys = jax.random.split(jax.random.key(state.seed), count)
+    noise = jax.vmap(lambda key: algorithm.noise(key, batches.action.shape[1:]))(keys)
+
+    def add(total: dict[str, Parameters], each: tuple) -> tuple:
+        found = algorithm.gradients(state, *each)
         return jax.tree.map(lambda t, g: t + jnp.abs(g), total, found), None
 
-    zero = jax.tree.map(jnp.zeros_like, {"actor": state.actor, "critic": state.critic})
-    total, _ = jax.lax.scan(add, zero, (batches, keys))
-    return jax.tree.map(lambda t: t / batches.reward.shape[0], total)
+    zero = {name: jax.tree.map(jnp.zeros_like, state.parameters[name]) for name in algorithm.prunable}
+    total, _ = jax.lax.scan(add, zero, (samples, noise))
+    return jax.tree.map(lambda t: t / count, total)

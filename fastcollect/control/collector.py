@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -25,11 +23,12 @@ from fastcollect.control.crew import Workers
 from fastcollect.control.handles import EnvWorkerHandle
 from fastcollect.control.launcher import Launcher
 from fastcollect.control.probe import env_spec
-from fastcollect.control.state import between_rounds_only, check_fits, common_state, saved_blocks
+from fastcollect.control.schedule import Arrivals, Rounds
+from fastcollect.control.state import between_rounds_only, check_fits, common_state, restore_board
 from fastcollect.control.stats import Stats
 from fastcollect.control.supervisor import Supervisor
 from fastcollect.envs.base import State
-from fastcollect.envs.registry import preload_modules
+from fastcollect.envs.registry import check_rows, preload_modules
 from fastcollect.memory.block import Block, check_written, copy_block
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.support.errors import ConfigError
@@ -58,7 +57,7 @@ class Collector:
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         # Resolved here, because a name that was registered in this process means nothing in a worker.
-        self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
+        self.config = config = resolve_env(config)
         self._owns_launcher = launcher is None
         self._launcher = launcher or new_launcher(config)
         self._opened = contextlib.ExitStack()
@@ -75,7 +74,7 @@ class Collector:
             if state is None:
                 self._board.publish(parameters or self.policy.initial_parameters(config.seed))
             else:
-                self._board.set_state(state)
+                restore_board(self._board, state, config)
             self._workers = Workers(config, self.spec, self.policy, ring, self._board, self._launcher, life)
             self._opened.callback(self._workers.close)
             self._supervisor = Supervisor(self._workers)
@@ -83,14 +82,12 @@ class Collector:
         except BaseException:
             self.close()
             raise
-        self._pending: dict[tuple[int, int], deque[int]] = {}
-        self._arrived: deque[tuple[int, int]] = deque()
-        self._unfreed: list[tuple[EnvWorkerHandle, int, int]] = []
-        if state is not None and config.lockstep:
-            # The round before is taken and not freed, as it was when the state was saved.
-            number = saved_blocks(state, config) - 1
-            self._unfreed = [(worker, g, number) for worker, g in self._groups()]
-        self._turn = 0
+        self._schedule: Arrivals | Rounds = (
+            # A restored round was handed out and its rings not given back, as it was when it was saved.
+            Rounds(self._workers, self._board, complete=state is not None and config.reproducible)
+            if config.rounds
+            else Arrivals(self._workers, self._board)
+        )
         self._paused = False
         self._taken = 0
         self._waited = 0.0
@@ -119,14 +116,18 @@ class Collector:
         """The newest published version of the weights; 1 is the initial one."""
         return self._board.version
 
+    @property
+    def env_indices(self) -> range:
+        """See BlockSource.env_indices."""
+        first, most = self.config.first_env, self._workers.most_env_workers
+        return range(first, first + most * self.config.num_envs)
+
     def publish(self, parameters: Mapping[str, np.ndarray]) -> int:
         """Give new weights to every worker; returns their version. Raises ValueError on wrong shapes.
 
-        In lockstep they act from the next round of blocks on.
+        In rounds they act from the next round of blocks on.
         """
-        if self.config.lockstep:
-            return self._board.stage(parameters)
-        return self._board.publish(parameters)
+        return self._schedule.publish(parameters)
 
     def take(self, timeout: float | None = None) -> Block:
         """The next block, copied out of its ring.
@@ -136,10 +137,9 @@ class Collector:
         """
         self._require_open()
         start = time.perf_counter()
-        if self.config.lockstep and self._turn == 0:
-            self._free_round()
+        self._schedule.begin()
         try:
-            while (key := self._next_key()) is None:
+            while (block := self._schedule.pop()) is None:
                 now = time.perf_counter()
                 if timeout is not None and now >= start + timeout:
                     raise TimeoutError(f"no block within {timeout:g} s")
@@ -147,12 +147,14 @@ class Collector:
                 self._receive(min(left, _CHECK_SECONDS))
         finally:
             self._waited += time.perf_counter() - start
-        return self._copy(key)
+        return self._copy(*block)
 
     def resize(self, num_env_workers: int | None = None, num_model_workers: int | None = None) -> None:
         """Change N or M while collecting. Nothing is lost: env workers that leave finish their blocks.
 
-        Raises ConfigError out of range, in lockstep, or between M = 0 and M > 0.
+        New env workers have the global indices that follow, so that ``env_indices`` grows; no other source
+        may have these indices. Raises ConfigError out of range, in rounds, between M = 0 and M > 0, or where
+        the environment has too few options for more environments.
         """
         self._require_open()
         workers = self._workers
@@ -160,8 +162,8 @@ class Collector:
         model_workers = len(workers.model) if num_model_workers is None else num_model_workers
         most = workers.max_model_workers
         problems = []
-        if self.config.lockstep:
-            problems.append("a lockstep collector keeps its number of workers")
+        if self.config.rounds:
+            problems.append("a collector with schedule 'rounds' keeps its number of workers")
         if not is_integer(env_workers) or not 1 <= env_workers <= MAX_ENV_WORKERS:
             problems.append(f"num_env_workers (N) is {env_workers!r}; allowed: 1 to {MAX_ENV_WORKERS}")
         if self.config.inline and model_workers:
@@ -170,6 +172,8 @@ class Collector:
             problems.append(f"num_model_workers (M) is {model_workers!r}; allowed here: 1 to {most}")
         if problems:
             raise ConfigError(problems)
+        first = self.config.first_env
+        check_rows(self.config.env, range(first, first + env_workers * self.config.num_envs))
         check_memory(workers.ring_config, env_workers - workers.num_env_workers, dict(self.policy.parameters))
         allow_descriptors(env_workers, model_workers)
         workers.resize(env_workers, model_workers)
@@ -177,24 +181,25 @@ class Collector:
     def get_state(self) -> State:
         """What ``Collector(config, state=...)`` needs to go on: named plain arrays, ready for ``np.savez``.
 
-        In lockstep: the environments with their generators, the running episodes, steps and block numbers,
-        weights published and staged. Blocks of a collector that goes on from it equal, bit for bit, those
-        that follow here, whatever its n, N and M (with n * N, the groups' sizes and ``block_length`` kept),
-        serial or parallel. It exists between two rounds: RuntimeError where a round is begun and not taken,
-        or the collector is paused; ConfigError where an environment cannot save its state, and this collector
-        goes on; WorkerError or StallError where a worker dies or hangs.
+        A reproducible collector saves the environments with their generators, the running episodes, steps and
+        block numbers, and the weights published and staged. Blocks of a collector that goes on from it equal,
+        bit for bit, those that follow here, whatever its n, N and M (with n * N, the groups' sizes and
+        ``block_length`` kept), serial or parallel. Such a state exists between two rounds: RuntimeError where
+        a round is begun and not taken, or the collector is paused; ConfigError where an environment cannot
+        save its state, and this collector goes on; WorkerError or StallError where a worker dies or hangs.
 
-        Else: the weights, their version, and which life the environments are in. A collector that goes on
-        from it begins the next life, of new episodes with new noise; what was not taken is not repeated.
+        Any other collector saves the weights, their version, and which life the environments are in. One that
+        goes on from it begins the next life, of new episodes with new noise, and acts with the weights
+        published last; what was not taken is not repeated.
         """
         self._require_open()
         state = common_state(self.config, self._workers.life, self._board)
-        if not self.config.lockstep:
+        if not self.config.reproducible:
             return state
         if self._paused:
             raise RuntimeError("a paused collector cannot save its environments: call resume first")
-        if self._turn or not self._unfreed:
-            raise between_rounds_only(self._turn, len(self._groups()))
+        if not self._schedule.complete:
+            raise between_rounds_only(self._schedule.turn, self.config.blocks_per_round)
         return state | self._supervisor.save()
 
     def pause(self) -> None:
@@ -241,56 +246,25 @@ class Collector:
 
     def _receive(self, seconds: float) -> None:
         for _, ident, group, number in self._supervisor.poll(seconds):
-            self._pending.setdefault((ident, group), deque()).append(number)
-            self._arrived.append((ident, group))
+            self._schedule.add(ident, group, number)
         if not self._paused:
             self._supervisor.check_stalls()
         self._forget_finished()
 
     def _forget_finished(self) -> None:
         for ident, worker in list(self._workers.env.items()):
-            if not worker.alive and not any(
-                self._pending.get((ident, g)) for g in range(len(self.config.groups))
-            ):
+            if not worker.alive and not self._schedule.holds(ident):
                 self._gone += worker.counters()
                 self._workers.forget_env_worker(worker)
 
-    def _next_key(self) -> tuple[int, int] | None:
-        """The (worker, group) to take from: the first that arrived, in lockstep the one whose turn it is."""
-        if not self.config.lockstep:
-            return self._arrived.popleft() if self._arrived else None
-        turns = [(worker.process.ident, g) for worker, g in self._groups()]
-        key = turns[self._turn]
-        if not self._pending.get(key):
-            return None
-        self._turn = (self._turn + 1) % len(turns)
-        return key
-
-    def _copy(self, key: tuple[int, int]) -> Block:
-        ident, group = key
-        number = self._pending[key].popleft()
-        worker = self._workers.env[ident]
+    def _copy(self, worker: EnvWorkerHandle, group: int, number: int) -> Block:
         first_env = worker.first_env + sum(worker.ring.config.envs[:group])
-        block = copy_block(worker.ring, group, number, ident, first_env)
+        block = copy_block(worker.ring, group, number, worker.process.ident, first_env)
         if self.config.check:
             check_written(block)
         self._taken += len(block)
-        if self.config.lockstep:
-            self._unfreed.append((worker, group, number))
-        else:
-            worker.free(group, number)
+        self._schedule.copied(worker, group, number)
         return block
-
-    def _groups(self) -> list[tuple[EnvWorkerHandle, int]]:
-        """(worker, group) in the order of environments."""
-        return [(worker, g) for worker in self._workers.in_order() for g in range(len(self.config.groups))]
-
-    def _free_round(self) -> None:
-        if self._unfreed:
-            self._board.publish_staged()
-        for worker, group, number in self._unfreed:
-            worker.free(group, number)
-        self._unfreed.clear()
 
 
 def new_launcher(config: CollectorConfig) -> Launcher:
@@ -299,8 +273,6 @@ def new_launcher(config: CollectorConfig) -> Launcher:
     Only modules known to start no threads: a user's own are imported after the fork.
     """
     modules = [
-        m
-        for m in preload_modules(resolve_env(config.env, config.total_envs))
-        if m.startswith(("fastcollect.", "gymnasium."))
+        m for m in preload_modules(resolve_env(config).env) if m.startswith(("fastcollect.", "gymnasium."))
     ]
     return Launcher(["fastcollect.workers.env_worker", *modules])

@@ -5,19 +5,25 @@ from __future__ import annotations
 import numbers
 import os
 import resource
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig, resolve, select_rows
+from fastcollect.envs.registry import EnvConfig, check_rows, resolve
 from fastcollect.memory.ring import RingConfig, group_sizes
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.memory.tokens import CAPACITY
+from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.groups import GroupsConfig
 
 MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
+_MOST = 2**31 - 1
+
+Schedule = Literal["asynchronous", "rounds"]
+"""What a collection and its consumer promise each other; see CollectorConfig."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +35,28 @@ class CollectorConfig:
         workers infer for themselves, in NumPy.
     block_length: steps in a block. ring_blocks: blocks in a group's ring; a full ring makes its group wait.
     min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
-    lockstep: same seed, same bits, whatever N and M, serial or parallel, as long as n * N and ``group_size``
-        stay: each group is inferred in a call of its own by the NumPy policy, blocks come in the order of
-        environments, and a round of blocks is begun when the round before it was handed out.
+    first_env: the global index of the first environment; the others follow it. Seeds, noise and
+        ``Block.env_index`` depend on the global index, and options that are given environment by environment
+        (``per_env_kwargs``, ``goal_indices``) are lists over global indices, of at least first_env + n * N
+        entries. Two sources whose ranges of indices do not overlap therefore share nothing, and each of them
+        can be given the whole list.
+    schedule: "asynchronous": every env worker goes on as long as its rings have room, published weights act
+        at once, and blocks come in the order in which they were finished. "rounds": a round is one block of
+        every group. It is begun when every block of the round before was handed out, weights published
+        during a round act from the next one on, and blocks come in the order of environments. A ring then
+        holds one block, whatever ``ring_blocks`` says.
+    reproducible: the same seed gives the same bits whatever N and M are, serial or parallel, as long as
+        n * N and the groups' sizes stay. Needs schedule="rounds". The NumPy policy infers each group in a
+        call of its own without padding, an env worker that dies ends the run, because its replacement would
+        not repeat its steps, and ``get_state`` holds the environments in full.
     group_size: environments that step together; must divide n. None: half of n if there are model workers,
         so that one half steps while the other waits for its actions; else n.
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
+    tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in
+        shared memory. With both the death of a worker hangs nothing and loses no published block; a queue
+        takes more time per token and is emptied by a death inside it. ``fastcollect.memory.tokens`` states
+        the limits of each.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -49,10 +70,13 @@ class CollectorConfig:
     min_groups: int = 1
     deadline: float = 0.001
     seed: int = 0
-    lockstep: bool = False
+    first_env: int = 0
+    schedule: Schedule = "asynchronous"
+    reproducible: bool = False
     group_size: int | None = None
     model_device: str = "cpu"
     stall_seconds: float = 120.0
+    tokens: TokenChannel = "pipes"
     check: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +90,7 @@ class CollectorConfig:
                 ("ring_blocks", self.ring_blocks, 1, 1024),
                 ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
                 ("seed", self.seed, 0, 2**32 - 1),
+                ("first_env", self.first_env, 0, _MOST),
             )
             if not is_integer(value) or not low <= value <= high
         ]
@@ -73,13 +98,14 @@ class CollectorConfig:
         if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        if not problems:
-            tokens = len(self.groups) * self.num_env_workers * (self.ring_blocks + 2)
-            if tokens > CAPACITY:
-                problems.append(
-                    f"num_env_workers x groups x (ring_blocks + 2) is {tokens}; allowed: up to {CAPACITY}, "
-                    "what a pipe holds; use larger groups"
-                )
+        problems += self._token_problems(sizes_are_right=not problems)
+        if self.schedule not in get_args(Schedule):
+            problems.append(f"schedule is {self.schedule!r}; allowed: 'asynchronous', 'rounds'")
+        elif self.reproducible and not self.rounds:
+            problems.append(
+                f"reproducible is True and schedule is {self.schedule!r}; allowed: reproducible with "
+                "schedule='rounds' only, because what is asynchronous depends on who is faster"
+            )
         if self.model_device not in ("cpu", "gpu"):
             problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
         if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
@@ -91,6 +117,42 @@ class CollectorConfig:
                 problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
         if problems:
             raise ConfigError(problems)
+
+    def _token_problems(self, sizes_are_right: bool) -> list[str]:
+        if self.tokens not in get_args(TokenChannel):
+            return [f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"]
+        try:
+            shared = exchange(self.tokens).shared
+        except ConfigError as error:
+            return list(error.problems)
+        if not sizes_are_right:
+            return []
+        most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
+        if most <= CAPACITY:
+            return []
+        workers = "num_env_workers x " if shared else ""
+        text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
+        return [f"{text}; use larger groups"]
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """n, N and M."""
+        return Parallelism(self.num_envs, self.num_env_workers, self.num_model_workers)
+
+    def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
+        """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
+        n, N, M = parallelism.n, parallelism.N, parallelism.M  # noqa: N806
+        return replace(self, num_envs=n, num_env_workers=N, num_model_workers=M)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the schedule is "rounds"."""
+        return self.schedule == "rounds"
+
+    @property
+    def env_indices(self) -> range:
+        """The global indices of the environments: first_env and the n * N - 1 after it."""
+        return range(self.first_env, self.first_env + self.total_envs)
 
     @property
     def inline(self) -> bool:
@@ -109,13 +171,18 @@ class CollectorConfig:
             return (self.group_size,) * (self.num_envs // self.group_size)
         return tuple(group_sizes(self.num_envs, 1 if self.inline else 2))
 
+    @property
+    def blocks_per_round(self) -> int:
+        """How many blocks one round has: one for every group of every env worker."""
+        return len(self.groups) * self.num_env_workers
+
     def ring(self, spec: EnvSpec, policy: Policy) -> RingConfig:
-        """The memory of one env worker. In lockstep a ring holds one block, so that nobody runs ahead."""
+        """The memory of one env worker. In rounds a ring holds one block, so that nobody runs ahead."""
         return RingConfig(
             spec=spec,
             envs=self.groups,
             length=self.block_length,
-            capacity=1 if self.lockstep else self.ring_blocks,
+            capacity=1 if self.rounds else self.ring_blocks,
             extras=policy.extras,
             noise=policy.noise[1] if policy.noise else 0,
         )
@@ -142,7 +209,7 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
         )
 
 
-_DESCRIPTORS_PER_WORKER = 7
+_DESCRIPTORS_PER_WORKER = 8
 
 
 def allow_descriptors(env_workers: int, model_workers: int) -> None:
@@ -150,7 +217,7 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
-    need += 2 * env_workers * model_workers  # on their way to model workers that are still starting
+    need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         raise ConfigError(
             [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]
@@ -159,16 +226,19 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
-def resolve_env(config: EnvConfig, num_envs: int) -> EnvConfig:
-    """See registry.resolve. Raises ConfigError for what the user named wrongly or gave too few of."""
+def resolve_env(config: CollectorConfig) -> CollectorConfig:
+    """The same configuration with its environment resolved, as ``registry.resolve`` does.
+
+    Raises ConfigError for what the user named wrongly or gave too few of.
+    """
     try:
-        resolved = resolve(config)
-        select_rows(resolved, 0, num_envs)
+        resolved = resolve(config.env)
+        check_rows(resolved, config.env_indices)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's module does when it is imported
-        raise ConfigError([f"environment {config.id!r}: {type(error).__name__}: {error}"]) from error
-    return resolved
+        raise ConfigError([f"environment {config.env.id!r}: {type(error).__name__}: {error}"]) from error
+    return replace(config, env=resolved)
 
 
 def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:
@@ -189,7 +259,7 @@ def groups_config(
         ring=ring,
         parameters=dict(policy.parameters),
         noise=policy.noise[0] if policy.noise else None,
-        first_env=position * config.num_envs,
+        first_env=config.first_env + position * config.num_envs,
         seed=config.seed,
         life=life,
         check=config.check,

@@ -6,12 +6,13 @@ What a worker's words and its death mean is decided in ``fastcollect.control.sup
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import Ring, RingConfig
 from fastcollect.memory.segment import Segment
-from fastcollect.memory.tokens import Inbox, Kind, pipe
+from fastcollect.memory.tokens import Kind, exchange
 from fastcollect.policies.base import Policy
 from fastcollect.support.cpu import allowed_cpus, cpu_quota, idle_cpus
 from fastcollect.support.errors import LauncherLostError
@@ -38,8 +39,8 @@ class Workers:
     """See the module's text.
 
     env: by number, every env worker that may still have blocks to read. model: by index, the model workers
-    in use. leaving: by number, those that were told to stop. tokens_in: where all of them report.
-    num_env_workers: how many are wanted.
+    in use. leaving: by number, those that were told to stop. exchange: what carries everybody's tokens.
+    num_env_workers: how many are wanted. most_env_workers: the most that ever were.
     """
 
     def __init__(
@@ -57,21 +58,20 @@ class Workers:
         self.env: dict[int, EnvWorkerHandle] = {}
         self.model: dict[int, ModelWorkerHandle] = {}
         self.leaving: dict[int, ModelWorkerHandle] = {}
-        self.num_env_workers = 0
+        self.num_env_workers = self.most_env_workers = 0
         self._first_life = first_life
         self._lives: dict[int, int] = {}  # position -> the latest
         self._models_gone = Stats()
-        self.tokens_in, self._tokens_out = pipe()
         # A quota is time on any processor; pinned workers would share a few with other containers.
         self._processors = idle_cpus() if cpu_quota() is None else []
         cpus = min(len(allowed_cpus()), MAX_MODEL_WORKERS)
         most = 0 if config.inline else max(config.num_model_workers, cpus)
-        self._model_pipes = [pipe() for _ in range(most)]
+        self.exchange = exchange(config.tokens)(most)
 
     @property
     def max_model_workers(self) -> int:
-        """As many request pipes as every env worker was given."""
-        return len(self._model_pipes)
+        """As many as every env worker was given a way to ask."""
+        return self.exchange.models
 
     @property
     def life(self) -> int:
@@ -131,36 +131,59 @@ class Workers:
                 worker.retiring = True
                 worker.tell(Kind.RETIRE)
         first, self.num_env_workers = self.num_env_workers, num_env_workers
+        self.most_env_workers = max(self.most_env_workers, num_env_workers)
         for position in range(first, num_env_workers):
             self.start_env_worker(position, state)
 
-    def start_env_worker(self, position: int, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """The first worker of this position, or the next one."""
+    def start_env_worker(
+        self,
+        position: int,
+        state: Mapping[str, np.ndarray] | None = None,
+        waiting: Sequence[int] = (),
+    ) -> None:
+        """Start the first worker of this position, or the next one.
+
+        state: of the groups, where they go on. waiting: groups that begin when they are told to.
+        """
         config, ident = self.config, self.launcher.new_ident()
         life = self._lives.get(position, self._first_life - 1) + 1
         self._lives[position] = life
-        ring, inbox = Ring(self.ring_config), pipe()
+        ring, line = Ring(self.ring_config), self.exchange.connect()
         model = position % max(1, len(self.model))
         for each in self.model.values():
-            self._control(each, "attach", ident, (ring.segment.fd, inbox[1]))
+            self._control(each, "attach", ident, (ring.segment.fd, *line.model_fds()))
         groups = groups_config(config, self.policy, self.ring_config, position, life)
         state_fd = os.memfd_create("fastcollect-state", os.MFD_CLOEXEC)
         saved = groups_between(state or {}, groups.first_env, groups.first_env + config.num_envs)
+        written = [0 for _ in self.ring_config.envs]
         if saved:
             write_arrays(state_fd, saved)
-        writers = [write for _, write in self._model_pipes]
+            # It starts with a block in each ring that was taken and not given back.
+            waiting = range(len(written))
+            steps = [saved[f"group/{groups.first_env + env}/first_step"] for env in self._first_envs()]
+            written = [int(each) // config.block_length for each in steps]
         process = self.launcher.spawn(
             "fastcollect.workers.env_worker:main",
-            EnvWorkerConfig(ident=ident, groups=groups, inline=config.inline, model=model),
-            [ring.segment.fd, self.board.segment.fd, inbox[0], state_fd, self._tokens_out, *writers],
+            EnvWorkerConfig(
+                ident=ident,
+                groups=groups,
+                inline=config.inline,
+                model=model,
+                waiting=tuple(waiting),
+                tokens=config.tokens,
+            ),
+            [ring.segment.fd, self.board.segment.fd, state_fd, *line.worker_fds()],
             self._cpus(position, self.num_env_workers),
             ident,
         )
+        held = [int(g in waiting) for g in range(len(written))]
         self.env[ident] = EnvWorkerHandle(
-            process, position, life, groups.first_env, ring, inbox, state_fd, model
+            process, position, life, groups.first_env, ring, line, state_fd, model, written, held
         )
-        if saved:  # it starts with a block in each ring that was taken and not freed
-            self.env[ident].held = len(self.ring_config.envs)
+
+    def _first_envs(self) -> list[int]:
+        """For each group of a worker, how many of its environments are in groups before it."""
+        return list(itertools.accumulate((0, *self.ring_config.envs[:-1])))
 
     def _cpus(self, position: int, workers: int) -> list[int]:
         """One processor for each env worker, if there are enough of them."""
@@ -189,26 +212,25 @@ class Workers:
             ring=self.ring_config,
             parameters=dict(self.policy.parameters),
             extras=dict(self.policy.extras),
-            max_groups=1 if config.lockstep else -(-groups // config.num_model_workers),
+            max_groups=1 if config.reproducible else -(-groups // config.num_model_workers),
             min_groups=config.min_groups,
             deadline=config.deadline,
             device=config.model_device,
-            lockstep=config.lockstep,
+            reproducible=config.reproducible,
+            tokens=config.tokens,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stats = Segment(stats_layout().nbytes)
         with theirs:
-            fds = [theirs.fileno(), self._model_pipes[index][0], self.board.segment.fd, stats.fd]
-            process = self.launcher.spawn(
-                "fastcollect.workers.model_worker:main", worker, [*fds, self._tokens_out]
-            )
+            fds = [theirs.fileno(), self.board.segment.fd, stats.fd, *self.exchange.model_fds(index)]
+            process = self.launcher.spawn("fastcollect.workers.model_worker:main", worker, fds)
         views = stats_layout().views(stats.buffer)
         handle = ModelWorkerHandle(process, index, ours, stats, views["times"], views["counts"])
         self.model[index] = handle
         for env_worker in self.env.values():
             if env_worker.alive:
-                ends = env_worker.ring.segment.fd, env_worker.inbox[1]
-                self._control(handle, "attach", env_worker.process.ident, ends)
+                fds = (env_worker.ring.segment.fd, *env_worker.line.model_fds())
+                self._control(handle, "attach", env_worker.process.ident, fds)
 
     def _control(self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
         # A dead one is replaced, and its replacement is told everything anew.
@@ -223,10 +245,10 @@ class Workers:
                 worker.tell(Kind.ASSIGN, sequence=worker.model)
 
     def forget_model_worker(self, model: ModelWorkerHandle) -> None:
-        """Release one that is gone. What waits in its pipe is sent again, with what it had taken."""
+        """Release one that is gone. What waits for it is sent again, with what it had taken."""
         self._models_gone += model.counters()
         model.release()
-        Inbox(self._model_pipes[model.index][0]).read()
+        self.exchange.forget_requests(model.index)
 
     def resend(self, index: int) -> None:
         """Whatever this model worker was asked and did not answer is asked again, of whoever is assigned."""
@@ -269,7 +291,4 @@ class Workers:
         for model in (*self.model.values(), *self.leaving.values()):
             model.release()
         self.env, self.model, self.leaving = {}, {}, {}
-        for ends in (*self._model_pipes, (self.tokens_in, self._tokens_out)):
-            for fd in ends:
-                os.close(fd)
-        self._model_pipes = []
+        self.exchange.close()

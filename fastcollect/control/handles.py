@@ -14,17 +14,19 @@ from fastcollect.control.stats import Stats
 from fastcollect.memory.latency import Latencies
 from fastcollect.memory.ring import Ring
 from fastcollect.memory.segment import Segment
-from fastcollect.memory.tokens import Kind, send
+from fastcollect.memory.tokens import Kind, Line, Token
 
 
 @dataclass
 class EnvWorkerHandle:
     """The collector's side of one env worker.
 
-    position: 0 .. N - 1; its environments are position * n and the n - 1 after it. life: which of the
-    workers at this position. state_fd: a memfd through which states travel. model: the model worker it asks.
-    saving: whether it was asked for its state. rows: steps published so far. held: blocks published and not
-    freed. steps: done when last looked at. last_seen: when it last got on, or was given a block back.
+    position: 0 .. N - 1. life: which of the workers at this position. first_env: the global index of its
+    first environment. state_fd: a memfd through which states travel. model: the model worker it asks.
+    written, held: for each group, how many blocks it has published, those before it was restored included,
+    and how many of them were not given back. saving: whether it was asked for its state. rows: steps
+    published so far. steps: done when last looked at. last_seen: when it last got on, or was given a block
+    back.
     """
 
     process: Process
@@ -32,27 +34,36 @@ class EnvWorkerHandle:
     life: int
     first_env: int
     ring: Ring
-    inbox: tuple[int, int]
+    line: Line
     state_fd: int
     model: int
+    written: list[int]
+    held: list[int]
     ready: bool = False
     alive: bool = True
     saving: bool = False
     retiring: bool = False
     rows: int = 0
-    held: int = 0
     steps: int = 0
     last_seen: float = field(default_factory=time.monotonic)
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
-        send(self.inbox[1], kind, self.process.ident, group, sequence)
+        self.line.send(kind, self.process.ident, group, sequence)
 
     def free(self, group: int, number: int) -> None:
         """Give block ``number`` back to it."""
-        self.held -= 1
+        self.held[group] -= 1
         self.last_seen = time.monotonic()
         self.tell(Kind.FREED, group, number + 1)
+
+    def untold(self) -> list[Token]:
+        """PUBLISHED for each complete block of a dead worker whose own token was lost, or never sent."""
+        return [
+            (Kind.PUBLISHED, self.process.ident, group, number)
+            for group, end in enumerate(self.ring.published.tolist())
+            for number in range(self.written[group], end)
+        ]
 
     def counters(self) -> Stats:
         """What it counted so far."""
@@ -75,18 +86,19 @@ class EnvWorkerHandle:
     @property
     def blocked(self) -> bool:
         """Whether every block of its rings waits for the learner."""
-        return self.held == self.ring.config.capacity * len(self.ring.config.envs)
+        return sum(self.held) == self.ring.config.capacity * len(self.ring.config.envs)
 
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
-        for fd in (*self.inbox, self.state_fd, self.process.words_fd):
+        self.line.close()
+        for fd in (self.state_fd, self.process.words_fd):
             os.close(fd)
         self.ring.segment.close()
 
 
 @dataclass
 class ModelWorkerHandle:
-    """The collector's side of one model worker; its request pipe outlives it."""
+    """The collector's side of one model worker; the way to ask it outlives it."""
 
     process: Process
     index: int

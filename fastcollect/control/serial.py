@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fastcollect.control.config import CollectorConfig, build_policy, check_memory, groups_config, resolve_env
-from fastcollect.control.state import between_rounds_only, check_fits, common_state
+from fastcollect.control.state import between_rounds_only, check_fits, common_state, restore_board
 from fastcollect.control.stats import Stats
 from fastcollect.envs.base import EnvSpec, State
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
@@ -25,7 +24,7 @@ from fastcollect.workers.inference import Inference
 
 
 class SerialCollector:
-    """Same configuration, same API, same blocks in lockstep as ``Collector``, in one process.
+    """Same configuration, same API and, if reproducible, same blocks as ``Collector``, in one process.
 
     Environments are stepped group after group, actions come from the NumPy policy. An exception in an
     environment surfaces where it happens, under a debugger if you like.
@@ -38,7 +37,7 @@ class SerialCollector:
         state: Mapping[str, np.ndarray] | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.config = config = replace(config, env=resolve_env(config.env, config.total_envs))
+        self.config = config = resolve_env(config)
         self.spec = _spec(config.env)
         self.policy = build_policy(config, self.spec)
         ring = config.ring(self.spec, self.policy)
@@ -48,7 +47,7 @@ class SerialCollector:
         if state is None:
             self._board.publish(parameters or self.policy.initial_parameters(config.seed))
         else:
-            self._board.set_state(state)
+            restore_board(self._board, state, config)
         self._inference = Inference(self.policy, self._board)
         self._rings = [Ring(ring) for _ in range(config.num_env_workers)]
         self._groups: list[tuple[int, Group]] = []
@@ -58,7 +57,7 @@ class SerialCollector:
             for position, memory in enumerate(self._rings):
                 groups = make_groups(groups_config(config, self.policy, ring, position, self._life), memory)
                 self._groups += [(position, group) for group in groups]
-                if state is not None and config.lockstep:
+                if state is not None and config.reproducible:
                     restore_groups(groups, config.env.id, state)
         except BaseException:
             self.close()
@@ -89,9 +88,14 @@ class SerialCollector:
         """See Collector.version."""
         return self._board.version
 
+    @property
+    def env_indices(self) -> range:
+        """See BlockSource.env_indices."""
+        return self.config.env_indices
+
     def publish(self, parameters: Mapping[str, np.ndarray]) -> int:
         """See Collector.publish."""
-        if self.config.lockstep:
+        if self.config.rounds:
             return self._board.stage(parameters)
         return self._board.publish(parameters)
 
@@ -125,7 +129,7 @@ class SerialCollector:
         if not self._groups:
             raise RuntimeError("this collector is closed")
         state = common_state(self.config, self._life, self._board)
-        if not self.config.lockstep:
+        if not self.config.reproducible:
             return state
         groups = [group for _, group in self._groups]
         if self._turn or not all(group.complete for group in groups):

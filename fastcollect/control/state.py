@@ -6,7 +6,7 @@ worker. The keys:
 - ``config/NAME``: what must be the same where the state is restored; ``life``: which life the environments
   are in, see GroupsConfig.
 - ``version``, ``published/NAME``, ``staged`` (bool), ``staged/NAME``: see WeightsBoard.get_state.
-- ``group/FIRST/NAME``: see Group.get_state; in lockstep only.
+- ``group/FIRST/NAME``: see Group.get_state; of a reproducible collector only.
 
 Between processes such a dict travels as an npz archive in a memfd.
 """
@@ -36,7 +36,7 @@ def common_state(config: CollectorConfig, life: int, board: WeightsBoard) -> Sta
 
 
 def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy: Policy) -> int:
-    """The life that its environments go on with: in lockstep the saved one, else the next.
+    """The life that its environments go on with: of a reproducible collector the saved one, else the next.
 
     Raises ConfigError that names everything in which the state differs from this configuration.
     """
@@ -52,31 +52,40 @@ def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy:
         parameters = entries(state, f"{kind}/")
         if kind == "published" or parameters:
             problems += [f"{kind} weights: {text}" for text in mismatches(parameters, policy.parameters)]
-    if config.lockstep and not problems:
+    if config.reproducible and not problems:
         sizes = config.groups * config.num_env_workers
-        keys = [f"group/{first}/first_step" for first in itertools.accumulate((0, *sizes[:-1]))]
+        firsts = itertools.accumulate((config.first_env, *sizes[:-1]))
+        keys = [f"group/{first}/first_step" for first in firsts]
         problems = [f"the saved state has no {key!r}" for key in keys if key not in state]
     if problems:
         raise ConfigError(problems)
-    return int(state["life"]) + (not config.lockstep)
+    return int(state["life"]) + (not config.reproducible)
 
 
-def saved_blocks(state: Mapping[str, np.ndarray], config: CollectorConfig) -> int:
-    """How many blocks each group had published, in lockstep."""
-    return int(state["group/0/first_step"]) // config.block_length
+def restore_board(board: WeightsBoard, state: Mapping[str, np.ndarray], config: CollectorConfig) -> None:
+    """Publish and stage the saved weights. Where the environments begin anew, staged ones act at once."""
+    board.set_state(state)
+    if not config.reproducible:
+        board.publish_staged()
 
 
 def between_rounds_only(taken: int, groups: int) -> RuntimeError:
-    """The error for asking for a lockstep collector's state too early."""
+    """The error for asking for a reproducible collector's state too early."""
     return RuntimeError(
-        "a lockstep collector has a state only between two rounds of blocks, and of this round "
+        "a reproducible collector has a state only between two rounds of blocks, and of this round "
         f"{taken} of {groups} were taken: take the others first"
     )
 
 
 def _identity(config: CollectorConfig) -> dict[str, Any]:
-    same = {"env": _describe(config.env), "seed": config.seed, "lockstep": config.lockstep}
-    if config.lockstep:
+    same = {
+        "env": _describe(config.env),
+        "seed": config.seed,
+        "first_env": config.first_env,
+        "schedule": config.schedule,
+        "reproducible": config.reproducible,
+    }
+    if config.reproducible:
         sizes = config.groups * config.num_env_workers
         same |= {"block_length": config.block_length, "total_envs": config.total_envs, "group_sizes": sizes}
     return same

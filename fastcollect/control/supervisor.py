@@ -2,15 +2,17 @@
 
 Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
 is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
-stays readable, what it had not finished is counted as discarded. A model worker that is killed is replaced,
-and the requests it may have swallowed are sent again. A worker that raises ends the run with its traceback.
+stays readable, even if the token that would have told died with it; what it had not finished is counted as
+discarded. In rounds its groups that published their block of the round wait for the next one, like everybody
+else's. A model worker that is killed is replaced, and the requests it may have swallowed are sent again. A
+worker that raises ends the run with its traceback.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from fastcollect.control.crew import Workers
 from fastcollect.control.handles import Deaths, EnvWorkerHandle, ModelWorkerHandle
 from fastcollect.control.launcher import Exit, Process
 from fastcollect.envs.base import State
-from fastcollect.memory.tokens import Inbox, Kind, Token
+from fastcollect.memory.tokens import Kind, Token
 from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
 from fastcollect.workers.group_state import REFUSAL, read_arrays
 
@@ -32,7 +34,7 @@ class Supervisor:
         self.deaths = Deaths()
         self._workers, self._config = workers, workers.config
         self._backlog: list[Token] = []
-        self._inbox = Inbox(workers.tokens_in, workers.launcher.fd)
+        self._inbox = workers.exchange.inbox(workers.launcher.fd)
 
     def start(self, state: Mapping[str, np.ndarray] | None = None) -> None:
         """Start every worker and wait until all of them have built what they need.
@@ -80,23 +82,24 @@ class Supervisor:
     def _poll(self, seconds: float | None) -> list[Token]:
         self._inbox.wait(seconds)
         exits = self._workers.launcher.collect(self._workers.idents())
-        # Read after the exits: what a dead worker published is in the pipe already.
-        published = list(self._published())
+        # Read after the exits: what a dead worker told is in the inbox already.
+        published = list(self._published(self._inbox.read()))
         for event in exits:
-            self._on_exit(event)
+            published += self._on_exit(event)
         return published
 
-    def _published(self) -> Iterator[Token]:
+    def _published(self, tokens: Iterable[Token]) -> Iterator[Token]:
         ring = self._workers.ring_config
-        for token in self._inbox.read():
-            kind, ident, group, _ = token
+        for token in tokens:
+            kind, ident, group, number = token
             if kind == Kind.READY:
                 self._on_ready(ident)
             elif kind == Kind.SAVED:
                 self._workers.env[ident].saving = False
             elif kind == Kind.PUBLISHED:
                 worker = self._workers.env[ident]
-                worker.held += 1
+                worker.held[group] += 1
+                worker.written[group] = number + 1
                 worker.last_seen = time.monotonic()
                 worker.rows += ring.envs[group] * ring.length
                 self.deaths.without_block[worker.position] = 0
@@ -114,31 +117,34 @@ class Supervisor:
         if all(model.ready for model in models.values()):
             self._workers.assign_models(len(models))
 
-    def _on_exit(self, event: Exit) -> None:
+    def _on_exit(self, event: Exit) -> list[Token]:
+        """What the worker had published and could not tell."""
         workers = self._workers
         if event.ident in workers.leaving:
             self._on_model_left(workers.leaving.pop(event.ident), event.code)
         elif event.ident in workers.env:
-            self._on_env_worker_exit(workers.env[event.ident], event.code)
+            return self._on_env_worker_exit(workers.env[event.ident], event.code)
         else:
             for model in workers.model.values():
                 if model.process.ident == event.ident:
                     self._on_model_worker_exit(model, event.code)
-                    return
+                    break
+        return []
 
-    def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> None:
+    def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> list[Token]:
         worker.alive = False
         self._workers.detach(worker)
         if worker.retiring and code == 0:
-            return
+            return []
         last_env = worker.first_env + self._config.num_envs - 1
         name = f"env worker {worker.process.ident} (environments {worker.first_env} to {last_env})"
         _raise_last_words(worker.process, code, name)
-        if self._config.lockstep:
+        if self._config.reproducible:
             raise WorkerError(
                 f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
-                "steps, so a lockstep run ends here"
+                "steps, so a reproducible run ends here"
             )
+        untold = list(self._published(worker.untold()))
         position = worker.position
         self.deaths.discarded += int(worker.ring.rows.sum()) - worker.rows
         self.deaths.env_workers += 1
@@ -149,7 +155,9 @@ class Supervisor:
                 f"block, the last one of {_how(code)}; is the memory sufficient?"
             )
         if position < self._workers.num_env_workers and not worker.retiring:
-            self._workers.start_env_worker(position)
+            done = [g for g, held in enumerate(worker.held) if held] if self._config.rounds else []
+            self._workers.start_env_worker(position, waiting=done)
+        return untold
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
         _raise_last_words(model.process, code, f"model worker {model.index}")

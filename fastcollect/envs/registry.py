@@ -245,20 +245,33 @@ def make_env(config: EnvConfig, seeds: np.ndarray) -> BatchedEnv:
     return factory(seeds, **resolved.kwargs)
 
 
-def select_rows(config: EnvConfig, first: int, count: int) -> EnvConfig:
-    """The config of rows first .. first + count - 1 of a batch: their part of what is given row by row.
+def _row_by_row(config: EnvConfig) -> dict[str, Any]:
+    """The options that are given environment by environment, by name."""
+    found = {name: config.kwargs.get(name) for name in _ROW_BY_ROW}
+    return {name: rows for name, rows in found.items() if rows is not None and not isinstance(rows, str)}
 
-    That is ``per_env_kwargs``, and ``goal_indices`` where it is a sequence. A config with neither is
-    returned as it is. Raises ValueError where one has too few entries.
+
+def check_rows(config: EnvConfig, indices: range) -> None:
+    """Raises ConfigError where an option that is given environment by environment has too few entries."""
+    problems = [
+        f"{name} has {len(rows)} entries, environment {indices.stop - 1} needs one: it is indexed by the "
+        f"global index, which is {indices.start} to {indices.stop - 1} here"
+        for name, rows in _row_by_row(config).items()
+        if len(rows) < indices.stop
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def select_rows(config: EnvConfig, first: int, count: int) -> EnvConfig:
+    """The config of the environments with the global indices first .. first + count - 1.
+
+    They get their part of what is given environment by environment: of ``per_env_kwargs``, and of
+    ``goal_indices`` where it is a sequence. A config with neither is returned as it is. Raises ConfigError
+    where one has too few entries.
     """
-    chosen = {}
-    for name in _ROW_BY_ROW:
-        rows = config.kwargs.get(name)
-        if rows is None or isinstance(rows, str):
-            continue
-        if len(rows) < first + count:
-            raise ValueError(f"{name} has {len(rows)} entries, environment {first + count - 1} needs one")
-        chosen[name] = list(rows[first : first + count])
+    check_rows(config, range(first, first + count))
+    chosen = {name: list(rows[first : first + count]) for name, rows in _row_by_row(config).items()}
     return replace(config, kwargs={**config.kwargs, **chosen}) if chosen else config
 
 

@@ -115,6 +115,7 @@ class RingConfig:
             {
                 "answered": FieldSpec((groups,), _I64),  # last request number with actions in the slots
                 "rows": FieldSpec((groups,), _I64),  # environment steps done since the start
+                "published": FieldSpec((groups,), _I64),  # blocks below this number are complete
                 "times": FieldSpec((len(TIMES),), _F64),
                 "latencies": FieldSpec((BUCKETS,), _I64),
                 **{
@@ -146,7 +147,7 @@ class Ring:
         control_layout = config.control_layout()
         control = control_layout.views(self.segment.buffer)
         self.answered, self.rows, self.times = control["answered"], control["rows"], control["times"]
-        self.latencies = control["latencies"]
+        self.published, self.latencies = control["published"], control["latencies"]
         self.noise = [control[f"noise/{g}"] for g in range(len(config.envs))]
         self.layouts = config.layouts()
         self.blocks: list[list[dict[str, np.ndarray]]] = []

@@ -97,7 +97,9 @@ def mlp_policy(
 ) -> PolicyConfig:
     """A multilayer perceptron: tanh-Gaussian for boxes, categorical for discrete actions.
 
-    extras: any of "log_prob", "mean_action", "policy_version". deterministic: act without noise, with none.
+    extras: any of "log_prob", "mean_action", "value", "policy_version"; "value" adds a network of its own
+        with the same hidden widths, whose parameters are called "value/kernel_0" and so on. deterministic:
+        act without noise, and without extras.
     """
     return PolicyConfig(
         name="mlp-" + "x".join(map(str, hidden)),
@@ -114,7 +116,10 @@ def cnn_policy(
     *,
     deterministic: bool = False,
 ) -> PolicyConfig:
-    """Two convolutions and a dense layer, for (h, w, c) uint8 images; the rest is as in ``mlp_policy``."""
+    """Two convolutions and a dense layer, for (h, w, c) uint8 images; the rest is as in ``mlp_policy``.
+
+    The extra "value" is one more output of the dense layer, not a network of its own.
+    """
     return PolicyConfig(
         name="cnn-" + "x".join(map(str, channels)) + f"-{dense}",
         inline="fastcollect.policies.cnn:CNNPolicy",

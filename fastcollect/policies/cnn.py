@@ -14,7 +14,8 @@ from numpy.lib.stride_tricks import as_strided
 from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import Parameters
-from fastcollect.policies.heads import NetworkPolicy, head_width
+from fastcollect.policies.extras import own_networks
+from fastcollect.policies.heads import Layers, NetworkPolicy, head_width, network_fields
 
 CONVOLUTIONS = ((8, 4), (4, 2))
 """Kernel size and stride of each."""
@@ -22,11 +23,14 @@ SMALLEST = 20
 """Pixels on a side, below which the last convolution has nothing to see."""
 
 
-def cnn_parameters(spec: EnvSpec, channels: Sequence[int], dense: int) -> dict[str, FieldSpec]:
+def cnn_parameters(
+    spec: EnvSpec, channels: Sequence[int], dense: int, extras: Sequence[str] = ()
+) -> dict[str, FieldSpec]:
     """kernel_i (size, size, in, out) of the convolutions, then (in, out), and bias_i (out,), float32.
 
-    Raises ValueError where the observation is no (h, w, c) uint8 image of at least SMALLEST pixels a side,
-    or where ``channels`` does not fit the convolutions.
+    An extra with outputs of its own adds one layer on the dense one under its name ("value/kernel_0").
+    Raises ValueError where the observation is no (h, w, c) uint8 image of at least SMALLEST pixels a side, or
+    where ``channels`` does not fit the convolutions.
     """
     shape, dtype = spec.observation_shape, np.dtype(spec.observation_dtype)
     if len(shape) != 3 or dtype != np.uint8 or min(shape[:2]) < SMALLEST or shape[2] < 1:
@@ -44,10 +48,9 @@ def cnn_parameters(spec: EnvSpec, channels: Sequence[int], dense: int) -> dict[s
         shapes.append((size, size, fan_in, fan_out))
         height, width, fan_in = (height - size) // stride + 1, (width - size) // stride + 1, fan_out
     shapes += [(height * width * fan_in, dense), (dense, head_width(spec.action))]
-    fields = {}
-    for i, kernel in enumerate(shapes):
-        fields[f"kernel_{i}"] = FieldSpec(kernel, np.dtype(np.float32))
-        fields[f"bias_{i}"] = FieldSpec(kernel[-1:], np.dtype(np.float32))
+    fields = network_fields(shapes)
+    for name, outputs in own_networks(spec.action, extras).items():
+        fields |= network_fields([(dense, outputs)], f"{name}/")
     return fields
 
 
@@ -66,14 +69,15 @@ class CNNPolicy(NetworkPolicy):
         extras: Sequence[str] = (),
         deterministic: bool = False,
     ) -> None:
-        super().__init__(spec, cnn_parameters(spec, channels, dense), extras, deterministic)
+        super().__init__(spec, cnn_parameters(spec, channels, dense, extras), extras, deterministic)
         self._image = tuple(spec.observation_shape)
+        self._layers: Layers = []
         self._scratch: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
 
     def load(self, parameters: Parameters) -> None:
         """Copy the weights; they are the engine's. The scale of the pixels goes into the first kernel."""
         super().load(parameters)
-        self._layers = [(kernel.reshape(-1, kernel.shape[-1]), bias) for kernel, bias in self._layers]
+        self._layers = [(kernel.reshape(-1, kernel.shape[-1]), bias) for kernel, bias in self._networks[""]]
         kernel = self._layers[0][0]
         kernel *= np.float32(1 / 255)
 
@@ -89,8 +93,11 @@ class CNNPolicy(NetworkPolicy):
         outputs += [np.empty((batch, len(bias)), np.float32) for _, bias in self._layers[len(CONVOLUTIONS) :]]
         return windows, outputs
 
-    def _forward(self, observation: np.ndarray) -> np.ndarray:
+    def _forward(self, observation: np.ndarray, prefix: str = "") -> np.ndarray:
         batch = len(observation)
+        if prefix:  # the actor's pass has left the dense layer's outputs in its scratch
+            ((kernel, bias),) = self._networks[prefix]
+            return self._scratch[batch][1][-2] @ kernel + bias
         scratch = self._scratch.get(batch)
         if scratch is None:
             scratch = self._scratch[batch] = self._allocate(batch)

@@ -10,16 +10,22 @@ import numpy as np
 
 from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.policies.heads import NetworkPolicy, head_width
+from fastcollect.policies.extras import own_networks
+from fastcollect.policies.heads import NetworkPolicy, head_width, network_fields
 
 
-def mlp_parameters(spec: EnvSpec, hidden: Sequence[int]) -> dict[str, FieldSpec]:
-    """kernel_i (in, out) and bias_i (out,), float32; the last layer is (mean, log std) or logits."""
-    widths = [math.prod(spec.observation_shape), *hidden, head_width(spec.action)]
-    fields = {}
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
-        fields[f"kernel_{i}"] = FieldSpec((fan_in, fan_out), np.dtype(np.float32))
-        fields[f"bias_{i}"] = FieldSpec((fan_out,), np.dtype(np.float32))
+def mlp_parameters(spec: EnvSpec, hidden: Sequence[int], extras: Sequence[str] = ()) -> dict[str, FieldSpec]:
+    """kernel_i (in, out) and bias_i (out,), float32; the last layer is (mean, log std) or logits.
+
+    An extra with a network of its own adds one of the same hidden widths under its name ("value/kernel_0").
+    """
+
+    def kernels(outputs: int) -> list[tuple[int, int]]:
+        return list(itertools.pairwise([math.prod(spec.observation_shape), *hidden, outputs]))
+
+    fields = network_fields(kernels(head_width(spec.action)))
+    for name, outputs in own_networks(spec.action, extras).items():
+        fields |= network_fields(kernels(outputs), f"{name}/")
     return fields
 
 
@@ -34,18 +40,19 @@ class MLPPolicy(NetworkPolicy):
         extras: Sequence[str] = (),
         deterministic: bool = False,
     ) -> None:
-        super().__init__(spec, mlp_parameters(spec, hidden), extras, deterministic)
-        self._scratch: dict[int, list[np.ndarray]] = {}
+        super().__init__(spec, mlp_parameters(spec, hidden, extras), extras, deterministic)
+        self._scratch: dict[tuple[str, int], list[np.ndarray]] = {}
 
-    def _forward(self, observation: np.ndarray) -> np.ndarray:
-        batch = len(observation)
-        scratch = self._scratch.get(batch)
+    def _forward(self, observation: np.ndarray, prefix: str = "") -> np.ndarray:
+        batch, layers = len(observation), self._networks[prefix]
+        scratch = self._scratch.get((prefix, batch))
         if scratch is None:
-            widths = [self._layers[0][0].shape[0], *(kernel.shape[1] for kernel, _ in self._layers)]
-            scratch = self._scratch[batch] = [np.empty((batch, width), np.float32) for width in widths]
+            widths = [layers[0][0].shape[0], *(kernel.shape[1] for kernel, _ in layers)]
+            scratch = [np.empty((batch, width), np.float32) for width in widths]
+            self._scratch[prefix, batch] = scratch
         np.copyto(scratch[0], observation.reshape(batch, -1), casting="same_kind")
         x = scratch[0]
-        for (kernel, bias), out in zip(self._layers, scratch[1:], strict=True):
+        for (kernel, bias), out in zip(layers, scratch[1:], strict=True):
             np.matmul(x, kernel, out=out)
             out += bias
             if out is not scratch[-1]:

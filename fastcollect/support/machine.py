@@ -13,7 +13,7 @@ import psutil
 from fastcollect.support.cpu import allowed_cpus, cpu_count, cpu_quota
 
 _PACKAGES = (
-    *("numpy", "scipy", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("numpy", "scipy", "jax", "jaxlib", "flax", "optax"),
     *("gymnasium", "metaworld", "mujoco", "envpool"),
 )
 _ROOT = Path(__file__).resolve().parents[2]

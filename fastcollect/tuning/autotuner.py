@@ -22,10 +22,11 @@ import psutil
 from fastcollect.control.collector import Collector, new_launcher
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.launcher import Launcher
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.control.stats import Stats
 from fastcollect.support.cpu import cpu_count, memory_available
 from fastcollect.support.errors import ConfigError, StallError, WorkerError
-from fastcollect.tuning.results import Candidate, Outcome, Trial, candidate_grid
+from fastcollect.tuning.results import Outcome, Trial, candidate_grid
 
 _RACERS = 8  # candidates in the first race; half of them go on to the next
 _FIRST_RUNG_SHARE = 0.45  # of the budget
@@ -66,16 +67,10 @@ class TunerConfig:
 class Racer:
     """A live collector that runs only while it is measured."""
 
-    def __init__(self, config: TunerConfig, candidate: Candidate, launcher: Launcher) -> None:
+    def __init__(self, config: TunerConfig, candidate: Parallelism, launcher: Launcher) -> None:
         self.candidate, self._config = candidate, config
-        collector = replace(
-            config.collector,
-            num_envs=candidate.num_envs,
-            num_env_workers=candidate.num_env_workers,
-            num_model_workers=candidate.num_model_workers,
-        )
         start = time.monotonic()
-        self.collector = Collector(collector, launcher)
+        self.collector = Collector(config.collector.with_parallelism(candidate), launcher)
         self.start_seconds = time.monotonic() - start
         self.interval = Stats()
         self.slices: list[float] = []
@@ -137,10 +132,10 @@ class Tuner:
     def __init__(
         self,
         config: TunerConfig,
-        report: Callable[[Candidate, int, Sequence[Trial]], None] = lambda *_: None,
+        report: Callable[[Parallelism, int, Sequence[Trial]], None] = lambda *_: None,
     ) -> None:
         self.config = config
-        self.grid: list[Candidate] = []
+        self.grid: list[Parallelism] = []
         self._report = report
         self._trials: list[Trial] = []
         self._memory = config.memory_limit or int(_MEMORY_SHARE * memory_available())
@@ -165,14 +160,14 @@ class Tuner:
                 _close(racers)
         return Outcome(trials=tuple(self._trials), untried=untried, seconds=self.elapsed)
 
-    def sweep(self, candidates: Sequence[Candidate]) -> Outcome:
+    def sweep(self, candidates: Sequence[Parallelism]) -> Outcome:
         """Measure all of these against the same reference, whatever the budget: the exhaustive answer."""
         with self._launching() as launcher, self._scouting(launcher) as reference:
             for candidate in candidates:
                 self._try(launcher, reference, candidate)
         return Outcome(trials=tuple(self._trials), untried=0, seconds=self.elapsed)
 
-    def race(self, candidates: Sequence[Candidate], seconds: float) -> Outcome:
+    def race(self, candidates: Sequence[Parallelism], seconds: float) -> Outcome:
         """Let these take turns for that long, all of them to the end."""
         with self._launching() as launcher:
             racers = self._line_up(launcher, candidates)
@@ -194,7 +189,7 @@ class Tuner:
     @contextlib.contextmanager
     def _scouting(self, launcher: Launcher) -> Iterator[Racer]:
         """Start the reference, learn from it what an environment step costs, and lay out the grid."""
-        first = Candidate(8, cpu_count(), 0)
+        first = Parallelism(n=8, N=cpu_count(), M=0)
         self._report(first, 0, self._trials)
         racer = Racer(self.config, first, launcher)
         try:
@@ -202,7 +197,7 @@ class Tuner:
             self._add(racer, 0, 1.0)
             stepping = racer.interval.shares()["env_worker"]["stepping"]
             # Eight at a time overstate what one costs in a large batch; a few more n do not hurt.
-            step = stepping * first.num_env_workers / max(fps, 1e-9) / 4
+            step = stepping * first.N / max(fps, 1e-9) / 4
             grid = candidate_grid(step, self.config.collector.block_length, cpu_count())
             self.grid = [c for c in grid if c != first]
             yield racer
@@ -222,7 +217,7 @@ class Tuner:
             self._try(launcher, reference, near[0])
         return len(left)
 
-    def _try(self, launcher: Launcher, reference: Racer, candidate: Candidate) -> None:
+    def _try(self, launcher: Launcher, reference: Racer, candidate: Parallelism) -> None:
         """One measurement between two short ones of the reference."""
         self._report(candidate, 0, self._trials)
         with self._recording_errors(candidate, 0):
@@ -236,14 +231,13 @@ class Tuner:
             finally:
                 _close([racer])
 
-    def _line_up(self, launcher: Launcher, candidates: Sequence[Candidate]) -> list[Racer]:
+    def _line_up(self, launcher: Launcher, candidates: Sequence[Parallelism]) -> list[Racer]:
         """Start as many of these as budget and memory allow, the best first."""
         racers: list[Racer] = []
         used = 0
         known = {t.candidate: t.rss for t in self._trials}
         for candidate in candidates:
-            workers = candidate.num_env_workers + candidate.num_model_workers
-            full = used + workers * known.get(candidate, 0) > self._memory
+            full = used + candidate.workers * known.get(candidate, 0) > self._memory
             if racers and (self.elapsed >= self.config.budget or full):
                 break
             self._report(candidate, 1, self._trials)
@@ -261,7 +255,7 @@ class Tuner:
         """Take turns until ``until``, at least once each. A score is a median of ratios within rounds."""
         for racer in racers:
             racer.slices, racer.interval = [], Stats()
-        rounds: list[dict[Candidate, float]] = []
+        rounds: list[dict[Parallelism, float]] = []
         while not rounds or self.elapsed < until:
             # The order turns, so that none always follows the same neighbour.
             shift = len(rounds) % len(racers)
@@ -290,8 +284,8 @@ class Tuner:
         _close(order[keep:])
         return order[:keep]
 
-    def _best(self) -> list[Candidate]:
-        """Candidates of the first rung, best first. Raises ConfigError if there is none."""
+    def _best(self) -> list[Parallelism]:
+        """Parallelisms of the first rung, best first. Raises ConfigError if there is none."""
         good = sorted((t for t in self._trials if t.error is None), key=lambda t: -t.score)
         if not good:
             limit = f"{self._memory / 2**30:.2f} GiB"
@@ -306,7 +300,7 @@ class Tuner:
         self._trials.append(trial)
 
     @contextlib.contextmanager
-    def _recording_errors(self, candidate: Candidate, rung: int) -> Iterator[None]:
+    def _recording_errors(self, candidate: Parallelism, rung: int) -> Iterator[None]:
         """A candidate that cannot run is a failed trial, not the end of the search."""
         try:
             yield
@@ -329,14 +323,9 @@ def _close(racers: Sequence[Racer]) -> None:
         racer.collector.close()
 
 
-def _is_neighbour(a: Candidate, b: Candidate) -> bool:
+def _is_neighbour(a: Parallelism, b: Parallelism) -> bool:
     """One step away in one of n (a factor of two), N or M."""
-    distances = (
-        abs(math.log2(a.num_envs / b.num_envs)),
-        abs(a.num_env_workers - b.num_env_workers),
-        abs(a.num_model_workers - b.num_model_workers),
-    )
-    return sum(distances) == 1
+    return abs(math.log2(a.n / b.n)) + abs(a.N - b.N) + abs(a.M - b.M) == 1
 
 
 def _rss(pid: int) -> int:

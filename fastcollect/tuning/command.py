@@ -18,7 +18,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_folder, check_writable, parse_kwargs
@@ -27,7 +29,7 @@ from fastcollect.support.files import write_file
 from fastcollect.tuning import profile
 from fastcollect.tuning import report as tuner_report
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
-from fastcollect.tuning.results import Candidate, Outcome, Trial, explain
+from fastcollect.tuning.results import Outcome, Trial, explain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ class TuneArguments:
     """GiB that all workers may use together. Default: 80 % of what this container has left."""
     block_length: int = 16
     """Steps in a block, as the training will use."""
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens between processes: the kernel's pipes, or queues in shared memory, which take
+    more time per token and are emptied by a worker that is killed inside one."""
     seed: int = 0
     """Seed of environments and policy."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -73,6 +78,7 @@ def tune(arguments: TuneArguments) -> None:
             policy=policy,
             block_length=arguments.block_length,
             seed=arguments.seed,
+            tokens=arguments.tokens,
             stall_seconds=30.0,
         ),
         budget=arguments.budget,
@@ -93,16 +99,8 @@ def _save_profile(arguments: TuneArguments, env: EnvConfig, policy: PolicyConfig
         print(f"profile not saved: {why}")
         return
     try:
-        saved = profile.save(
-            env,
-            policy,
-            profile.Profile(
-                num_envs=best.candidate.num_envs,
-                num_env_workers=best.candidate.num_env_workers,
-                num_model_workers=best.candidate.num_model_workers,
-                fps=best.fps,
-            ),
-        )
+        found = profile.Profile(parallelism=best.candidate, fps=best.fps)
+        saved = profile.save(env, policy, found)
     except ConfigError as error:
         print(f"profile not saved: {error}", file=sys.stderr)
         return
@@ -131,7 +129,7 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def update(self, candidate: Candidate, rung: int, trials: Sequence[Trial]) -> None:
+    def update(self, candidate: Parallelism, rung: int, trials: Sequence[Trial]) -> None:
         """Before each trial."""
         good = [t for t in trials if t.error is None]
         best = max(good, key=lambda t: (t.rung, t.score), default=None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.support.cpu import cpu_count
@@ -18,11 +19,9 @@ from fastcollect.support.machine import cpu_model
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """num_envs: n. num_env_workers: N. num_model_workers: M. fps: what they reached when tuned."""
+    """parallelism: the fastest n, N and M. fps: what they reached when tuned."""
 
-    num_envs: int
-    num_env_workers: int
-    num_model_workers: int
+    parallelism: Parallelism
     fps: float
 
 
@@ -52,7 +51,8 @@ def path(env: EnvConfig, policy: PolicyConfig) -> Path:
 def save(env: EnvConfig, policy: PolicyConfig, profile: Profile) -> Path:
     """Write the profile atomically; returns its path."""
     target = path(env, policy)
-    write_file(target, json.dumps({"key": _key(env, policy), "best": asdict(profile)}, indent=2) + "\n")
+    best = {**profile.parallelism.as_dict(), "fps": profile.fps}
+    write_file(target, json.dumps({"key": _key(env, policy), "best": best}, indent=2) + "\n")
     return target
 
 
@@ -60,13 +60,8 @@ def load(env: EnvConfig, policy: PolicyConfig) -> Profile | None:
     """The saved profile, or None if there is none for this machine or the file is not one."""
     try:
         best = json.loads(path(env, policy).read_text())["best"]
-        profile = Profile(
-            num_envs=int(best["num_envs"]),
-            num_env_workers=int(best["num_env_workers"]),
-            num_model_workers=int(best["num_model_workers"]),
-            fps=float(best["fps"]),
-        )
+        found = Parallelism(n=int(best["n"]), N=int(best["N"]), M=int(best["M"]))
+        profile = Profile(parallelism=found, fps=float(best["fps"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    in_range = profile.num_envs >= 1 and profile.num_env_workers >= 1 and profile.num_model_workers >= 0
-    return profile if in_range else None
+    return profile if found.n >= 1 and found.N >= 1 and found.M >= 0 else None

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.support.machine import machine
-from fastcollect.tuning.results import Candidate, Outcome, Trial
+from fastcollect.tuning.results import Outcome, Trial
 
 STATES = {
     "stepping": "#2f7ebc",
@@ -30,12 +31,12 @@ def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
     return {
         "env": env,
         "policy": policy,
-        "best": {**_nnm(outcome.best.candidate), "fps": round(outcome.best.fps, 1)},
+        "best": {**outcome.best.candidate.as_dict(), "fps": round(outcome.best.fps, 1)},
         "untried": outcome.untried,
         "seconds": round(outcome.seconds, 1),
         "trials": [
             {
-                **_nnm(t.candidate),
+                **t.candidate.as_dict(),
                 "fps": round(t.fps, 1),
                 "rung": t.rung,
                 "score": round(t.score, 4),
@@ -48,14 +49,6 @@ def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
             for t in outcome.trials
         ],
         "machine": machine(),
-    }
-
-
-def _nnm(candidate: Candidate) -> dict[str, int]:
-    return {
-        "n": candidate.num_envs,
-        "N": candidate.num_env_workers,
-        "M": candidate.num_model_workers,
     }
 
 
@@ -77,7 +70,7 @@ def _caption(tried: int, rows: int, outcome: Outcome) -> str:
 
 
 def _row(trial: Trial, ratio: float) -> list[str]:
-    cells = [*(str(x) for x in _nnm(trial.candidate).values()), str(trial.rung)]
+    cells = [*(str(x) for x in trial.candidate.as_dict().values()), str(trial.rung)]
     if trial.error:
         return [*cells, "failed"]
     worker = trial.shares["env_worker"]
@@ -103,17 +96,17 @@ def draw(outcome: Outcome, title: str, file: Path) -> None:
     search, time = figure.subplots(1, 2, width_ratios=(3, 2))
     ratios = {c: outcome.ratio(c) for c, trial in outcome.last().items() if trial.error is None}
     for (workers, models), candidates in _families(ratios):
-        xs, ys = [c.num_envs for c in candidates], [ratios[c] for c in candidates]
+        xs, ys = [c.n for c in candidates], [ratios[c] for c in candidates]
         style = "-o" if models == 0 else "--s"
         search.plot(xs, ys, style, ms=4, lw=1, label=f"N={workers} M={models}")
     best = outcome.best.candidate
-    search.plot(best.num_envs, 1, "*", ms=16, color="crimson", label=f"best: {best}")
+    search.plot(best.n, 1, "*", ms=16, color="crimson", label=f"best: {best}")
     search.set(
         xscale="log",
         xlabel="n, environments per worker",
         ylabel="steps per second, over the winner's beside it",
     )
-    ticks = sorted({c.num_envs for c in ratios})
+    ticks = sorted({c.n for c in ratios})
     search.set_xticks(ticks, [str(n) for n in ticks])
     search.minorticks_off()
     search.set_ylim(bottom=0)
@@ -124,10 +117,10 @@ def draw(outcome: Outcome, title: str, file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _families(candidates: Iterable[Candidate]) -> Iterable[tuple[tuple[int, int], list[Candidate]]]:
-    families: dict[tuple[int, int], list[Candidate]] = {}
+def _families(candidates: Iterable[Parallelism]) -> Iterable[tuple[tuple[int, int], list[Parallelism]]]:
+    families: dict[tuple[int, int], list[Parallelism]] = {}
     for c in sorted(candidates):
-        families.setdefault((c.num_env_workers, c.num_model_workers), []).append(c)
+        families.setdefault((c.N, c.M), []).append(c)
     return sorted(families.items())
 
 

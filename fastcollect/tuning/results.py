@@ -1,4 +1,4 @@
-"""What a tuning run tries and finds: candidates, trials, the outcome, and why."""
+"""What a tuning run tries and finds: trials of candidates, the outcome, and why."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
+from fastcollect.control.parallelism import Parallelism
+
 _BLOCK_SECONDS = 0.5  # a block that takes longer than this is too stale for a learner
 _MAX_ENVS = 4096
-
-
-@dataclass(frozen=True, order=True)
-class Candidate:
-    """n environments in each of N env workers, M model workers."""
-
-    num_envs: int
-    num_env_workers: int
-    num_model_workers: int
-
-    def __str__(self) -> str:
-        return f"n={self.num_envs} N={self.num_env_workers} M={self.num_model_workers}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +20,7 @@ class Trial:
     every worker ready. rss: bytes of the largest worker. shares: see Stats.shares.
     """
 
-    candidate: Candidate
+    candidate: Parallelism
     rung: int
     slices: tuple[float, ...] = ()
     score: float = 0.0
@@ -59,9 +49,9 @@ class Outcome:
     untried: int
     seconds: float
 
-    def last(self) -> dict[Candidate, Trial]:
+    def last(self) -> dict[Parallelism, Trial]:
         """Each candidate's trial in the last rung it reached, best first: by rung, then by score."""
-        last: dict[Candidate, Trial] = {}
+        last: dict[Parallelism, Trial] = {}
         for trial in self.trials:
             if trial.candidate not in last or trial.rung > last[trial.candidate].rung:
                 last[trial.candidate] = trial
@@ -73,7 +63,7 @@ class Outcome:
         """The winner's last trial."""
         return next(iter(self.last().values()))
 
-    def ratio(self, candidate: Candidate) -> float:
+    def ratio(self, candidate: Parallelism) -> float:
         """Its speed over the winner's, in the last rung that both ran in."""
         mine = {t.rung: t.score for t in self.trials if t.candidate == candidate and t.error is None}
         winners = {t.rung: t.score for t in self.trials if t.candidate == self.best.candidate}
@@ -81,7 +71,7 @@ class Outcome:
         return 0.0 if common is None else mine[common] / winners[common]
 
 
-def candidate_grid(step_seconds: float, block_length: int, cpus: int) -> list[Candidate]:
+def candidate_grid(step_seconds: float, block_length: int, cpus: int) -> list[Parallelism]:
     """Every candidate, the most promising first.
 
     step_seconds: of one environment. n: seven powers of two up to where a block takes half a second.
@@ -92,12 +82,12 @@ def candidate_grid(step_seconds: float, block_length: int, cpus: int) -> list[Ca
     envs = [n for k in range(7) if (n := top >> k) >= 1]
     workers = sorted({1, 2, cpus // 2, 3 * cpus // 4, cpus - 2, cpus - 1, cpus, cpus + 1} - {0, -1})
     models = sorted({0, 1, *([2] if cpus > 2 else []), *([cpus // 4] if cpus >= 8 else [])})
-    grid = [Candidate(n, w, m) for n in envs for w in workers for m in models if m <= w]
+    grid = [Parallelism(n, w, m) for n in envs for w in workers for m in models if m <= w]
 
-    def unlikely(c: Candidate) -> float:
+    def unlikely(c: Parallelism) -> float:
         # Busy processors count most; then M = 0, which moves no data; then a middling n.
-        idle = abs(c.num_env_workers - (cpus - (c.num_model_workers if cpus > 4 else 0)))
-        return 3 * idle / cpus + 0.5 * c.num_model_workers + 0.3 * abs(math.log2(c.num_envs * 8 / top))
+        idle = abs(c.N - (cpus - (c.M if cpus > 4 else 0)))
+        return 3 * idle / cpus + 0.5 * c.M + 0.3 * abs(math.log2(c.n * 8 / top))
 
     return sorted(grid, key=lambda c: (unlikely(c), c))
 
@@ -120,8 +110,8 @@ def explain(outcome: Outcome) -> list[str]:
         inferring = outcome.best.shares["model_worker"]["inferring"]
         lines.append(f"model workers: inferring {inferring:.0%} of the time")
     ratios = {c: outcome.ratio(c) for c, trial in outcome.last().items() if trial.error is None}
-    for name, symbol in (("num_model_workers", "M"), ("num_env_workers", "N")):
+    for name in ("M", "N"):
         for value in sorted({getattr(c, name) for c in ratios} - {getattr(best, name)}):
             other = max((c for c in ratios if getattr(c, name) == value), key=lambda c: ratios[c])
-            lines.append(f"best with {symbol}={value}: {ratios[other]:.2f} x the winner ({other})")
+            lines.append(f"best with {name}={value}: {ratios[other]:.2f} x the winner ({other})")
     return lines

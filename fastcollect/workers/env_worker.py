@@ -16,7 +16,7 @@ from fastcollect.envs.base import EnvStepError
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.latency import bucket
 from fastcollect.memory.ring import TIMES, Ring
-from fastcollect.memory.tokens import Inbox, Kind, Token, send
+from fastcollect.memory.tokens import EnvWorkerEnds, Kind, Token, TokenChannel, exchange
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.group import ActionError, Group
 from fastcollect.workers.group_state import REFUSAL, read_arrays, restore_groups, save_groups, write_arrays
@@ -28,21 +28,28 @@ _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
 
 @dataclass(frozen=True, kw_only=True)
 class EnvWorkerConfig:
-    """One env worker. inline: infer here (M = 0). model: the model worker to ask otherwise."""
+    """One env worker.
+
+    inline: infer here (M = 0). model: the model worker to ask otherwise. waiting: groups that do not begin
+    before a block is given back to them; those of a restored worker, and those of a replacement whose
+    predecessor published their block of the round. tokens: what
+    carries them.
+    """
 
     ident: int
     groups: GroupsConfig
     inline: bool
     model: int
+    tokens: TokenChannel
+    waiting: tuple[int, ...] = ()
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
     """Run until told to stop.
 
-    Descriptors: ring, board, inbox, state (a file that is empty for a fresh start), collector, every model
-    worker's pipe.
+    Descriptors: ring, board, state (a file that is empty for a fresh start), those of the tokens.
     """
-    ring_fd, board_fd, inbox_fd, state_fd, collector_fd, *model_fds = fds
+    ring_fd, board_fd, state_fd, *token_fds = fds
     try:
         ring = Ring(config.groups.ring, ring_fd)
         groups = make_groups(config.groups, ring)
@@ -55,7 +62,8 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
     if config.inline:
         board = WeightsBoard(config.groups.parameters, board_fd)
         inference = Inference(config.groups.policy.build(config.groups.ring.spec, batched=False), board)
-    worker = EnvWorker(config, ring, groups, Inbox(inbox_fd), state_fd, collector_fd, model_fds, inference)
+    ends = exchange(config.tokens).env_worker(token_fds)
+    worker = EnvWorker(config, ring, groups, ends, state_fd, inference)
     try:
         worker.run()
     finally:
@@ -65,23 +73,20 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
 
 class EnvWorker:
     """The loop. A group is ready (its actions are there), outstanding (asked for), blocked (its ring is
-    full) or retired; every group is in exactly one of these."""
+    full, or it waits for its first round) or retired; every group is in exactly one of these."""
 
     def __init__(
         self,
         config: EnvWorkerConfig,
         ring: Ring,
         groups: list[Group],
-        inbox: Inbox,
+        ends: EnvWorkerEnds,
         state_fd: int,
-        collector_fd: int,
-        model_fds: list[int],
         inference: Inference | None,
     ) -> None:
         self._config, self._ring, self._groups = config, ring, groups
-        self._inbox, self._state_fd = inbox, state_fd
-        self._collector_fd, self._model_fds = collector_fd, model_fds
-        self._inference = inference
+        self._inbox, self._reports, self._models = ends
+        self._state_fd, self._inference = state_fd, inference
         self._model = config.model
         # How many each group has made, those before it was restored included: the number says the slot.
         self._requests = [group.first_step for group in groups]
@@ -93,9 +98,9 @@ class EnvWorker:
 
     def run(self) -> None:
         """Step until stopped, or until every group has retired."""
-        send(self._collector_fd, Kind.READY, self._config.ident)
-        for g, group in enumerate(self._groups):
-            if group.complete:  # restored with a block that was taken and not freed
+        self._reports.send(Kind.READY, self._config.ident)
+        for g in range(len(self._groups)):
+            if g in self._config.waiting:
                 self._blocked.add(g)
             else:
                 self._request(g)
@@ -124,7 +129,7 @@ class EnvWorker:
             error.add_note(self._place(group))
             raise
         if group.complete:
-            send(self._collector_fd, Kind.PUBLISHED, self._config.ident, g, group.publish())
+            self._reports.send(Kind.PUBLISHED, self._config.ident, g, group.publish())
             self._blocked.add(g)
         self._ring.times[_STEPPING] += time.perf_counter() - start
         self._advance(g)
@@ -139,7 +144,8 @@ class EnvWorker:
             if not group.index.can_write:
                 return
             self._blocked.discard(g)
-            group.open_block()
+            if group.complete:  # one that waited for its first block has it open already
+                group.open_block()
         self._request(g)
 
     def _request(self, g: int) -> None:
@@ -158,7 +164,7 @@ class EnvWorker:
 
     def _send_request(self, g: int) -> None:
         self._outstanding[g] = self._model
-        send(self._model_fds[self._model], Kind.REQUEST, self._config.ident, g, self._requests[g])
+        self._models[self._model].send(Kind.REQUEST, self._config.ident, g, self._requests[g])
 
     def _place(self, group: Group, row: int | None = None) -> str:
         """Which environments and which step an error belongs to."""
@@ -215,4 +221,4 @@ class EnvWorker:
             error.add_note(f"env worker {self._config.ident} could not save the state of its environments")
             raise
         write_arrays(self._state_fd, arrays)
-        send(self._collector_fd, Kind.SAVED, self._config.ident)
+        self._reports.send(Kind.SAVED, self._config.ident)

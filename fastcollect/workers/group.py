@@ -108,6 +108,7 @@ class Group:
         number = self.index.written
         self._block["header"][:] = (number, self.first_step, self._ends, 0)
         self.index = self.index.wrote()
+        self._ring.published[self.number] = self.index.written
         self.first_step += self._length
         return number
 

@@ -1,6 +1,6 @@
 """A model worker: gathers waiting requests into one padded batch, infers, answers.
 
-It learns of rings over its control socket (a descriptor comes with each), of requests through its pipe.
+It learns of env workers over its control socket (descriptors come with each), of requests through its inbox.
 A request number fixes the slot, and a ring remembers the last request that was answered, so that asking
 again after a model worker's death is harmless.
 """
@@ -22,13 +22,13 @@ from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import Ring, RingConfig
 from fastcollect.memory.segment import FieldSpec, Layout, Segment
-from fastcollect.memory.tokens import Inbox, Kind, PeerGoneError, Token, send
+from fastcollect.memory.tokens import Kind, ModelInbox, PeerGoneError, Sender, Token, TokenChannel, exchange
 from fastcollect.policies.base import POLICY_VERSION, PolicyConfig
 from fastcollect.support.errors import ConfigError
 
 MODEL_TIMES = ("inferring", "waiting")
 _INFERRING, _WAITING = range(len(MODEL_TIMES))
-_MESSAGE_BYTES = 256
+_MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class ModelWorkerConfig:
 
     index: which of the M. ring: sizes of every env worker's ring. parameters: the board's fields.
     max_groups: most groups in one batch. min_groups: gather that many requests, or as many as arrive within
-    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. lockstep: the NumPy policy.
+    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. reproducible: the NumPy
+    policy infers, without padding. tokens: what carries them.
     """
 
     index: int
@@ -50,7 +51,8 @@ class ModelWorkerConfig:
     min_groups: int
     deadline: float
     device: str
-    lockstep: bool
+    reproducible: bool
+    tokens: TokenChannel
 
 
 def stats_layout() -> Layout:
@@ -64,14 +66,14 @@ def stats_layout() -> Layout:
 
 
 def send_control(sock: socket.socket, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
-    """Collector's side of the control socket: "attach" (ring, inbox), "detach", "stop"."""
+    """Collector's side of the control socket: "attach" (ring, Line.model_fds), "detach", "stop"."""
     socket.send_fds(sock, [json.dumps({"op": op, "worker": ident}).encode()], fds)
 
 
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
-    """Run until told to stop. Descriptors: control socket, request pipe, board, stats, collector."""
+    """Run until told to stop. Descriptors: control socket, board, stats, those of the tokens."""
     limit_jax(config.device)
-    control_fd, pipe_fd, board_fd, stats_fd, collector_fd = fds
+    control_fd, board_fd, stats_fd, *token_fds = fds
     try:
         batch = Batch(config, WeightsBoard(config.parameters, board_fd))
         batch.warm_up()
@@ -81,8 +83,9 @@ def main(config: ModelWorkerConfig, fds: list[int]) -> None:
     control = socket.socket(fileno=control_fd)
     control.setblocking(False)
     stats = stats_layout().views(Segment(stats_layout().nbytes, stats_fd).buffer)
-    worker = ModelWorker(config, batch, control, Inbox(pipe_fd, control_fd), stats)
-    send(collector_fd, Kind.READY, -1 - config.index)
+    inbox, reports = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
+    worker = ModelWorker(config, batch, control, inbox, stats)
+    reports.send(Kind.READY, -1 - config.index)
     try:
         worker.run()
     except BaseException as error:
@@ -111,10 +114,10 @@ class Batch:
     def __init__(self, config: ModelWorkerConfig, board: WeightsBoard) -> None:
         self._board = board
         self._version = 0
-        self._lockstep = config.lockstep
+        self._reproducible = config.reproducible
         self._group = max(config.ring.envs)
         try:
-            self._policy = config.policy.build(config.spec, batched=not config.lockstep)
+            self._policy = config.policy.build(config.spec, batched=not config.reproducible)
         except (ImportError, ValueError, TypeError) as error:
             raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
         for name, expected in (("parameters", config.parameters), ("extras", config.extras)):
@@ -133,7 +136,7 @@ class Batch:
         rows = self.sizes[-1]
         spec, action = config.spec, config.spec.action
         dtype = spec.observation_dtype
-        if dtype == np.float64 and not config.lockstep:
+        if dtype == np.float64 and not config.reproducible:
             dtype = np.dtype(np.float32)
         self.observation = np.zeros((rows, *spec.observation_shape), dtype)
         self.noise = np.zeros((rows, config.ring.noise), np.float32)
@@ -159,8 +162,8 @@ class Batch:
 
     def infer(self, rows: int) -> None:
         """Actions and extras for the first ``rows`` observations, padded to the next size."""
-        # In lockstep no padding: the serial twin has none, and bits depend on the shape.
-        size = rows if self._lockstep else next(size for size in self.sizes if size >= rows)
+        # The serial twin has no padding, and bits depend on the shape.
+        size = rows if self._reproducible else next(size for size in self.sizes if size >= rows)
         extras = {name: array[:size] for name, array in self.extras.items()}
         self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
 
@@ -180,12 +183,12 @@ class ModelWorker:
         config: ModelWorkerConfig,
         batch: Batch,
         control: socket.socket,
-        inbox: Inbox,
+        inbox: ModelInbox,
         stats: dict[str, np.ndarray],
     ) -> None:
         self._config, self._batch, self._control, self._inbox = config, batch, control, inbox
         self._times, self._counts = stats["times"], stats["counts"]
-        self._rings: dict[int, tuple[Ring, int]] = {}
+        self._rings: dict[int, tuple[Ring, Sender]] = {}
         self._stopped = False
 
     def run(self) -> None:
@@ -224,16 +227,17 @@ class ModelWorker:
     def _handle_control(self) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 2)
+                data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MESSAGE_FDS)
             except BlockingIOError:
                 return
             message: dict[str, Any] = json.loads(data) if data else {"op": "stop"}
             if message["op"] == "attach":
-                self._rings[message["worker"]] = (Ring(self._config.ring, fds[0]), fds[1])
+                ring = Ring(self._config.ring, fds[0])
+                self._rings[message["worker"]] = ring, self._inbox.attach(fds[1:])
             elif message["op"] == "detach":
                 ring, answers = self._rings.pop(message["worker"])
                 ring.segment.close()
-                os.close(answers)
+                self._inbox.detach(answers)
             else:
                 self._stopped = True
                 return
@@ -256,7 +260,7 @@ class ModelWorker:
             self._rings[worker][0].answered[group] = sequence
         for _, worker, group, sequence in requests:
             with contextlib.suppress(PeerGoneError):  # the env worker died meanwhile
-                send(self._rings[worker][1], Kind.ANSWER, worker, group, sequence)
+                self._rings[worker][1].send(Kind.ANSWER, worker, group, sequence)
         self._times[_INFERRING] += time.perf_counter() - start
 
     def _slot(self, worker: int, group: int, sequence: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:

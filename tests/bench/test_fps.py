@@ -13,6 +13,7 @@ import pytest
 
 from bench.plan import Options, make_plan
 from bench.table import fps_table, ratios, references, summary
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.errors import ConfigError
@@ -229,7 +230,7 @@ def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
 
 def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
-    tuned = profile.Profile(num_envs=96, num_env_workers=3, num_model_workers=1, fps=1.0)
+    tuned = profile.Profile(parallelism=Parallelism(n=96, N=3, M=1), fps=1.0)
     (row,) = plan()
     assert (row.n, row.M, row.origin) == (4096, 0, "default")
     profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)

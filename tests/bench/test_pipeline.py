@@ -126,7 +126,7 @@ def test_seconds_are_above_zero(seconds):
 def test_wrong_values_are_named_together(tmp_path):
     for name in pipeline.STAGES:
         os.symlink("nowhere", tmp_path / name)
-    flags = "--sac.batch-size 0 --prune.rate 2 --env-kwargs goal_visible=false --controls"
+    flags = "--algorithm.batch-size 0 --prune.rate 2 --env-kwargs goal_visible=false --controls"
     problems = wrong(env="CartPole-v1", seed=-1, seconds=0.0, json=tmp_path, runs=tmp_path, flags=flags)
     beginnings = (
         "--seconds is 0.0",
@@ -134,7 +134,7 @@ def test_wrong_values_are_named_together(tmp_path):
         "--json: ",
         f"--runs: {str(tmp_path / 'dense')!r} exists",
         f"--runs: {str(tmp_path / 'ticket')!r} exists",
-        "sac.batch_size is 0",
+        "algorithm.batch_size is 0",
         "seed is -1",
         "prune.rate is 2",
         "--env-kwargs has goal_visible=False",
@@ -193,7 +193,7 @@ def test_a_real_run_of_a_moment_trains_and_prunes_and_writes_its_file(tmp_path):
     file = tmp_path / "out.json"
     flags = (
         "--env-steps 320 --start-steps 64 --anchor-steps 128 --updates-per-dispatch 4 --collect.n 2 "
-        "--replay.capacity 4096 --sac.hidden 8 --sac.batch-size 8 --evaluation.every 320 "
+        "--replay.capacity 4096 --algorithm.hidden 8 --algorithm.batch-size 8 --evaluation.every 320 "
         "--prune.rate 1 --env-kwargs horizon=20"
     )
     done = subprocess.run(

@@ -191,5 +191,5 @@ def test_widths_and_extras_that_do_not_exist_are_refused():
     for wrong in ({"channels": (16,)}, {"channels": (16, 0)}, {"dense": 0}):
         with pytest.raises(ValueError, match="allowed: two positive widths"):
             cnn_policy(**wrong).build(spec, batched=False)
-    with pytest.raises(ValueError, match=r"\['value'\].*log_prob"):
-        cnn_policy(extras=("value",)).build(spec, batched=False)
+    with pytest.raises(ValueError, match=r"\['advantage'\].*log_prob"):
+        cnn_policy(extras=("advantage",)).build(spec, batched=False)

@@ -30,8 +30,8 @@ def act(policy, spec, observation, noise, extras=()):
     """(action, extras by name) of a policy, in buffers that held nonsense before."""
     batch = len(observation)
     action = np.full((batch, *spec.action.shape), 77, spec.action.dtype)
-    shapes = {"log_prob": (), "mean_action": spec.action.shape}
-    out = {name: np.full((batch, *shapes[name]), 77, np.float32) for name in extras}
+    fields = policy.extras
+    out = {name: np.full((batch, *fields[name].shape), 77, fields[name].dtype) for name in extras}
     policy.act(observation, noise, action, out)
     return action, out
 
@@ -47,8 +47,13 @@ def random_weights(parameters, seed, scale=1.0):
     return weights
 
 
-def reference_head(weights, observation):
-    """The network in float64, layer by layer, one row and one unit at a time."""
+def reference_head(weights, observation, prefix=""):
+    """One network in float64, layer by layer, one row and one unit at a time."""
+    weights = {
+        name.removeprefix(prefix): array
+        for name, array in weights.items()
+        if name.startswith((f"{prefix}kernel", f"{prefix}bias"))
+    }
     depth = len(weights) // 2
     heads = []
     for row in observation.reshape(len(observation), -1).astype(np.float64):

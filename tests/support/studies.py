@@ -1,7 +1,5 @@
 """Whole studies without training: the stages' own code, and a trainer that only writes what one writes."""
 
-import sys
-
 import jax
 import numpy as np
 
@@ -10,24 +8,22 @@ from engine.normalizer import Moments
 from engine.sparse import masks
 from trainers import command
 from trainers.run.metrics import MetricsWriter
-from trainers.run.snapshots import Snapshot, to_arrays
 from trainers.store import artifacts
+from trainers.store.states import Snapshot, to_arrays
 from trainers.study import stages
 
 OBSERVATIONS, ACTIONS = 39, 4
 CONSTANT = (*range(11, 18), *range(29, 36))
 FLAGS = (
-    *("--sac.hidden", "8", "6", "--sac.batch-size", "16", "--collect.n", "2", "--collect.N", "1"),
+    *("--algorithm.hidden", "8", "6", "--algorithm.batch-size", "16", "--collect.n", "2", "--collect.N", "1"),
     *("--env-steps", "3000", "--start-steps", "100", "--anchor-steps", "1000", "--evaluation.every", "1000"),
 )
 
 
 def study(monkeypatch, path, *flags):
     """``train.py`` with these flags into ``path``, its trainer replaced by ``fake_train``."""
-    argv = [*FLAGS, "--run", str(path), *flags]
     monkeypatch.setattr(stages, "train", fake_train)
-    monkeypatch.setattr(sys, "argv", ["train.py", *argv])
-    command.train(command.parse(argv))
+    command.main([*FLAGS, "--run", str(path), *flags])
     return path
 
 
@@ -69,7 +65,7 @@ def fake_train(folder, config, start, progress, *, resume=False):
 
 
 def fresh(config):
-    state = sac.init(config.sac, config.seed, OBSERVATIONS, ACTIONS)
+    state = sac.init(config.algorithm, config.seed, OBSERVATIONS, ACTIONS)
     return Snapshot(state, Moments.empty(OBSERVATIONS), 0, 0)
 
 

@@ -18,22 +18,27 @@ import pytest
 
 from engine.algorithms.sac import SACConfig
 from fastcollect.control.launcher import Launcher
-from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig, plain
-from trainers.run import session as loop
+from fastcollect.support.plain import plain
+from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig
+from trainers.run import training as loop
 from trainers.run.learner import Learner
-from trainers.run.metrics import read_rows
+from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder
+from trainers.store.identity import Identity
+from trainers.store.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "support.tiny_env:TinyEnv"
+REPRODUCIBLE = {"schedule": "rounds", "reproducible": True}
+ASYNCHRONOUS = {"collect__schedule": "asynchronous", "collect__reproducible": False}
 SAC = SACConfig(hidden=(8,), batch_size=8)
 
 
 def tiny_config(**changes):
     """20 rounds of 16 steps, a dispatch of 4 updates every second round; nested names as "collect__n"."""
-    collect = {"n": 2, "N": 2, "block_length": 4, "group_size": 2, "lockstep": True}
+    collect = {"n": 2, "N": 2, "block_length": 4, "group_size": 2, **REPRODUCIBLE}
     nested = {"collect": collect, "evaluation": {"every": 48, "episodes": 3}, "replay": {}}
     top = {
         "env": TINY,
@@ -43,12 +48,12 @@ def tiny_config(**changes):
         "updates_per_step": 0.125,
         "updates_per_dispatch": 4,
         "anchor_steps": 128,
-        "sac": SAC,
+        "algorithm": SAC,
     }
     for name, value in changes.items():
         part, _, rest = name.partition("__")
-        if rest and part == "sac":
-            top["sac"] = replace(top["sac"], **{rest: value})
+        if rest and part == "algorithm":
+            top["algorithm"] = replace(top["algorithm"], **{rest: value})
         elif rest:
             nested[part][rest] = value
         else:
@@ -106,8 +111,9 @@ def one_launcher(monkeypatch):
 def train(path, config, start=None, *, resume=False, progress=None, identity=None):
     """The loop in this process, in a run folder of its own."""
     identity = {"stage": "dense", **plain(config)} if identity is None else identity
+    identity = Identity(kind="dense", config=identity)
     with RunFolder.create(path, identity, ["test"], resume=resume) as folder:
-        return loop.train(folder, config, start or loop.Start(), progress or Silent(), resume=resume)
+        return loop.train(folder, config, start or Start(), progress or Silent(), resume=resume)
 
 
 def artifact(path, name="final"):
@@ -146,11 +152,7 @@ def assert_same_run(path, expected):
 
 def checkpoint(path):
     """Arrays and meta of a run's newest checkpoint."""
-    checkpoints = Checkpoints(path)
-    try:
-        return checkpoints.load()
-    finally:
-        checkpoints.close()
+    return Checkpoints(path).load()
 
 
 class KeptLearner(Learner):
@@ -193,9 +195,10 @@ def environment(folder):
 FLAGS = (
     *("--env", TINY, "--seed", "3", "--env-steps", "320", "--start-steps", "64", "--anchor-steps", "128"),
     *("--updates-per-step", "0.125", "--updates-per-dispatch", "4", "--replay.capacity", "4096"),
-    *("--sac.hidden", "8", "--sac.batch-size", "8", "--evaluation.every", "96", "--evaluation.episodes", "3"),
+    *("--algorithm.hidden", "8", "--algorithm.batch-size", "8"),
+    *("--evaluation.every", "96", "--evaluation.episodes", "3"),
     *("--collect.n", "2", "--collect.N", "2", "--collect.block-length", "4", "--collect.group-size", "2"),
-    "--collect.lockstep",
+    *("--collect.schedule", "rounds", "--collect.reproducible"),
 )
 """What ``tiny_config`` says, for a command line, with half its evaluations."""
 

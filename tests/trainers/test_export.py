@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_weights_beneath_the_mask_are_an_error(study, tmp_path):
     folder = shutil.copytree(study / "ticket" / "round-2", tmp_path / "round-2")
     arrays = dict(artifacts.load(folder, "final").arrays)
     arrays["sac/actor/kernel_0"] = arrays["sac/actor/kernel_0"] + 1
-    config_hash = run_reader.identity(folder)[1]["config_hash"]
+    config_hash = run_reader.identify(folder)[1]["config_hash"]
     artifacts.save(folder, "final", arrays, config_hash=config_hash)
     with pytest.raises(DifferentOutputsError):
         export(ExportArguments(run=folder, out=tmp_path / "actor.npz"))
@@ -136,7 +137,7 @@ def test_weights_beneath_the_mask_are_an_error(study, tmp_path):
 @pytest.mark.parametrize(("offset", "fits"), [(10.0, True), (10_000.0, False)])
 def test_a_normaliser_that_float32_cannot_fold_is_an_error(study, tmp_path, offset, fits):
     folder = shutil.copytree(study / "ticket" / "round-2", tmp_path / "round-2")
-    config_hash = run_reader.identity(folder)[1]["config_hash"]
+    config_hash = run_reader.identify(folder)[1]["config_hash"]
     arrays = dict(artifacts.load(folder, "final").arrays)
     arrays["normalizer/mean"] = arrays["normalizer/mean"] + offset
     artifacts.save(folder, "final", arrays, config_hash=config_hash)
@@ -155,18 +156,22 @@ def test_a_source_that_was_changed_is_refused(study, tmp_path):
     moved = shutil.copytree(study, tmp_path / "moved")
     file = moved / "dense" / "manifest.yaml"
     file.write_text(file.read_text().replace("seed: 0", "seed: 7", 1))
-    facts = run_reader.identity(moved / "ticket" / "round-1")[1]["facts"]
+    source = run_reader.identify(moved / "ticket" / "round-1")[0].source("dense")
     with pytest.raises(ConfigError, match="was changed"):
-        run_reader.find_source(moved / "ticket", {**facts["source"], "path": "nowhere/dense"})
+        run_reader.find_source(moved / "ticket", source)
 
 
 def test_a_study_that_was_moved_still_knows_its_dense_run(study, tmp_path):
     moved = shutil.copytree(study, tmp_path / "moved")
-    facts = run_reader.identity(moved / "ticket" / "round-1")[1]["facts"]
-    assert run_reader.find_source(moved / "ticket" / "round-1", facts["source"]) is not None
-    absent = {**facts["source"], "path": "nowhere/dense"}
-    assert run_reader.find_source(moved / "ticket" / "round-1", absent) == moved / "dense"
-    assert run_reader.find_source(moved / "ticket", {**absent, "config_hash": "other"}) is None
+    source = run_reader.identify(moved / "ticket" / "round-1")[0].source("dense")
+    assert run_reader.find_source(moved / "ticket" / "round-1", source) == moved / "dense"
+    assert run_reader.find_source(study / "ticket" / "round-1", source) == study / "dense"
+    assert run_reader.find_source(moved / "ticket", replace(source, config_hash="other")) is None
+    alone = shutil.copytree(moved / "ticket" / "round-1", tmp_path / "alone" / "round-1")
+    assert run_reader.find_source(alone, source) == study / "dense"
+    (moved / "dense").rename(tmp_path / "dense")
+    (moved / "ticket").rename(tmp_path / "inner")
+    assert run_reader.find_source(tmp_path / "inner" / "round-1", source) == tmp_path / "dense"
 
 
 def test_a_run_without_observations_to_check_on_is_refused(study, tmp_path, monkeypatch):
@@ -186,7 +191,7 @@ def test_what_cannot_be_exported_is_one_error(study, tmp_path):
     broken = shutil.copytree(study / "dense", tmp_path / "broken")
     arrays = dict(artifacts.load(broken, "final").arrays)
     arrays["sac/actor/bias_0"] = np.full(8, np.nan, np.float32)
-    config_hash = run_reader.identity(broken)[1]["config_hash"]
+    config_hash = run_reader.identify(broken)[1]["config_hash"]
     artifacts.save(broken, "final", arrays, config_hash=config_hash)
     with pytest.raises(ConfigError, match="not finite"):
         exportable(broken)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.algorithms.sac import SACConfig
+from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.sparse.pruning import CRITERIA, SCOPES
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.support.errors import ConfigError
 
 Stage = Literal["dense", "ticket", "transfer", "all"]
+ALGORITHM = next(iter(CONFIGS))
+"""The algorithm that a run has unless another one is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +29,15 @@ class CollectConfig:
     """Model workers; with 0 the env workers infer for themselves."""
     block_length: int = 16
     """Steps in a block."""
-    lockstep: bool = False
-    """Same seed, same bits: collection waits for learning and learning for collection."""
+    schedule: Literal["asynchronous", "rounds"] = "asynchronous"
+    """In rounds of one block of every group, collection waits for learning and learning for collection."""
+    reproducible: bool = False
+    """Same seed, same bits, and an interrupted run equals an uninterrupted one; needs the schedule rounds."""
     group_size: int | None = None
-    """Environments that step together; in lockstep the bits depend on it and on n x N, not on N or M."""
+    """Environments that step together; reproducible bits depend on it and on n x N, not on N or M."""
+    tokens: TokenChannel = "pipes"
+    """What carries the tokens between processes: the kernel's pipes, or queues in shared memory, which take
+    more time per token and are emptied by a worker that is killed inside one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,80 +129,93 @@ class TrainConfig:
     """End early once success at any step reached this in ``stop_patience`` evaluations in a row."""
     stop_patience: int = 3
     """See stop_success."""
-    sac: SACConfig = field(default_factory=SACConfig)
+    algo: str = ALGORITHM
+    """Who learns."""
+    algorithm: AlgorithmConfig = field(default_factory=CONFIGS[ALGORITHM])
+    """Settings of the algorithm that ``algo`` chooses."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """The configuration as plain data, for a manifest."""
-    return _plain(dataclasses.asdict(config))
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(TrainConfig):
+    """Everything that identifies a study: its runs' settings, and which runs there are."""
+
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    rewind: RewindConfig = field(default_factory=RewindConfig)
+    controls: bool = False
+    """Also train the matched controls of a ticket, at the same budget."""
+    control_rounds: tuple[int, ...] = ()
+    """Rounds that get controls; default: the last, where the one without a mask is trained in any case. A
+    finished ticket can be given controls later."""
+    tasks: tuple[str, ...] = ("reach-v3",)
+    """Stage all: tasks to draw tickets on."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Stage all: seeds of each task."""
+    targets: tuple[str, ...] = ("push-v3",)
+    """Stage all: tasks to transfer each ticket to."""
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def train_config(config: Any, cls: type = TrainConfig) -> Any:
+    """The part of a configuration that one training run has, or that another class says."""
+    return cls(**{each.name: getattr(config, each.name) for each in dataclasses.fields(cls)})
 
 
-def check(config: TrainConfig) -> None:
-    """Raises ConfigError naming every value that is out of range, and what is allowed."""
-    collect, sac = config.collect, config.sac
+def problems_of(config: TrainConfig) -> list[str]:
+    """Every value that is out of range, by its dotted name, and what is allowed."""
+    collect = config.collect
     counts = {
         "env_steps": config.env_steps,
         "updates_per_dispatch": config.updates_per_dispatch,
         "anchor_steps": config.anchor_steps,
         "stop_patience": config.stop_patience,
-        "sac.batch_size": sac.batch_size,
-        "sac.n_step": sac.n_step,
         "replay.capacity": config.replay.capacity,
         "evaluation.every": config.evaluation.every,
         "evaluation.episodes": config.evaluation.episodes,
-        **{f"sac.hidden[{i}]": width for i, width in enumerate(sac.hidden)},
     }
     problems = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
-    rates = {
-        "sac.actor_learning_rate": sac.actor_learning_rate,
-        "sac.critic_learning_rate": sac.critic_learning_rate,
-        "sac.initial_temperature": sac.initial_temperature,
-        "sac.reward_scale": sac.reward_scale,
-        "updates_per_step": config.updates_per_step,
-        "variance_floor": config.variance_floor,
-        "sac.max_gradient_norm": 1.0 if sac.max_gradient_norm is None else sac.max_gradient_norm,
-    }
     problems += [
         f"{name} is {value}; allowed: a finite number above 0"
-        for name, value in rates.items()
+        for name, value in {
+            "updates_per_step": config.updates_per_step,
+            "variance_floor": config.variance_floor,
+        }.items()
         if not (value > 0 and math.isfinite(value))
     ]
-    if not 0 <= sac.temperature_learning_rate < math.inf:
-        problems.append(
-            f"sac.temperature_learning_rate is {sac.temperature_learning_rate}; allowed: 0 and more"
-        )
-    shares = {"sac.discount": sac.discount, "sac.target_rate": sac.target_rate}
-    shares["final_learning_rate"] = config.final_learning_rate
+    shares = {"final_learning_rate": config.final_learning_rate}
     shares |= {} if config.stop_success is None else {"stop_success": config.stop_success}
     problems += [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
     if not 0 <= config.start_steps < config.env_steps:
         problems.append(f"start_steps is {config.start_steps}; allowed: 0 to env_steps - 1")
     if not 0 <= config.seed < 2**31:
         problems.append(f"seed is {config.seed}; allowed: 0 to {2**31 - 1}")
-    if not sac.hidden:
-        problems.append("sac.hidden is empty; allowed: one width or more")
+    if collect.reproducible and collect.schedule != "rounds":
+        problems.append(
+            f"collect.reproducible is True and collect.schedule is {collect.schedule!r}; allowed: "
+            "reproducible with the schedule 'rounds' only"
+        )
     if config.replay.capacity < collect.n * collect.N * collect.block_length:
         problems.append(
             f"replay.capacity is {config.replay.capacity}; allowed: n x N x block_length = "
             f"{collect.n * collect.N * collect.block_length} and more"
         )
-    if problems:
+    if type(config.algorithm) is not CONFIGS.get(config.algo):
+        problems.append(
+            f"algo is {config.algo!r} with settings of {type(config.algorithm).__name__}; "
+            f"allowed: {', '.join(CONFIGS)} with settings of its own"
+        )
+    return problems + [f"algorithm.{problem}" for problem in config.algorithm.problems()]
+
+
+def check(config: TrainConfig) -> None:
+    """Raises ConfigError naming every value that is out of range, and what is allowed."""
+    if problems := problems_of(config):
         raise ConfigError(problems)
 
 
-def check_prune(config: PruneConfig) -> None:
-    """As ``check``, for how a ticket is drawn."""
+def prune_problems(config: PruneConfig) -> list[str]:
+    """As ``problems_of``, for how a ticket is drawn."""
     targets = {"prune.actor": config.actor, "prune.critic": config.critic}
     problems = [f"{n} is {v}; allowed: sparsity in [0, 1)" for n, v in targets.items() if not 0 <= v < 1]
     if not problems and not any(targets.values()):
@@ -208,5 +228,4 @@ def check_prune(config: PruneConfig) -> None:
         problems.append(f"prune.scope is {config.scope!r}; allowed: {', '.join(SCOPES)}")
     if config.min_kept < 0:
         problems.append(f"prune.min_kept is {config.min_kept}; allowed: 0 and more")
-    if problems:
-        raise ConfigError(problems)
+    return problems

@@ -27,8 +27,9 @@ from fastcollect.support.command import check_folder, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.machine import commit
 from trainers.export import folded_actor
-from trainers.report import numbers, page, records, sections
-from trainers.store.reader import Folder, Run, group, load
+from trainers.report import numbers, page, sections, tables
+from trainers.report.repetitions import repetitions
+from trainers.store.reader import Container, SavedRun, load
 
 PAGE = "report.html"
 _PICTURES = "figure-*"
@@ -39,7 +40,7 @@ class ReportArguments:
     """What ``python -m trainers.report`` takes."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
-    """Run folders of any stage; those inside them are found."""
+    """SavedRun folders of any stage; those inside them are found."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the report; default: report/ in the first RUN."""
 
@@ -59,9 +60,9 @@ def report(arguments: ReportArguments) -> Path:
     return out / PAGE
 
 
-def build(runs: Sequence[Run], folders: Sequence[Folder]) -> tuple[str, dict[str, bytes]]:
+def build(runs: Sequence[SavedRun], folders: Sequence[Container]) -> tuple[str, dict[str, bytes]]:
     """The page, and the pictures in it by the names of their files."""
-    groups = group(runs)
+    groups = repetitions(runs)
     families = numbers.families(groups)
     pictures: sections.Pictures = {}
     parts = {
@@ -71,11 +72,11 @@ def build(runs: Sequence[Run], folders: Sequence[Folder]) -> tuple[str, dict[str
         "transfer": ("Transfer", sections.transfer(groups)),
         "masks": ("Masks", sections.masks(families, pictures)),
         "inputs": ("Inputs", sections.inputs(families, pictures)),
-        "costs": ("Costs", records.costs(groups, families, runs)),
+        "costs": ("Costs", tables.costs(groups, families, runs)),
         "episode": ("An episode", sections.episode(runs, pictures, folded_actor)),
-        "runs": ("Every run", records.every_run(runs)),
-        "manifests": ("Manifests", records.manifests(runs, folders)),
-        "limits": ("What this does not show", records.limits(groups, families)),
+        "runs": ("Every run", tables.every_run(runs)),
+        "manifests": ("Manifests", tables.manifests(runs, folders)),
+        "limits": ("What this does not show", tables.limits(groups, families)),
     }
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     seeds = len({each.seed for each in runs})
@@ -84,9 +85,9 @@ def build(runs: Sequence[Run], folders: Sequence[Folder]) -> tuple[str, dict[str
             f"{len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {len({each.env for each in runs})} "
             f"environments. Written {now} at {commit()}."
         ),
-        *(page.paragraph(text) for text in records.provenance(runs)),
-        records.unfinished(runs, folders),
-        records.repeated(groups),
+        *(page.paragraph(text) for text in tables.provenance(runs)),
+        tables.unfinished(runs, folders),
+        tables.repeated(groups),
     ]
     whole = [(key, title, page.section(key, title, content)) for key, (title, content) in parts.items()]
     title = "Runs on " + ", ".join(dict.fromkeys(each.env for each in runs))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainers.report import numbers
 from trainers.report.numbers import Family
-from trainers.store.reader import Group, Run
+from trainers.report.repetitions import Repetitions
+from trainers.store.reader import SavedRun
 
 MEASURES = {
     "success_any": "success at any step",
@@ -22,7 +23,7 @@ _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _BLUE, _RED, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 _STYLES: Mapping[str, tuple[str, str, str]] = {
     "dense": (_BLACK, "o", "-"),
-    "ticket": (_BLUE, "D", "-"),
+    "round": (_BLUE, "D", "-"),
     "permuted-weights": (_ORANGE, "s", "--"),
     "permuted-mask": (_GREEN, "^", "-."),
     "random-mask": (_RED, "v", ":"),
@@ -44,20 +45,42 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def _panels(figure: Any) -> Iterator[tuple[Any, str]]:
+    """Axes and name of each measure, side by side."""
+    for axes, (key, name) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
+        yield axes, key
+        axes.set(title=name)
+        axes.grid(alpha=0.3)
+        if key != "return_mean":
+            axes.set_ylim(-0.03, 1.03)
+
+
+def _png(figure: Any, columns: int, **legend: Any) -> bytes:
+    """The figure's PNG, with a legend of its first axes in so many columns, if that is not 0."""
+    if columns:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        columns = min(columns, len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, **legend)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()
+
+
+def _errors(found: Sequence[numbers.Spread]) -> list[list[float]] | None:
+    """Whiskers from the least to the greatest; None where there is one run of each."""
+    if max((len(each.values) for each in found), default=0) < 2:
+        return None
+    return [[each.mean - each.low for each in found], [each.high - each.mean for each in found]]
 
 
 def _steps(value: float, _: Any = None) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
-def _style(run: Run) -> tuple[str, str, str]:
-    if run.stage == "control" and run.name == "dense":
+def _style(run: SavedRun) -> tuple[str, str, str]:
+    if run.kind == "control" and run.name == "dense":
         return _STYLES["dense control"]
-    return _STYLES[run.name or run.stage]
+    return _STYLES[run.name or run.kind]
 
 
 def _gradient(count: int) -> list[Any]:
@@ -67,35 +90,27 @@ def _gradient(count: int) -> list[Any]:
     return [colormaps[_SEQUENCE](0.8 * i / max(1, count - 1)) for i in range(count)]
 
 
-def curves(groups: Sequence[Group], title: str) -> bytes | None:
+def curves(groups: Sequence[Repetitions], title: str) -> bytes | None:
     """Evaluations over environment steps: a thick mean, a band from least to most, thin runs; or None."""
     looks = _looks(groups)
     figure = _figure(12, 4.3 + 0.22 * (len(groups) // 4))
-    panels = figure.subplots(1, len(MEASURES))
     drawn = False
-    for axes, (key, name) in zip(panels, MEASURES.items(), strict=True):
+    for axes, key in _panels(figure):
         for group in groups:
             found = numbers.curve(group.runs, key)
             if found is None:
                 continue
             drawn = True
             _draw_curve(axes, found, *looks[group.label], f"{group.label}, {group.seeds()}")
-        axes.set(title=name, xlabel="environment steps")
+        axes.set(xlabel="environment steps")
         axes.xaxis.set_major_formatter(_steps)
-        axes.grid(alpha=0.3)
-        if key != "return_mean":
-            axes.set_ylim(-0.03, 1.03)
-    if not drawn:
-        return None
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
     figure.suptitle(title)
-    return _png(figure)
+    return _png(figure, 4) if drawn else None
 
 
-def _looks(groups: Sequence[Group]) -> dict[str, tuple[Any, str]]:
+def _looks(groups: Sequence[Repetitions]) -> dict[str, tuple[Any, str]]:
     """Label -> colour and dashes: rounds along a gradient, other settings of the same run by their dashes."""
-    rounds = [group.label for group in groups if group.stage == "ticket"]
+    rounds = [group.label for group in groups if group.kind == "round"]
     gradient = dict(zip(rounds, _gradient(len(rounds)), strict=True)) if len(rounds) > 1 else {}
     taken: set[tuple[Any, str]] = set()
     looks = {}
@@ -126,24 +141,18 @@ def against_sparsity(family: Family, title: str) -> bytes | None:
         return None
     kind = "actor" if any(run.masks["actor"] for runs in finished.values() for run in runs) else "critic"
     figure = _figure(12, 4.6)
-    panels = figure.subplots(1, len(MEASURES))
-    for axes, (key, name) in zip(panels, MEASURES.items(), strict=True):
+    for axes, key in _panels(figure):
         _draw_level(axes, family, key)
-        _draw_points(axes, _places(finished.values(), kind, key, 0), _STYLES["ticket"], "ticket", line=True)
+        _draw_points(axes, _places(finished.values(), kind, key, 0), _STYLES["round"], "ticket", line=True)
         for style, label, runs, shift in _controls(family):
             _draw_points(axes, _places(runs, kind, key, shift), style, label, line=False)
-        axes.set(title=name, xlabel=f"sparsity of the {kind}", xlim=(-0.08, 1.08))
-        axes.grid(alpha=0.3)
-        if key != "return_mean":
-            axes.set_ylim(-0.03, 1.03)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+        axes.set(xlabel=f"sparsity of the {kind}", xlim=(-0.08, 1.08))
     figure.suptitle(title)
-    return _png(figure)
+    return _png(figure, 3)
 
 
 def _places(
-    rounds: Iterable[Sequence[Run]], kind: str, key: str, shift: float
+    rounds: Iterable[Sequence[SavedRun]], kind: str, key: str, shift: float
 ) -> list[tuple[float, numbers.Spread]]:
     """Mean sparsity and results of the runs of each round."""
     return [
@@ -152,9 +161,9 @@ def _places(
     ]
 
 
-def _controls(family: Family) -> list[tuple[tuple[str, str, str], str, list[list[Run]], float]]:
+def _controls(family: Family) -> list[tuple[tuple[str, str, str], str, list[list[SavedRun]], float]]:
     """Style, label, the finished runs of each round, and by how much to move it, for each kind of control."""
-    found: dict[str, list[list[Run]]] = {}
+    found: dict[str, list[list[SavedRun]]] = {}
     for group in family.controls:
         if group.finished:
             found.setdefault(group.first.name, []).append(group.finished)
@@ -193,11 +202,10 @@ def _draw_points(
     counts = sorted({len(found.values) for _, found in places})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     xs, means = [x for x, _ in places], [found.mean for _, found in places]
-    errors = [[f.mean - f.low for _, f in places], [f.high - f.mean for _, f in places]]
     axes.errorbar(
         xs,
         means,
-        errors if counts[-1] > 1 else None,
+        _errors([found for _, found in places]),
         color=colour,
         marker=marker,
         ms=6,
@@ -216,26 +224,16 @@ def overlap(found: Mapping[str, tuple[numbers.Spread, float]], title: str) -> by
     axes = figure.subplots()
     places = np.arange(len(found))
     means = [measured.mean for measured, _ in found.values()]
-    errors = [[m.mean - m.low for m, _ in found.values()], [m.high - m.mean for m, _ in found.values()]]
+    errors = _errors([measured for measured, _ in found.values()])
     axes.bar(places, means, 0.5, yerr=errors, capsize=4, color=_SKY, ecolor=_BLUE, label="between seeds")
-    axes.plot(
-        places,
-        [e for _, e in found.values()],
-        "_",
-        color=_RED,
-        ms=38,
-        mew=2.5,
-        label="random masks, expected",
-    )
+    expected, look = [e for _, e in found.values()], {"color": _RED, "ms": 38, "mew": 2.5}
+    axes.plot(places, expected, "_", **look, label="random masks, expected")
     axes.set_xticks(places, [name.replace(" layer", "\nlayer") for name in found])
     axes.set(ylabel="Jaccard index", title=title)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.1)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, markerscale=0.5
-    )
-    return _png(figure)
+    return _png(figure, 2, markerscale=0.5)
 
 
 def densities(family: Family, title: str) -> bytes:
@@ -250,22 +248,12 @@ def densities(family: Family, title: str) -> bytes:
     ):
         found = [numbers.spread([float(numbers.layers(run)[name].mean()) for run in runs]) for name in names]
         places = np.arange(len(names)) + (index - (len(finished) - 1) / 2) * width
-        errors = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
-        axes.bar(
-            places,
-            [f.mean for f in found],
-            width * 0.92,
-            yerr=errors if len(runs) > 1 else None,
-            capsize=2,
-            color=colour,
-            ecolor="#555555",
-            label=f"round {number}",
-        )
+        look = {"color": colour, "ecolor": "#555555", "capsize": 2, "label": f"round {number}"}
+        axes.bar(places, [f.mean for f in found], width * 0.92, yerr=_errors(found), **look)
     axes.set_xticks(np.arange(len(names)), [name.replace(" layer", "\nlayer") for name in names])
     axes.set(ylabel="kept weights, share of the layer", title=title)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
-    return _png(figure)
+    return _png(figure, 6)
 
 
 def inputs(family: Family, title: str) -> bytes:
@@ -294,7 +282,7 @@ def inputs(family: Family, title: str) -> bytes:
             tick.set_color("#777777" if is_constant else _BLACK)
     figure.colorbar(image, ax=panels, label="kept weights of the input, %", shrink=0.6)
     figure.suptitle(title)
-    return _png(figure)
+    return _png(figure, 0)
 
 
 def _shares(rounds: Sequence[Sequence[Mapping[str, np.ndarray]]], name: str, count: int) -> np.ndarray:

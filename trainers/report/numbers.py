@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import gammaln
 
-from engine.sparse import flops
 from engine.sparse import masks as mask_functions
 from fastcollect.envs.registry import METAWORLD_TASKS
-from trainers.store.reader import Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.report.repetitions import Repetitions
+from trainers.store.layout import NETWORKS
+from trainers.store.reader import SavedRun
 
 _FRAME = (
     *("hand x", "hand y", "hand z", "gripper opening", "object x", "object y", "object z"),
@@ -56,24 +56,24 @@ class Family:
 
     env: str
     settings: str
-    rounds: dict[int, Group]
-    controls: list[Group]
+    rounds: dict[int, Repetitions]
+    controls: list[Repetitions]
     dense: dict[int, Mapping[str, Any]]
 
-    def finished(self) -> dict[int, list[Run]]:
+    def finished(self) -> dict[int, list[SavedRun]]:
         """Round -> its finished runs, without rounds that have none."""
         return {k: group.finished for k, group in self.rounds.items() if group.finished}
 
 
-def families(groups: Sequence[Group]) -> list[Family]:
+def families(groups: Sequence[Repetitions]) -> list[Family]:
     """The tickets among the groups, each with its controls."""
     found: dict[tuple[str, str], Family] = {}
     for group in groups:
-        if group.stage not in ("ticket", "control"):
+        if group.kind not in ("round", "control"):
             continue
         key = group.env, group.settings
         family = found.setdefault(key, Family(*key, {}, [], {}))
-        if group.stage == "ticket":
+        if group.kind == "round":
             family.rounds[group.first.round] = group
         else:
             family.controls.append(group)
@@ -88,12 +88,12 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(float(np.mean(values)), min(values), max(values), tuple(values))
 
 
-def of_summaries(runs: Sequence[Run], key: str, part: str | None = None) -> Spread | None:
+def of_summaries(runs: Sequence[SavedRun], key: str, part: str | None = None) -> Spread | None:
     """A result of finished runs; part: of the summary, for instance "best"."""
     return spread([(run.summary[part] if part else run.summary)[key] for run in runs])
 
 
-def curve(runs: Sequence[Run], key: str) -> Curve | None:
+def curve(runs: Sequence[SavedRun], key: str) -> Curve | None:
     """One measure of all evaluations; None where there are none."""
     lines = []
     for run in runs:
@@ -123,7 +123,7 @@ def layer_name(kind: str, leaf: str) -> str:
     return " ".join(part for part in (kind, prefix, f"layer {number}") if part)
 
 
-def layers(run: Run) -> dict[str, np.ndarray]:
+def layers(run: SavedRun) -> dict[str, np.ndarray]:
     """Layer's name -> its mask, of pruned networks only."""
     return {
         layer_name(kind, leaf): np.asarray(run.masks[kind][leaf])
@@ -150,7 +150,7 @@ def _log_factorial(*counts: np.ndarray) -> np.ndarray:
     return sum(gammaln(each + 1.0) for each in counts)
 
 
-def overlaps(runs: Sequence[Run]) -> dict[str, tuple[Spread, float]]:
+def overlaps(runs: Sequence[SavedRun]) -> dict[str, tuple[Spread, float]]:
     """Layer -> (Jaccard index over all pairs of runs, what random masks of their densities would have)."""
     found = [layers(run) for run in runs]
     out = {}
@@ -184,7 +184,7 @@ def input_names(env: str, count: int, observations: int) -> list[str]:
     return [*names, *(f"action {i + 1}" for i in range(count - observations))]
 
 
-def first_layers(run: Run) -> dict[str, np.ndarray]:
+def first_layers(run: SavedRun) -> dict[str, np.ndarray]:
     """Network's name -> share of the first layer's weights that each input keeps; pruned networks only."""
     return {
         f"{kind} {leaf.rpartition('/')[0]}".strip(): np.asarray(run.masks[kind][leaf]).mean(1)
@@ -193,12 +193,12 @@ def first_layers(run: Run) -> dict[str, np.ndarray]:
     }
 
 
-def constant_inputs(run: Run) -> np.ndarray:
+def constant_inputs(run: SavedRun) -> np.ndarray:
     """(o,) bool: observations that never changed, so that they are zero once normalised."""
     return run.moments.squares == 0
 
 
-def sparsity_without_constants(run: Run, kind: str) -> tuple[float, int]:
+def sparsity_without_constants(run: SavedRun, kind: str) -> tuple[float, int]:
     """Sparsity over the weights that do not lie on constant inputs, and how many kept ones lie on them."""
     constant = constant_inputs(run)
     size = kept = idle = 0
@@ -216,21 +216,14 @@ def sparsity_without_constants(run: Run, kind: str) -> tuple[float, int]:
 # Costs.
 
 
-def operations(run: Run) -> dict[str, dict[str, int]]:
-    """{"forward": of the actor on a row, "update": of one update} -> {"dense", "masked", ...} of a run."""
-    batch = run.config["sac"]["batch_size"]
-    actor, critic = ((run.masks[kind], run.parameters[kind]) for kind in NETWORKS)
-    return {"forward": flops.forward(*actor), "update": flops.sac_update(*actor, *critic, batch)}
-
-
-def progress_made(run: Run) -> tuple[int, int]:
+def progress_made(run: SavedRun) -> tuple[int, int]:
     """(environment steps, updates) that this run made itself, without those before its rewind point."""
     first = run.evaluations[0] if run.evaluations else {"env_steps": 0, "updates": 0}
     last = run.summary or (run.evaluations[-1] if run.evaluations else first)
     return last["env_steps"] - first["env_steps"], last["updates"] - first["updates"]
 
 
-def kept_counts(run: Run, kind: str) -> tuple[int, int, list[int]]:
+def kept_counts(run: SavedRun, kind: str) -> tuple[int, int, list[int]]:
     """(kept weights, prunable weights, kept ones of each layer) of a finished run's "actor" or "critic"."""
     size = mask_functions.counts(mask_functions.full(run.parameters[kind]))[1]
     if not run.masks[kind]:

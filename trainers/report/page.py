@@ -64,12 +64,11 @@ def section(anchor: str, title: str, *parts: str) -> str:
     return f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{"".join(parts)}</section>\n'
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()
-) -> str:
-    """A table; the first column and those named in ``texts`` are aligned left."""
-    kinds = [' class="text"' if name in texts else "" for name in columns]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, columns, strict=True))
+def table(columns: str, rows: Iterable[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()) -> str:
+    """A table. columns: "one|another". The first column and those named in ``texts`` are aligned left."""
+    names = columns.split("|")
+    kinds = [' class="text"' if name in texts else "" for name in names]
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, names, strict=True))
     body = "".join(
         "<tr>"
         + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))

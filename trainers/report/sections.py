@@ -12,8 +12,9 @@ from fastcollect.support.command import parse_kwargs
 from trainers.report import figures, numbers, page
 from trainers.report.film import film
 from trainers.report.numbers import Family, Spread
-from trainers.store.reader import Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.report.repetitions import Repetitions
+from trainers.store.layout import NETWORKS
+from trainers.store.reader import SavedRun
 
 Pictures = dict[str, bytes]
 """Names of files -> their content; sections add theirs."""
@@ -22,9 +23,9 @@ _BANDS = "Bands, brackets and whiskers run from the least to the greatest of the
 _HORIZON = 500
 
 
-def results(groups: Sequence[Group]) -> str:
+def results(groups: Sequence[Repetitions]) -> str:
     """One row for each group of seeds."""
-    columns = ["environment", "run", "finished", "success any", "success last", "return", "sparsity actor"]
+    columns = "environment|run|finished|success any|success last|return|sparsity actor"
     rows = []
     for group in groups:
         done = group.finished
@@ -39,25 +40,25 @@ def results(groups: Sequence[Group]) -> str:
         "greatest where they differ. Sparsity is pruned over prunable weights, which are the kernels; biases "
         "are never pruned."
     )
-    return page.table([*columns, "sparsity critic"], rows, caption, texts=["run"])
+    return page.table(f"{columns}|sparsity critic", rows, caption, texts=["run"])
 
 
 _FORMS = {"success_any": ".2f", "success_last": ".2f", "return_mean": ",.0f"}
 
 
-def curves(groups: Sequence[Group], pictures: Pictures) -> str:
+def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
     """Learning curves: dense and ticket, each round's controls, transfers."""
     parts = []
     for env in dict.fromkeys(group.env for group in groups):
         here = [group for group in groups if group.env == env]
-        dense = [group for group in here if group.stage == "dense"]
-        tickets = [group for group in here if group.stage == "ticket"]
-        transfers = [group for group in here if group.stage == "transfer"]
-        chosen: dict[str, tuple[str, list[Group]]] = {}
+        dense = [group for group in here if group.kind == "dense"]
+        tickets = [group for group in here if group.kind == "round"]
+        transfers = [group for group in here if group.kind == "variant"]
+        chosen: dict[str, tuple[str, list[Repetitions]]] = {}
         if dense or tickets:
             chosen["rounds"] = "dense and ticket" if tickets else "dense", dense + tickets
-        for number in sorted({group.first.round for group in here if group.stage == "control"}):
-            same = [g for g in here if g.first.round == number and g.stage in ("ticket", "control")]
+        for number in sorted({group.first.round for group in here if group.kind == "control"}):
+            same = [g for g in here if g.first.round == number and g.kind in ("round", "control")]
             chosen[f"controls-{number}"] = f"round {number} and its controls", dense + same
         if transfers:
             chosen["transfer"] = "transfers onto this task", dense + transfers
@@ -90,22 +91,19 @@ def sparsity(families: Sequence[Family], pictures: Pictures) -> str:
     return "".join(parts) or page.paragraph("There is no ticket among the runs.")
 
 
-def transfer(groups: Sequence[Group]) -> str:
+def transfer(groups: Sequence[Repetitions]) -> str:
     """Every variant on every target, with its target's dense runs."""
     parts = []
-    for env in dict.fromkeys(group.env for group in groups if group.stage == "transfer"):
+    for env in dict.fromkeys(group.env for group in groups if group.kind == "variant"):
         rows = []
         for group in groups:
-            if group.env == env and group.stage in ("dense", "transfer"):
-                name = "its own dense run" if group.stage == "dense" else group.label
+            if group.env == env and group.kind in ("dense", "variant"):
+                name = "its own dense run" if group.kind == "dense" else group.label
                 rows.append([name, group.seeds(group.finished), *_transfer_cells(group.finished)])
                 if len(group.runs) > 1:
                     rows += [["", f"seed {run.seed}", *_transfer_cells([run])] for run in group.finished]
                 rows += [["", f"seed {r.seed}", "unfinished", *[""] * 7] for r in group.runs if not r.summary]
-        columns = [
-            *("variant", "seeds", "any", "last", "return", "best any", "best last", "best return"),
-            *("steps to any", "steps to last"),
-        ]
+        columns = "variant|seeds|any|last|return|best any|best last|best return|steps to any|steps to last"
         caption = (
             "any, last, return: success at any step, at the last step and mean return in the last "
             "evaluation. best: of all evaluations the one with the highest success, which flatters every "
@@ -116,7 +114,7 @@ def transfer(groups: Sequence[Group]) -> str:
     return "".join(parts) or page.paragraph("There is no transfer among the runs.")
 
 
-def _transfer_cells(runs: Sequence[Run]) -> list[str]:
+def _transfer_cells(runs: Sequence[SavedRun]) -> list[str]:
     cells = [
         spread_text(numbers.of_summaries(runs, key, part), form)
         for part in (None, "best")
@@ -133,7 +131,7 @@ def _transfer_cells(runs: Sequence[Run]) -> list[str]:
     return cells
 
 
-def _finished(families: Sequence[Family]) -> Iterator[tuple[Family, str, dict[int, list[Run]]]]:
+def _finished(families: Sequence[Family]) -> Iterator[tuple[Family, str, dict[int, list[SavedRun]]]]:
     """Families with a finished round, their titles, and the finished runs of each round."""
     for family in families:
         if finished := family.finished():
@@ -153,7 +151,7 @@ def masks(families: Sequence[Family], pictures: Pictures) -> str:
     return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
 
 
-def _counts(finished: Mapping[int, Sequence[Run]]) -> str:
+def _counts(finished: Mapping[int, Sequence[SavedRun]]) -> str:
     names = list(numbers.layers(next(iter(finished.values()))[0]))
     rows = []
     for number, runs in finished.items():
@@ -161,7 +159,7 @@ def _counts(finished: Mapping[int, Sequence[Run]]) -> str:
             layers = numbers.layers(run)
             kept = [f"{int(layers[name].sum()):,} of {layers[name].size:,}" for name in names]
             rows.append([number, run.seed, *kept])
-    return page.table(["round", "seed", *names], rows, "Kept weights, exact counts.")
+    return page.table("|".join(["round", "seed", *names]), rows, "Kept weights, exact counts.")
 
 
 def _nestedness(family: Family) -> str:
@@ -190,7 +188,7 @@ def _overlap(family: Family, title: str, families: Sequence[Family], pictures: P
                 rows.append([number, name, len(runs), spread_text(measured, ".3f"), f"{expected:.3f}", ratio])
     if not rows:
         return page.paragraph("One seed has no other seed's mask to overlap with.")
-    columns = ["round", "layer", "seeds", "Jaccard index", "expected of random masks", "ratio"]
+    columns = "round|layer|seeds|Jaccard index|expected of random masks|ratio"
     caption = (
         "Weights that two seeds' tickets both keep, over those that either keeps: mean, least and greatest "
         "over all pairs. Expected: the exact mean for random masks with as many weights in each layer. Seeds "
@@ -220,7 +218,7 @@ def inputs(families: Sequence[Family], pictures: Pictures) -> str:
     return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
 
 
-def _constants(finished: Mapping[int, Sequence[Run]]) -> str:
+def _constants(finished: Mapping[int, Sequence[SavedRun]]) -> str:
     rows = []
     for number, runs in finished.items():
         for run in runs:
@@ -238,17 +236,10 @@ def _constants(finished: Mapping[int, Sequence[Run]]) -> str:
                     " + ".join(map(str, reach)),
                 ]
                 rows.append([number, run.seed, kind, *cells])
-    columns = [
-        *(
-            "round",
-            "seed",
-            "network",
-            "sparsity",
-            "without constant inputs",
-            "kept weights on constant inputs",
-        ),
-        *("constant observations", "inputs that keep a weight", "inputs that reach an output"),
-    ]
+    columns = (
+        "round|seed|network|sparsity|without constant inputs|kept weights on constant inputs|"
+        "constant observations|inputs that keep a weight|inputs that reach an output"
+    )
     caption = (
         "Without constant inputs: pruned over prunable weights, the first layer's weights on constant inputs "
         "counted in neither. Those weights do nothing, kept or pruned: to prune them is sparsity for free."
@@ -256,21 +247,23 @@ def _constants(finished: Mapping[int, Sequence[Run]]) -> str:
     return page.table(columns, rows, caption, texts=["network"])
 
 
-def _reaching(run: Run, kind: str) -> list[int]:
+def _reaching(run: SavedRun, kind: str) -> list[int]:
     parts = mask_functions.networks(run.masks[kind])
     networks = mask_functions.networks(run.parameters[kind])
     return [len(compact(parts[prefix], leaves).inputs) for prefix, leaves in networks.items()]
 
 
-def episode(runs: Sequence[Run], pictures: Pictures, folded: Callable[[Run], Mapping[str, Any]]) -> str:
+def episode(
+    runs: Sequence[SavedRun], pictures: Pictures, folded: Callable[[SavedRun], Mapping[str, Any]]
+) -> str:
     """A film of one episode, or why there is none. folded: run -> its actor on raw observations."""
     known = [run for run in runs if run.summary is not None and run.env in METAWORLD_TASKS]
     if not known:
         return page.paragraph(
             "No episode is shown: there is no finished run of a Meta-World task, which is what can be drawn."
         )
-    rank = {"ticket": 3, "dense": 2, "transfer": 1, "control": 0}
-    chosen = max(known, key=lambda run: (rank[run.stage], run.round))
+    rank = {"round": 3, "dense": 2, "variant": 1, "control": 0}
+    chosen = max(known, key=lambda run: (rank[run.kind], run.round))
     kwargs = parse_kwargs(chosen.config["env_kwargs"])
     shown = film(folded(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", _HORIZON))
     if shown.gif is None:

@@ -13,7 +13,7 @@ from fastcollect.control.config import CollectorConfig
 from fastcollect.control.launcher import Launcher
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig
 from fastcollect.memory.block import Block
-from fastcollect.policies import mlp_policy
+from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import EvaluationConfig
 
@@ -52,21 +52,24 @@ class Evaluation:
 class Evaluator:
     """Runs evaluations one after the other beside whatever the caller does.
 
-    A lockstep collector of one env worker whose one block is a whole episode of every environment: it takes
-    the weights published before the block begins, and its generators are nobody else's. It starts with the
-    first evaluation.
+    A reproducible collector of one env worker whose one block is a whole episode of every environment: it
+    takes the weights published before the block begins, and its generators are nobody else's. It starts with
+    the first evaluation.
     """
 
     def __init__(
         self,
         env: EnvConfig,
-        hidden: tuple[int, ...],
+        policy: PolicyConfig,
         config: EvaluationConfig,
         seed: int,
         horizon: int | None,
         launcher: Launcher,
     ) -> None:
-        """horizon: of an episode, if it is known. Raises ConfigError where an evaluation has no end."""
+        """policy: deterministic. horizon: of an episode, if it is known.
+
+        Raises ConfigError where an evaluation has no end.
+        """
         episodes, kwargs = config.episodes, dict(env.kwargs)
         if env.id in METAWORLD_TASKS:
             episodes = NUM_GOALS
@@ -75,14 +78,15 @@ class Evaluator:
             raise ConfigError([f"{env.id} has no known horizon, so that an evaluation would have no end"])
         self._config = CollectorConfig(
             env=EnvConfig(id=env.id, kwargs=kwargs, entry_point=env.entry_point),
-            policy=mlp_policy(hidden, deterministic=True),
+            policy=policy,
             num_envs=episodes,
             num_env_workers=1,
             # Episodes that all take the horizon begin with the block; others somewhere in its first half.
             block_length=horizon if env.id in METAWORLD_TASKS else 2 * horizon,
             # Not the training's: episodes that were trained on would be tested on.
             seed=(seed + 1_000_003) % 2**32,
-            lockstep=True,
+            schedule="rounds",
+            reproducible=True,
         )
         self._launcher = launcher
         self._collector: Collector | None = None

@@ -7,7 +7,6 @@ from the rows that it keeps.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from io import FileIO
@@ -16,35 +15,14 @@ from typing import Any, BinaryIO
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
+from fastcollect.support.plain import plain
+from trainers.store.rows import EVALUATIONS, METRICS, read_lines
 
-METRICS = "metrics.jsonl"
-EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 _REQUIRED = ("env_steps", "updates", "wall_seconds")
 
 _LARGEST = 3.4e38  # of what an event file can hold
 _TAGS = {METRICS: "training", EVALUATIONS: "evaluation"}
-
-
-def plain(value: Any) -> Any:
-    """The value as strict JSON knows it: arrays are lists, NaN and infinities null, keys texts."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # an array or scalar of NumPy or JAX
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines, without a last line that was cut off while it was written.
-
-    Raises ConfigError naming the file and the line of anything else that is no row.
-    """
-    return [row for _, row in _lines(Path(path))]
 
 
 class MetricsWriter:
@@ -164,7 +142,7 @@ def _keep(file: Path, resume_at: int | None) -> list[dict[str, Any]]:
     """Rewrite the file without the rows beyond this step; returns the rows that stay."""
     kept = []
     if resume_at is not None and file.exists():
-        found = _lines(file)
+        found = read_lines(file)
         problems = [
             f"{str(file)!r}, line {number}: env_steps is {row.get('env_steps')!r} and wall_seconds "
             f"{row.get('wall_seconds')!r}; allowed: a count and a number"
@@ -188,28 +166,6 @@ def _is_step(value: Any) -> bool:
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < _LARGEST
-
-
-def _lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
-    *whole, _ = content.split(b"\n")
-    out = []
-    for number, line in enumerate(whole, 1):
-        try:
-            row = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError([f"{str(file)!r}, line {number} is no JSON: {error}"]) from None
-        if not isinstance(row, dict):
-            raise ConfigError([f"{str(file)!r}, line {number} is no row: {line[:80]!r}"])
-        out.append((line, row))
-    return out
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not of its standard")
 
 
 def _unwritable(file: Path, error: OSError) -> ConfigError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.algorithms.base import densities
 from engine.sparse import masks as mask_functions
 from fastcollect.control.stats import Stats
 from fastcollect.memory.block import Block
@@ -23,16 +24,24 @@ _MERIT = ("success_any", "success_last", "return_mean")
 class Record:
     """began: ``time.perf_counter()`` of the start; moved back on resume by what the run took before."""
 
-    def __init__(self, config: TrainConfig, learner: Learner, began: float) -> None:
+    def __init__(self, config: TrainConfig, began: float) -> None:
         self.config, self.began = config, began
         self.last_evaluation: dict[str, Any] = {}
-        self._learner = learner
         self._best: tuple[float, ...] | None = None
         self._in_a_row = 0
         self._reached: dict[str, dict[str, float]] = {}
         self._returns: deque[float] = deque(maxlen=_RECENT)
         self._successes: deque[float] = deque(maxlen=_RECENT)
-        self._logged = (began, learner.env_steps, learner.updates)
+        self._logged = (began, 0, 0)
+        self._training_seconds = 0.0
+
+    def goes_on(self, learner: Learner) -> None:
+        """Rates count from what the learner has done so far."""
+        self._logged = (time.perf_counter(), learner.env_steps, learner.updates)
+
+    def trained(self) -> None:
+        """Training is done; what comes now is not part of its time."""
+        self._training_seconds = self.wall()
 
     def wall(self) -> float:
         """Seconds that the run took so far."""
@@ -67,14 +76,12 @@ class Record:
         """Whether success has lasted for as many evaluations as end a run."""
         return self.config.stop_success is not None and self._in_a_row >= self.config.stop_patience
 
-    def densities(self) -> dict[str, float]:
-        """Kept over prunable weights of each network."""
-        masks = self._learner.masks
-        return {name: 1 - mask_functions.sparsity(masks[name]) for name in ("actor", "critic")}
+    def training_row(self, learner: Learner, lag: Mapping[str, float | None]) -> dict[str, Any]:
+        """Counters, rates since the row before, recent episodes, the learner's metrics; waits for those.
 
-    def training_row(self) -> dict[str, Any]:
-        """Counters, rates since the row before, recent episodes, the learner's metrics; waits for those."""
-        now, learner = time.perf_counter(), self._learner
+        lag: of the policy; see PolicyLag.
+        """
+        now = time.perf_counter()
         then, steps, updates = self._logged
         self._logged = (now, learner.env_steps, learner.updates)
         return {
@@ -83,20 +90,21 @@ class Record:
             "wall_seconds": self.wall(),
             "env_steps_per_second": (learner.env_steps - steps) / (now - then),
             "updates_per_second": (learner.updates - updates) / (now - then),
-            "updates_per_step": self._ratio(),
+            "updates_per_step": self._ratio(learner),
+            **lag,
             "return_mean": float(np.mean(self._returns)) if self._returns else None,
             "success_any": float(np.mean(self._successes)) if self._successes else None,
             **{name: float(value) for name, value in learner.metrics.items()},
         }
 
-    def _ratio(self) -> float:
-        learned = max(1, self._learner.env_steps - self.config.start_steps)
-        return self._learner.updates / learned
+    def _ratio(self, learner: Learner) -> float:
+        learned = max(1, learner.env_steps - self.config.start_steps)
+        return learner.updates / learned
 
-    def summary(self, stats: Stats, training_seconds: float) -> dict[str, Any]:
+    def summary(self, learner: Learner, stats: Stats) -> dict[str, Any]:
         """The results of the run."""
-        learner, row = self._learner, self.last_evaluation
-        kept = {name: mask_functions.counts(learner.masks[name])[0] for name in ("actor", "critic")}
+        row = self.last_evaluation
+        kept = {name: mask_functions.counts(mask)[0] for name, mask in learner.state.masks.items()}
         return {
             **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
             "best": dict(zip(_MERIT, self._best, strict=True)),
@@ -105,13 +113,14 @@ class Record:
             "seed": self.config.seed,
             "env_steps": learner.env_steps,
             "updates": learner.updates,
-            "updates_per_step": self._ratio(),
+            "updates_per_step": self._ratio(learner),
             "transitions_stored": learner.replay.added,
             "wall_seconds": self.wall(),
-            "training_seconds": training_seconds,
+            "training_seconds": self._training_seconds,
             "stopped_early": self.stopped_early,
-            "density": self.densities(),
+            "density": densities(learner.state),
             "kept_weights": kept,
+            "flops": learner.algorithm.flops(learner.state),
             "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
         }
 
@@ -128,11 +137,10 @@ class Record:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``get_state``'s result, with the learner as it was then."""
+        """Go on from ``get_state``'s result."""
         self._best = tuple(state["best"]) if state["best"] is not None else None
         self._in_a_row, self._reached = state["in_a_row"], state["reached"]
         self.last_evaluation = state["last_evaluation"]
         self._returns.extend(state["returns"])
         self._successes.extend(state["successes"])
         self.began -= state["wall_seconds"]
-        self._logged = (time.perf_counter(), self._learner.env_steps, self._learner.updates)

@@ -1,11 +1,12 @@
-"""Named arrays of a run folder: ``artifacts/NAME.npz``, vouched for by ``artifacts/index.json``.
+"""The array store: ``artifacts/NAME.npz`` of a run folder, vouched for by ``artifacts/index.json``.
 
 The index is the commit point. It names the file of each artifact and that file's sha256, and is replaced
 only after the file lies complete on disk. An artifact that is saved again goes into its other slot
 (``NAME.npz`` and ``NAME~.npz`` take turns), so a save that ends early, by a full disk or a kill at any
 moment, leaves what the index names untouched: one reads either the earlier artifact or the new one, each
 with its own metadata. What an interrupted save left behind is no artifact, and the next save of that name
-overwrites it.
+overwrites it. Files are written array by array and hashed on the way, so that an array as large as a replay
+is copied in small pieces only. ``checkpoints`` keeps the same store in a folder of its own.
 
 At most one process may write: the one that holds the run folder's lock. Any number may read.
 """
@@ -15,33 +16,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
-import zipfile
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
+from trainers.store import npz
+from trainers.store.npz import Artifact
 
 FOLDER = "artifacts"
 INDEX = "index.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_META = "meta.json"
-_KINDS = "biufc"
-_ALLOWED = "booleans, integers, floats and complex numbers"
 _FIELDS = frozenset({"file", "sha256", "bytes", "config_hash"})
-
-
-class Artifact(NamedTuple):
-    """arrays: by name, as they were saved. meta: the JSON object saved with them."""
-
-    arrays: dict[str, np.ndarray]
-    meta: dict[str, Any]
 
 
 def save(
@@ -51,22 +43,26 @@ def save(
     meta: Mapping[str, Any] | None = None,
     *,
     config_hash: str,
+    store: str = FOLDER,
+    drop: Sequence[str] = (),
 ) -> Path:
     """Save arrays and metadata as an artifact of this run folder, in place of an earlier one of that name.
 
-    Raises ConfigError, with the earlier artifact intact, for what cannot be saved and for a full disk.
+    store: the folder's subfolder that holds the artifact. drop: names of artifacts that go in the same
+    moment as this one comes. Raises ConfigError, with all earlier artifacts intact, for what cannot be saved
+    and for a full disk.
     """
-    plain, text = _checked(folder, name, arrays, meta)
-    index = _read_index(folder)
+    plain, text = _checked(folder, name, arrays, meta, store)
+    index = _read_index(folder, store)
     earlier = index.get(name, {}).get("file")
-    first, second = _slots(folder, name)
+    first, second = _slots(folder, name, store)
     file = second if earlier == first.name else first
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, lambda stream: _write_npz(stream, plain, text))
-        digest, size = _sha256(file), file.stat().st_size
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"]) from error
+    _check_space(file, sum(array.nbytes for array in plain.values()))
+    writer = npz.Writer(plain, text)
+    write_file(file, writer)
+    digest, size = writer.sha256.hexdigest(), writer.size
+    gone = [index.pop(each)["file"] for each in drop if each in index and each != name]
+    gone += [] if earlier is None else [earlier]
     index[name] = {"file": file.name, "sha256": digest, "bytes": size, "config_hash": config_hash}
     try:
         write_file(file.parent / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
@@ -75,24 +71,41 @@ def save(
         with contextlib.suppress(OSError):
             file.unlink()
         raise
-    if earlier is not None:
+    for each in gone:
         with contextlib.suppress(OSError):
-            (file.parent / earlier).unlink()
+            (file.parent / each).unlink()
     return file
 
 
-def load(folder: Path | str, name: str, config_hash: str | None = None) -> Artifact:
+def files(folder: Path | str, store: str = FOLDER) -> dict[str, Path]:
+    """Name -> file of what the index lists, there or not. Raises ConfigError if the index is damaged."""
+    return {name: Path(folder) / store / entry["file"] for name, entry in _read_index(folder, store).items()}
+
+
+def sweep(folder: Path | str, store: str) -> None:
+    """Remove the files that no entry of the index names: what saves that were killed left behind.
+
+    For the process that alone may write there. Raises ConfigError if the index is damaged.
+    """
+    known = {entry["file"] for entry in _read_index(folder, store).values()} | {INDEX}
+    for file in (Path(folder) / store).iterdir():
+        if file.name not in known and not file.is_dir():
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def load(folder: Path | str, name: str, config_hash: str | None = None, *, store: str = FOLDER) -> Artifact:
     """The artifact of that name, after its sha256 and, if one is given, its configuration's hash agreed.
 
     Raises ConfigError naming the file, whatever is in it; nothing in it is ever executed.
     """
-    entry = _entry(folder, name)
+    entry = _entry(folder, name, store)
     while True:
         try:
-            return _load_entry(folder, name, entry, config_hash)
+            return _load_entry(folder, name, entry, config_hash, store)
         except ConfigError:
             # The run that owns the folder may have saved it again while it was being read.
-            now = _entry(folder, name)
+            now = _entry(folder, name, store)
             if now == entry:
                 raise
             entry = now
@@ -103,7 +116,7 @@ def exists(folder: Path | str, name: str, config_hash: str) -> bool:
 
     Raises ConfigError if the index itself cannot be read.
     """
-    entry = _read_index(folder).get(_checked_name(name))
+    entry = _read_index(folder, FOLDER).get(_checked_name(name))
     if entry is None or entry["config_hash"] != config_hash:
         return False
     try:
@@ -112,9 +125,20 @@ def exists(folder: Path | str, name: str, config_hash: str) -> bool:
         return False
 
 
-def _slots(folder: Path | str, name: str) -> tuple[Path, Path]:
+def _slots(folder: Path | str, name: str, store: str) -> tuple[Path, Path]:
     # No name may hold a tilde, so no artifact's slot is another artifact's file.
-    return Path(folder) / FOLDER / f"{name}.npz", Path(folder) / FOLDER / f"{name}~.npz"
+    return Path(folder) / store / f"{name}.npz", Path(folder) / store / f"{name}~.npz"
+
+
+def _called(folder: Path | str, name: str, store: str) -> str:
+    return f"{store.removesuffix('s')} {name!r} of {str(folder)!r}"
+
+
+def _check_space(file: Path, need: int) -> None:
+    existing = next(parent for parent in file.absolute().parents if parent.exists())
+    if (free := shutil.disk_usage(existing).free) < need:
+        says = f"it takes {need / 2**20:.0f} MiB, {free / 2**20:.0f} are free"
+        raise ConfigError([f"{str(file)!r} cannot be written: {says}"])
 
 
 def _checked_name(name: str) -> str:
@@ -124,16 +148,16 @@ def _checked_name(name: str) -> str:
 
 
 def _checked(
-    folder: Path | str, name: str, arrays: Mapping[str, Any], meta: Mapping[str, Any] | None
+    folder: Path | str, name: str, arrays: Mapping[str, Any], meta: Mapping[str, Any] | None, store: str
 ) -> tuple[dict[str, np.ndarray], bytes]:
-    where = f"artifact {_checked_name(name)!r} of {str(folder)!r}"
+    where = _called(folder, _checked_name(name), store)
     out, problems = {}, []
     for key, value in arrays.items():
         array = np.asarray(value)
         if not (isinstance(key, str) and 0 < len(key) <= 255 and key.isprintable()):
             problems.append(f"{where}: an array is named {key!r}; allowed: up to 255 printable characters")
-        elif array.dtype.kind not in _KINDS:
-            problems.append(f"{where}: {key!r} holds {array.dtype}; allowed: {_ALLOWED}")
+        elif array.dtype.kind not in npz.KINDS:
+            problems.append(f"{where}: {key!r} holds {array.dtype}; allowed: {npz.ALLOWED}")
         else:
             out[key] = array
     text = b""
@@ -152,18 +176,8 @@ def _python_value(value: Any) -> Any:
     raise TypeError(f"{value!r} has no place in JSON")
 
 
-def _write_npz(stream: BinaryIO, arrays: Mapping[str, np.ndarray], meta: bytes) -> None:
-    # By hand, as numpy.savez takes arrays as keyword arguments and cannot save one called "file".
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open(_META, "w") as member:
-            member.write(meta)
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-
-
-def _read_index(folder: Path | str) -> dict[str, dict[str, Any]]:
-    file = Path(folder) / FOLDER / INDEX
+def _read_index(folder: Path | str, store: str) -> dict[str, dict[str, Any]]:
+    file = Path(folder) / store / INDEX
     try:
         index = json.loads(_regular(file).read_text())
     except FileNotFoundError:
@@ -175,26 +189,26 @@ def _read_index(folder: Path | str) -> dict[str, dict[str, Any]]:
     problems = [
         f"{str(file)!r} is no index of artifacts: its entry {name!r} is {entry!r}"
         for name, entry in index.items()
-        if not _is_entry(folder, name, entry)
+        if not _is_entry(name, entry)
     ]
     if problems:
         raise ConfigError(problems)
     return index
 
 
-def _is_entry(folder: Path | str, name: str, entry: Any) -> bool:
+def _is_entry(name: str, entry: Any) -> bool:
     if not (_NAME.fullmatch(name) and isinstance(entry, dict) and entry.keys() == _FIELDS):
         return False
     texts = all(isinstance(entry[field], str) for field in ("file", "sha256", "config_hash"))
-    return texts and entry["file"] in {slot.name for slot in _slots(folder, name)}
+    return texts and entry["file"] in (f"{name}.npz", f"{name}~.npz")
 
 
-def _entry(folder: Path | str, name: str) -> dict[str, Any]:
-    entry = _read_index(folder).get(_checked_name(name))
+def _entry(folder: Path | str, name: str, store: str) -> dict[str, Any]:
+    entry = _read_index(folder, store).get(_checked_name(name))
     if entry is None:
-        file = _slots(folder, name)[0]
+        file = _slots(folder, name, store)[0]
         why = "the folder does not exist" if not Path(folder).is_dir() else "the index lists no such artifact"
-        raise ConfigError([f"artifact {name!r} of {str(folder)!r} does not exist ({str(file)!r}): {why}"])
+        raise ConfigError([f"{_called(folder, name, store)} does not exist ({str(file)!r}): {why}"])
     return entry
 
 
@@ -210,9 +224,11 @@ def _regular(file: Path) -> Path:
     return file
 
 
-def _load_entry(folder: Path | str, name: str, entry: dict[str, Any], config_hash: str | None) -> Artifact:
-    file = Path(folder) / FOLDER / entry["file"]
-    where = f"artifact {name!r} of {str(folder)!r}"
+def _load_entry(
+    folder: Path | str, name: str, entry: dict[str, Any], config_hash: str | None, store: str
+) -> Artifact:
+    file = Path(folder) / store / entry["file"]
+    where = _called(folder, name, store)
     if config_hash is not None and entry["config_hash"] != config_hash:
         raise ConfigError(
             [
@@ -227,7 +243,7 @@ def _load_entry(folder: Path | str, name: str, entry: dict[str, Any], config_has
                 says = f"sha256 is {digest}, the index says {entry['sha256']}"
                 raise ConfigError([f"{where} was changed: {says} ({str(file)!r})"])
             # From the stream that was hashed, so that no other file can slip in between.
-            return _read_npz(stream, file.stat().st_size)
+            return npz.read(stream, file.stat().st_size)
     except FileNotFoundError:
         raise ConfigError([f"{where} is gone: the index lists {str(file)!r}, which does not exist"]) from None
     except ConfigError:
@@ -236,39 +252,3 @@ def _load_entry(folder: Path | str, name: str, entry: dict[str, Any], config_has
         # The parsers of zip and npy raise anything at all for content that is neither.
         why = f"{type(error).__name__}: {error}"
         raise ConfigError([f"{where} cannot be read: {str(file)!r} is no artifact: {why}"]) from error
-
-
-def _read_npz(stream: BinaryIO, size: int) -> Artifact:
-    with zipfile.ZipFile(stream) as archive:
-        members = archive.infolist()
-        if any(m.compress_type != zipfile.ZIP_STORED or m.compress_size != m.file_size for m in members):
-            raise ValueError("it is compressed")
-        if sum(m.file_size for m in members) > size:
-            raise ValueError("its members are larger than the file")
-        if len({m.filename for m in members}) != len(members):
-            raise ValueError("it holds two members of one name")
-        meta = json.loads(archive.read(_META))
-        if not isinstance(meta, dict):
-            raise ValueError("its metadata is no JSON object")
-        arrays = {}
-        for member in members:
-            if member.filename == _META:
-                continue
-            if not member.filename.endswith(".npy"):
-                raise ValueError(f"{member.filename!r} is no array")
-            arrays[member.filename.removesuffix(".npy")] = _read_array(archive, member)
-    return Artifact(arrays, meta)
-
-
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    # The header is judged before memory is set aside for what it promises.
-    with archive.open(member) as stream:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"{member.filename!r} is of another version of the format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.kind not in _KINDS:
-            raise ValueError(f"{member.filename!r} holds {dtype}; allowed: {_ALLOWED}")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
-            raise ValueError(f"{member.filename!r} is of shape {shape}, and its size is not that of {dtype}")
-    with archive.open(member) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)

@@ -5,29 +5,37 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import hashlib
 import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import commit, machine
-from trainers.run.metrics import plain
-from trainers.store import yaml_file
+from fastcollect.support.plain import plain
+from trainers.config import yaml_file
+from trainers.config.defaults import VERSION
+from trainers.store import index
 from trainers.store.checkpoints import FOLDER as CHECKPOINTS
+from trainers.store.identity import Identity
+from trainers.store.manifest import (
+    MANIFEST,
+    RESERVED,
+    SUMMARY,
+    differences,
+    read_identity,
+    read_summary,
+    root_of,
+)
 
-MANIFEST = "manifest.yaml"
-SUMMARY = "summary.json"
 README = "README.md"
-
-_RESERVED = "manifest"
 _LOCK = ".lock"
-_ABSENT = object()
 
 _EXPLANATION = """# {name}
 
@@ -35,13 +43,14 @@ _EXPLANATION = """# {name}
 
 | file | what it holds |
 |---|---|
-| `manifest.yaml` | the configuration, ready for `--config`; under `manifest:` where, when, how it was run |
+| `manifest.yaml` | the configuration, ready for `--config`; under `manifest:` what, where, when, how |
+| `index.jsonl` | every run in here, a JSON object a line; a later line of a path replaces an earlier one |
 | `summary.json` | the results; it appears when the run is finished |
 | `metrics.jsonl` | what training measured: one JSON object a line, by `env_steps` |
 | `evaluations.jsonl` | what evaluations measured, in the same form |
 | `tensorboard/` | the scalars of both, for `tensorboard --logdir` |
 | `artifacts/NAME.npz` | arrays, for `numpy.load`; `NAME~.npz` after every other save of that name |
-| `artifacts/index.json` | which of the two counts, its sha256, and the hash of the configuration |
+| `artifacts/index.json` | which of the two counts, its sha256, and the hash of the run |
 | `checkpoints/` | what an unfinished run goes on from; removed once it is finished |
 | `.lock` | held by the process that writes here; it may stay when that one is gone |
 
@@ -49,125 +58,62 @@ A file `.NAME.tmp` is what a killed process had not finished writing; it means n
 """
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """16 digits that name a configuration, whatever the order of its keys.
-
-    Raises ConfigError for what is not plain data.
-    """
-    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
-
-
-def read_config(path: Path | str) -> dict[str, Any]:
-    """The configuration in a YAML file or in a run folder, without what a manifest says beside it.
-
-    Raises ConfigError naming the file and the line of what cannot be read.
-    """
-    path = Path(path)
-    config = yaml_file.read(path / MANIFEST if path.is_dir() else path)
-    config.pop(_RESERVED, None)
-    return config
-
-
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """What a run folder's manifest says beside the configuration. Raises ConfigError if it is none."""
-    file = Path(folder) / MANIFEST
-    return _checked(file, yaml_file.read(file).get(_RESERVED))
-
-
-def _checked(file: Path, manifest: Any) -> dict[str, Any]:
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("facts"), dict):
-        raise ConfigError([f"{str(file)!r} is not the manifest of a run"])
-    return manifest
-
-
-def read_identity(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration and manifest of a run folder.
-
-    Raises ConfigError if it is none, or if the configuration has not the hash that the manifest says.
-    """
-    file = Path(folder) / MANIFEST
-    if not file.is_file():
-        raise ConfigError([f"{str(folder)!r} is no run folder: it has no {MANIFEST}"])
-    config = yaml_file.read(file)
-    manifest = _checked(file, config.pop(_RESERVED, None))
-    if (actual := config_hash(config)) != manifest.get("config_hash"):
-        says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
-        raise ConfigError([f"{str(file)!r} was changed: {says}"])
-    return config, manifest
-
-
-def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The results of a finished run. needs: names that must be in it, nested ones with dots.
-
-    Raises ConfigError if there are none, the file cannot be read, or something is missing in it.
-    """
-    file = Path(folder) / SUMMARY
-    try:
-        summary = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ConfigError([f"{str(file)!r} does not exist: the run is not finished"]) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([f"{str(file)!r} cannot be read: {error}"]) from None
-    if not isinstance(summary, dict) or not summary:
-        raise ConfigError([f"{str(file)!r} is no summary"])
-    if missing := [name for name in needs if not _has(summary, name)]:
-        raise ConfigError([f"{str(file)!r} is no summary of such a run: it lacks {', '.join(missing)}"])
-    return summary
-
-
-def _has(value: Any, name: str) -> bool:
-    head, _, rest = name.partition(".")
-    return isinstance(value, dict) and head in value and (not rest or _has(value[head], rest))
-
-
 class RunFolder:
     """A run folder that this process alone may write to, until it is closed or the process ends.
 
-    Comes from ``create``. path: the folder. config: the configuration. config_hash: its hash.
+    Comes from ``create``. path: the folder. identity: what the run is. root: of the study that it is in.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], manifest: dict[str, Any], lock: int) -> None:
-        self.path, self.config, self._manifest, self._lock = path, config, manifest, lock
+    def __init__(self, path: Path, identity: Identity, manifest: dict[str, Any], lock: int) -> None:
+        self.path, self.identity, self._manifest, self._lock = path, identity, manifest, lock
 
     @classmethod
     def create(
         cls,
         path: Path | str,
-        config: Mapping[str, Any],
+        identity: Identity,
         command: Sequence[str],
         *,
+        parent: RunFolder | None = None,
         resume: bool = False,
     ) -> RunFolder:
-        """A new run folder, or with ``resume`` one of the same configuration if it is there.
+        """A new run folder, or with ``resume`` one of the same identity if it is there.
 
-        A finished one is returned with or without ``resume``: ask ``finished``. Raises ConfigError, and
-        leaves nothing new behind, if it is another run's, in use, unfinished, or cannot be written.
+        parent: the run that it is a part of. A finished one is returned with or without ``resume``: ask
+        ``finished``. Raises ConfigError, and leaves nothing new behind, if it is another run's, in use,
+        unfinished, or cannot be written.
         """
-        path, config = Path(path), _plain_config(config)
+        path, identity = Path(path), _with_plain_config(identity)
         with _os_errors(path), _new_folders(path), _locked(path) as lock:
             if (path / MANIFEST).exists():
-                return cls._again(path, config, command, resume, lock)
-            return cls._new(path, config, command, lock)
+                return cls._again(path, identity, command, resume, lock)
+            return cls._new(path, identity, command, parent, lock)
 
     @classmethod
-    def _new(cls, path: Path, config: dict[str, Any], command: Sequence[str], lock: int) -> RunFolder:
+    def _new(
+        cls, path: Path, identity: Identity, command: Sequence[str], parent: RunFolder | None, lock: int
+    ) -> RunFolder:
         # A creation that was killed leaves at most these.
         if set(os.listdir(path)) - {_LOCK, f".{MANIFEST}.tmp"}:
             raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}, but other files"])
         manifest = {
-            "config_hash": config_hash(config),
+            "config_hash": identity.hash(),
+            "defaults": VERSION,
+            **identity.facts(),
+            "parent": None if parent is None else os.path.relpath(parent.path.resolve(), path.resolve()),
             "command": shlex.join(command),
             "started": _now(),
             "machine": machine(),
             "resumed": [],
             "facts": {},
         }
-        run = cls(path, config, manifest, lock)
+        run = cls(path, identity, manifest, lock)
         try:
             run._write_manifest()
             run._explain()
+            run._add_to_index()
         except BaseException:
-            for name in (MANIFEST, README):
+            for name in (MANIFEST, README, index.INDEX):
                 with contextlib.suppress(OSError):
                     (path / name).unlink()
             raise
@@ -175,25 +121,33 @@ class RunFolder:
 
     @classmethod
     def _again(
-        cls, path: Path, config: dict[str, Any], command: Sequence[str], resume: bool, lock: int
+        cls, path: Path, identity: Identity, command: Sequence[str], resume: bool, lock: int
     ) -> RunFolder:
         there, manifest = read_identity(path)
-        if not isinstance(manifest.get("resumed"), list):
-            raise ConfigError([f"{str(path / MANIFEST)!r} was changed: it does not say when it was resumed"])
-        if manifest["config_hash"] != config_hash(config):
-            raise ConfigError(_differences(path, there, config))
+        # By the defaults of its time, as what counts is that all values are the same.
+        if manifest["config_hash"] != identity.hash(manifest["defaults"]):
+            raise ConfigError(differences(path, there, identity))
         run = cls(path, there, manifest, lock)
         if run.finished():
             run._remove_checkpoints()  # where the process ended between the summary and their removal
+            run._mend_index()
             return run
         if not resume:
             raise ConfigError(
                 [f"run folder {str(path)!r} holds an unfinished run; go on with it by --resume"]
             )
+        # What it begins from may lie elsewhere now.
+        run.identity, manifest["sources"] = identity, identity.facts()["sources"]
         manifest["resumed"].append({"time": _now(), "command": shlex.join(command), "commit": commit()})
         run._write_manifest()
         run._explain()
+        run._mend_index()
         return run
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder of the study that this run is in, or the run's own."""
+        return root_of(self.path)
 
     @property
     def config_hash(self) -> str:
@@ -219,6 +173,7 @@ class RunFolder:
         """Save the results, which makes the run a finished one, without its checkpoints."""
         write_file(self.path / SUMMARY, json.dumps(plain(summary), indent=2, allow_nan=False) + "\n")
         self._remove_checkpoints()
+        self._add_to_index()
 
     def _remove_checkpoints(self) -> None:
         # Only ever after the summary is on the disk: from then on nothing reads them, and they are large.
@@ -236,8 +191,26 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _add_to_index(self) -> None:
+        root = self.root
+        index.add(root, index.entry(root, self.path, self.identity, self.config_hash))
+
+    def _mend_index(self) -> None:
+        """Have the index say what is so, whenever its last writer ended."""
+        root = self.root
+        if root == self.path:
+            try:
+                complete = (root / index.INDEX).exists() and bool(index.entries(root))
+            except ConfigError:
+                complete = False
+            if not complete:
+                index.rebuild(root)
+        now = index.entry(root, self.path, self.identity, self.config_hash)
+        if now not in index.entries(root):
+            index.add(root, now)
+
     def _write_manifest(self, manifest: dict[str, Any] | None = None) -> None:
-        content = {**self.config, _RESERVED: manifest or self._manifest}
+        content = {**self.identity.config, RESERVED: manifest or self._manifest}
         write_file(self.path / MANIFEST, yaml_file.dump(content))
 
     def _explain(self) -> None:
@@ -249,13 +222,6 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _canonical(value: Any) -> str:
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError([f"the configuration is not plain data: {error}"]) from None
-
-
 def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(value))
@@ -263,34 +229,10 @@ def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise ConfigError([f"{what} is not plain data: {error}"]) from None
 
 
-def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    if _RESERVED in config:
-        raise ConfigError([f"a configuration has no key {_RESERVED!r}: a run folder's manifest needs it"])
-    return _plain(dict(config), "the configuration")
-
-
-def _differences(folder: Path, there: Mapping, here: Mapping) -> list[str]:
-    """One sentence for every value that differs, nested ones by their dotted name."""
-    old, new = dict(_flat(there)), dict(_flat(here))
-    pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in {**old, **new}]
-    return [
-        f"run folder {str(folder)!r} holds a run of another configuration: "
-        f"{key} is {_shown(before)} there and {_shown(after)} here"
-        for key, before, after in pairs
-        if _shown(before) != _shown(after)
-    ] or [f"run folder {str(folder)!r} holds a run of another configuration"]
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not name):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value, sort_keys=True)
+def _with_plain_config(identity: Identity) -> Identity:
+    if RESERVED in identity.config:
+        raise ConfigError([f"a configuration has no key {RESERVED!r}: a run folder's manifest needs it"])
+    return replace(identity, config=_plain(dict(identity.config), "the configuration"))
 
 
 @contextlib.contextmanager

@@ -7,17 +7,20 @@ what in its weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from engine.algorithms.sac import DENSE, Masks, map_parameters
+from engine.algorithms.base import AgentState, Algorithm, Masks, map_weights
 from engine.sparse import masks as mask_functions
-from trainers.config.training import RewindConfig, TrainConfig, plain
-from trainers.run.snapshots import Snapshot, Start
+from fastcollect.support.plain import plain
+from trainers.config.training import RewindConfig, TrainConfig
+from trainers.run.start import Start
+from trainers.store.layout import NETWORKS
 from trainers.study import rewind
-from trainers.study.rewind import NETWORKS, Source
+from trainers.study.rewind import Source
 
 CONTROLS = ("permuted-weights", "permuted-mask", "random-mask", "dense")
 
@@ -26,10 +29,11 @@ def control_start(
     name: str,
     seed: Sequence[int],
     config: TrainConfig,
+    algorithm: Algorithm,
     matrix: RewindConfig,
     source: Source,
     masks: Masks,
-    last: Snapshot,
+    last: AgentState,
 ) -> tuple[Masks, Callable[[], Start]]:
     """The masks of a control, and what makes its start.
 
@@ -38,11 +42,13 @@ def control_start(
     source. dense: no mask, else as the ticket. seed: of every choice by chance. last: the round before.
     """
     if name == "dense":
-        return DENSE, lambda: rewind.rewound(config, matrix, source, last, DENSE)
+        return {}, lambda: rewind.rewound(config, algorithm, matrix, source, last, {})
     onto = masks if name == "permuted-weights" else random_masks(np.random.default_rng(seed), masks)
     if name == "random-mask":
-        return onto, lambda: Start(onto, rewind.fresh(config, last.state, other_seed=True), keep=())
-    return onto, lambda: _permuted(seed, rewind.rewound(config, matrix, source, last, DENSE), masks, onto)
+        return onto, lambda: Start(onto, rewind.fresh(config, algorithm, other_seed=True), keep=())
+    return onto, lambda: _permuted(
+        seed, rewind.rewound(config, algorithm, matrix, source, last, {}), masks, onto
+    )
 
 
 def _permuted(seed: Sequence[int], start: Start, masks: Masks, onto: Masks) -> Start:
@@ -52,22 +58,19 @@ def _permuted(seed: Sequence[int], start: Start, masks: Masks, onto: Masks) -> S
     """
 
     def permuted(kind: str, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not masks[kind]:
+        if not masks.get(kind):
             return tree
         rng = np.random.default_rng([*seed, NETWORKS.index(kind)])  # the same order in every tree
         moved = mask_functions.permute_weights(rng, rewind.as_arrays(tree), masks[kind], onto[kind])
         return {name: jax.numpy.array(value) for name, value in moved.items()}
 
-    snapshot = start.snapshot
-    assert snapshot is not None
-    state = map_parameters(snapshot.state, permuted)
-    moved = Snapshot(state, snapshot.moments, snapshot.env_steps, snapshot.updates)
-    return Start(onto, moved, start.replay, random_actions=start.random_actions, keep=start.keep)
+    assert start.state is not None
+    return replace(start, masks=onto, state=map_weights(start.state, permuted))
 
 
 def random_masks(rng: np.random.Generator, masks: Masks) -> dict[str, mask_functions.Mask]:
     """Random masks with the same number of weights in each layer of each network."""
-    return {kind: mask_functions.random_like(rng, masks[kind]) for kind in NETWORKS}
+    return {kind: mask_functions.random_like(rng, mask) for kind, mask in masks.items()}
 
 
 def planned(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from engine.algorithms import sac
+from engine.algorithms.base import AgentState, Algorithm, Masks, adam
+from engine.data.transition import Batch
 from engine.normalizer import Moments
 from engine.sparse import masks as mask_functions
 from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.snapshots import Snapshot, Start, from_arrays
+from trainers.run.learner import make_algorithm
+from trainers.run.policy import load_policy
+from trainers.run.start import Start
 from trainers.store import artifacts
-from trainers.store.folder import read_identity, read_summary
+from trainers.store.manifest import read_identity, read_summary
+from trainers.store.states import from_arrays
 
-NETWORKS = ("actor", "critic")
 _FRESH_SEED = 7_919
 """Added to a run's seed for weights that must not be the ones it began with."""
 
@@ -30,14 +34,18 @@ class Source:
     path: str
     config_hash: str
 
-    def snapshot(self, name: str, template: sac.SACState) -> Snapshot:
+    def state(self, name: str, like: AgentState) -> AgentState:
         """Its artifact "initial", "anchor", "best" or "final". Raises ConfigError; see from_arrays."""
         found = artifacts.load(self.path, name, self.config_hash)
-        return from_arrays(found.arrays, template, f"artifact {name!r} of {self.path!r}")
+        return from_arrays(found.arrays, like, f"artifact {name!r} of {self.path!r}")
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Any artifact's arrays. Raises ConfigError."""
         return artifacts.load(self.path, name, self.config_hash).arrays
+
+    def algorithm(self, config: TrainConfig) -> Algorithm:
+        """The algorithm of this configuration in the spaces that the run had. Raises ConfigError."""
+        return make_algorithm(config, load_policy(Path(self.path), self.config_hash).spec)
 
 
 def open_source(path: str) -> Source:
@@ -47,74 +55,71 @@ def open_source(path: str) -> Source:
     return Source(path, manifest["config_hash"])
 
 
-def template(config: TrainConfig, like: Mapping[str, np.ndarray]) -> sac.SACState:
-    """A state of this configuration's shapes for the observations and actions of saved arrays."""
-    try:
-        observations = like["sac/actor/kernel_0"].shape[0]
-        depth = max(int(k.rsplit("_", 1)[1]) for k in like if k.startswith("sac/actor/bias_"))
-        actions = like[f"sac/actor/bias_{depth}"].shape[0] // 2
-    except (KeyError, ValueError) as error:
-        raise ConfigError([f"the artifact holds no actor: {error}"]) from error
-    return sac.init(config.sac, config.seed, observations, actions)
-
-
-def fresh(config: TrainConfig, like: sac.SACState, *, other_seed: bool) -> Snapshot:
+def fresh(config: TrainConfig, algorithm: Algorithm, *, other_seed: bool) -> AgentState:
     """Fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
-    observations, actions = like.actor["kernel_0"].shape[0], like.critic["q0/kernel_0"].shape[0]
-    actions -= observations
     # The noise of updates stays the seed's own; only the weights differ.
-    state = sac.init(config.sac, (config.seed + _FRESH_SEED * other_seed) % 2**31, observations, actions)
-    state = state.replace(seed=jax.numpy.uint32(config.seed))
-    return Snapshot(state, Moments.empty(observations), 0, 0)
+    state = algorithm.init((config.seed + _FRESH_SEED * other_seed) % 2**31)
+    return state.replace(seed=jax.numpy.uint32(config.seed))
 
 
 def rewound(
-    config: TrainConfig, rewind: RewindConfig, source: Source, last: Snapshot, masks: sac.Masks
+    config: TrainConfig,
+    algorithm: Algorithm,
+    rewind: RewindConfig,
+    source: Source,
+    last: AgentState,
+    masks: Masks,
 ) -> Start:
-    """The start of a ticket: every part from where the rewind matrix says, then masked.
+    """The start of a ticket: every part from where the rewind matrix says; the run masks it.
 
     last: the round before, trained. Raises ConfigError for artifacts that are missing or changed.
     """
-    like = last.state
-    anchor = source.snapshot("anchor", like)
+    like = algorithm.init(config.seed)
+    anchor = source.state("anchor", like)
     weights = {
-        "anchor": lambda: anchor.state,
-        "initial": lambda: source.snapshot("initial", like).state,
-        "final": lambda: last.state,
+        "anchor": lambda: anchor,
+        "initial": lambda: source.state("initial", like),
+        "final": lambda: last,
     }[rewind.parameters]()
-    state = anchor.state.replace(actor=weights.actor, critic=weights.critic)
-    if rewind.targets == "online":
-        state = state.replace(target_critic=weights.critic)
+    parameters, optimizer, targets = dict(anchor.parameters), dict(anchor.optimizer), anchor.targets
+    parameters |= {name: weights.parameters[name] for name in algorithm.prunable}
     if rewind.optimizer == "fresh":
-        state = state.replace(optimizer=sac.init_optimizers(config.sac, state))
+        optimizer = {name: adam(leaves) for name, leaves in parameters.items()}
     if rewind.temperature == "fresh":
-        log_temperature = np.log(np.float32(config.sac.initial_temperature))
-        optimizer = {**state.optimizer, "temperature": sac.init_optimizers(config.sac, state)["temperature"]}
-        state = state.replace(log_temperature=jax.numpy.asarray(log_temperature), optimizer=optimizer)
-    moments = {
-        "anchor": anchor.moments,
-        "fresh": Moments.empty(len(anchor.moments.mean)),
-        "final": last.moments,
+        others = {name: v for name, v in like.parameters.items() if name not in algorithm.prunable}
+        parameters |= others
+        optimizer |= {name: adam(leaves) for name, leaves in others.items()}
+    if rewind.targets == "online":
+        targets = {name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in targets}
+    normalizer = {
+        "anchor": anchor.normalizer,
+        "fresh": Moments.empty(len(anchor.normalizer.mean)),
+        "final": last.normalizer,
     }[rewind.normalizer]
-    zero = rewind.step == "zero"
-    if zero:
-        state = state.replace(updates=jax.numpy.int32(0))
-    replay = source.arrays("anchor-replay") if rewind.replay == "anchor" else None
-    steps, updates = (0, 0) if zero else (anchor.env_steps, anchor.updates)
-    snapshot = Snapshot(state, moments, steps, updates)
-    return Start(masks, snapshot, replay, random_actions=False, keep=())
-
-
-def restarted(config: TrainConfig, snapshot: Snapshot, masks: sac.Masks) -> Start:
-    """From these weights and this normaliser at step 0, everything else fresh: the start of a transfer."""
-    state = snapshot.state.replace(
-        target_critic=jax.tree.map(jax.numpy.copy, snapshot.state.critic),
-        log_temperature=jax.numpy.log(jax.numpy.float32(config.sac.initial_temperature)),
-        seed=jax.numpy.uint32(config.seed),
-        updates=jax.numpy.int32(0),
+    counters = like if rewind.step == "zero" else anchor
+    state = anchor.replace(
+        parameters=parameters,
+        targets=targets,
+        optimizer=optimizer,
+        normalizer=normalizer,
+        updates=counters.updates,
+        env_steps=counters.env_steps,
     )
-    state = state.replace(optimizer=sac.init_optimizers(config.sac, state))
-    return Start(masks, Snapshot(state, snapshot.moments, 0, 0), random_actions=False, keep=())
+    replay = source.arrays("anchor-replay") if rewind.replay == "anchor" else None
+    return Start(masks, state, replay, random_actions=False, keep=())
+
+
+def restarted(config: TrainConfig, algorithm: Algorithm, state: AgentState, masks: Masks) -> Start:
+    """From these weights and this normaliser at step 0, everything else fresh: the start of a transfer."""
+    begin = algorithm.init(config.seed)
+    parameters = {**begin.parameters, **{name: state.parameters[name] for name in algorithm.prunable}}
+    begin = begin.replace(
+        parameters=parameters,
+        targets={name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in begin.targets},
+        optimizer={name: adam(leaves) for name, leaves in parameters.items()},
+        normalizer=state.normalizer,
+    )
+    return Start(masks, begin, random_actions=False, keep=())
 
 
 def as_arrays(parameters: Mapping) -> dict[str, np.ndarray]:
@@ -122,33 +127,19 @@ def as_arrays(parameters: Mapping) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in parameters.items()}
 
 
-def saliency(config: TrainConfig, last: Snapshot, samples: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """{"actor", "critic"} -> mean |dL/dw| of a trained snapshot over the saved batches."""
-    mean, scale = last.moments.scaling(config.variance_floor)
-    found = mean_absolute_gradients(config.sac, last.state, sac.Batch(**samples), mean, scale)
+def saliency(algorithm: Algorithm, last: AgentState, samples: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """Network -> mean |dL/dw| of a trained state over the saved batches."""
+    found = mean_absolute_gradients(algorithm, last, Batch(**samples))
     return {name: as_arrays(value) for name, value in found.items()}
 
 
-def check_mask(masks: sac.Masks, state: sac.SACState, where: str) -> None:
+def check_mask(masks: Masks, state: AgentState, where: str) -> None:
     """Raises ConfigError naming every leaf, and both shapes, where masks are of another architecture."""
     problems = []
-    for name, parameters in (("actor", state.actor), ("critic", state.critic)):
+    for name in state.masks:
         try:
-            mask_functions.check_matches(masks[name], parameters)
+            mask_functions.check_matches(masks.get(name, {}), state.parameters[name])
         except ValueError as error:
             problems.append(f"{where}, {name}: {error}")
     if problems:
         raise ConfigError(problems)
-
-
-def pack_masks(masks: sac.Masks) -> dict[str, np.ndarray]:
-    """Masks as an artifact's arrays: "actor/kernel_0", "critic/q0/kernel_0", ..."""
-    return {f"{kind}/{leaf}": np.asarray(v) for kind in NETWORKS for leaf, v in masks[kind].items()}
-
-
-def unpack_masks(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of ``pack_masks``."""
-    return {
-        kind: {k.removeprefix(f"{kind}/"): v for k, v in arrays.items() if k.startswith(f"{kind}/")}
-        for kind in NETWORKS
-    }

@@ -8,25 +8,31 @@ al. 2020 for reinforcement learning).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.algorithms.sac import DENSE, Masks, SACState
+from engine.algorithms.base import AgentState, Algorithm, Masks
 from engine.sparse import masks as mask_functions
 from engine.sparse import pruning
+from fastcollect.control.config import resolve_env
 from fastcollect.support.errors import ConfigError
-from trainers.config.training import PruneConfig, RewindConfig, TrainConfig, plain
+from fastcollect.support.plain import plain
+from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
 from trainers.run.progress import Progress
-from trainers.run.session import train
-from trainers.run.snapshots import Snapshot, Start
+from trainers.run.start import Start
+from trainers.run.training import collector_config, train
 from trainers.store import artifacts
-from trainers.store.folder import SUMMARY, RunFolder, read_config, read_summary
+from trainers.store.folder import RunFolder
+from trainers.store.identity import Identity
+from trainers.store.layout import NETWORKS, pack_masks
+from trainers.store.manifest import SUMMARY, read_config, read_summary
 from trainers.study import rewind
-from trainers.study.controls import CONTROLS, control_start, planned
-from trainers.study.rewind import NETWORKS, Source
+from trainers.study.controls import control_start, planned
+from trainers.study.rewind import Source
+from trainers.study.seeds import derive
 
 RESULTS = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds")
 """What every summary says at its top."""
@@ -35,62 +41,74 @@ _NEED_GRADIENTS = ("taylor", "gradient")
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage carries along. identity: the whole configuration, as the manifest has it.
+    """What every stage carries along.
 
-    title: what the progress calls this stage. facts: for the manifests of the runs inside.
+    identity: of the stage's own folder. command: what the user typed. title: what the progress calls this
+    stage. parent: the study that it is a part of.
     """
 
-    identity: Mapping[str, Any]
+    identity: Identity
     command: Sequence[str]
     progress: Progress
     resume: bool
     title: str
+    parent: RunFolder | None = None
+
+    def open(self, path: Path) -> RunFolder:
+        """The stage's folder. Raises ConfigError; see ``RunFolder.create``."""
+        return RunFolder.create(path, self.identity, self.command, parent=self.parent, resume=self.resume)
+
+    def finished(self, path: Path) -> dict[str, Any]:
+        """The summary of a stage that there is nothing left to do for, which is said."""
+        self.progress.say(f"{str(path)!r} is finished already")
+        return read_summary(path)
 
 
 def run_inside(
     context: Context,
-    path: Path,
-    name: str,
+    around: RunFolder,
+    folder_name: str,
+    title: str,
     config: TrainConfig,
     make_start: Callable[[], Start],
-    **facts: Any,
+    **place: Any,
 ) -> dict[str, Any]:
-    """Train in the run folder ``path``, unless that is finished; returns its summary.
+    """Train in a run folder inside a stage's, unless that is finished; returns its summary.
 
-    facts: for its manifest. Raises as ``train``; ConfigError where the folder is another run's.
+    place: kind, name and round of its identity. Raises as ``train``; ConfigError where the folder is another
+    run's.
     """
-    with RunFolder.create(path, context.identity, context.command, resume=True) as folder:
-        changed = [
-            f"run folder {str(path)!r} was begun with another {key}: {folder.facts[key]} there, {value} here"
-            for key, value in facts.items()
-            if key in folder.facts and folder.facts[key] != value
-        ]
-        if changed:
-            raise ConfigError(changed)
+    path, identity = around.path / folder_name, replace(context.identity, **place)
+    with RunFolder.create(path, identity, context.command, parent=around, resume=True) as folder:
         if not folder.finished():
             start = make_start()
-            kept = {kind: mask_functions.counts(start.masks[kind])[1] for kind in NETWORKS}
-            folder.annotate(**facts, training=plain(config), kept_weights=kept)
+            kept = {kind: mask_functions.counts(mask)[1] for kind, mask in start.masks.items()}
+            folder.annotate(kept_weights=kept)
             if any(start.masks.values()):
                 _save_masks(folder, start.masks)
-            context.progress.run(f"{context.title} {name}".strip(), config.env_steps)
+            context.progress.run(f"{context.title} {title}".strip(), config.env_steps)
             train(folder, config, start, context.progress, resume=True)
         return read_summary(path, [*RESULTS, "best", "reached"])
 
 
 def _save_masks(folder: RunFolder, masks: Masks) -> None:
-    artifacts.save(folder.path, "mask", rewind.pack_masks(masks), config_hash=folder.config_hash)
+    artifacts.save(folder.path, "mask", pack_masks(masks), config_hash=folder.config_hash)
+
+
+def collectable(config: TrainConfig) -> TrainConfig:
+    """The configuration. Raises ConfigError if what it names cannot be collected from."""
+    collection = collector_config(config)
+    resolve_env(collection)
+    return config
 
 
 def dense(context: Context, path: Path, config: TrainConfig) -> dict[str, Any]:
     """Round 0: a dense run that keeps its initial, anchor, best and final states and saliency batches."""
     if config.anchor_steps > config.env_steps:
         raise ConfigError([f"anchor_steps is {config.anchor_steps}; allowed: 1 to env_steps"])
-    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
+    with context.open(path) as folder:
         if folder.finished():
-            context.progress.say(f"{str(path)!r} is finished already")
-            return read_summary(path)
-        folder.annotate(stage="dense", training=plain(config))
+            return context.finished(path)
         context.progress.run(context.title, config.env_steps)
         return train(folder, config, Start(), context.progress, resume=context.resume)
 
@@ -114,43 +132,44 @@ def ticket(
     """
     if not (path / SUMMARY).exists():
         _check_ticket(config, prune, matrix, source)
-    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
+    with context.open(path) as folder:
         there = read_summary(path, ["rounds", *RESULTS])["rounds"] if folder.finished() else []
         chosen = planned(controls, matrix, there)
         if there and all((n, name) in _trained(there) for n, names in chosen.items() for name in names):
-            context.progress.say(f"{str(path)!r} is finished already")
-            return read_summary(path)
-        like = rewind.template(config, source.arrays("final"))
-        last = source.snapshot("final", like)
-        folder.annotate(stage="ticket", source=vars(source), rewind=plain(matrix), prune=plain(prune))
+            return context.finished(path)
+        algorithm = source.algorithm(config)
+        like = algorithm.init(config.seed)
+        last = source.state("final", like)
         targets = rounds(prune)
         rows: list[dict[str, Any]] = []
-        masks: Masks = DENSE
+        masks: Masks = {}
         for number, sparsities in enumerate(targets, 1):
-            inside = path / f"round-{number}"
-            masks = _round_masks(config, prune, source, inside, number, masks, last, sparsities)
+            inside = f"round-{number}"
+            masks = _round_masks(config, algorithm, prune, source, path, number, masks, last, sparsities)
             before, kept = last, masks
             summary = run_inside(
                 context,
+                folder,
                 inside,
                 f"round {number}/{len(targets)}",
                 config,
-                lambda: rewind.rewound(config, matrix, source, before, kept),  # noqa: B023
+                lambda: rewind.rewound(config, algorithm, matrix, source, before, kept),  # noqa: B023
+                kind="round",
                 round=number,
-                source=vars(source),
-                rewind=plain(matrix),
             )
             rows.append(row("ticket", number, masks, summary))
-            last = Source(str(inside), folder.config_hash).snapshot("final", like)
+            last = rewind.open_source(str(path / inside)).state("final", like)
             for name in chosen.get(number, ()):
-                rows.append(_control(context, path, name, config, matrix, source, number, masks, before))
+                rows.append(
+                    _control(context, folder, name, config, algorithm, matrix, source, number, masks, before)
+                )
         _save_masks(folder, masks)
-        anchor = source.snapshot("anchor", like)
+        anchor = source.state("anchor", like)
         headline = [each for each in rows if each["name"] == "ticket"][-1]
         summary = {
             "stage": "ticket",
             "dense": read_summary(source.path),
-            "anchor": {"env_steps": anchor.env_steps, "updates": anchor.updates},
+            "anchor": {"env_steps": int(anchor.env_steps), "updates": int(anchor.updates)},
             "rounds": rows,
         }
         folder.write_summary(summary | totals(rows, headline))
@@ -166,7 +185,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
     snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
     others = ["anchor-replay"] if matrix.replay == "anchor" else []
     others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
-    like = check_source(config, source, snapshots, others)
+    algorithm = check_source(config, source, snapshots, others)
     its, mine = read_config(source.path), plain(config)
     # A count of steps that goes on has to have been counted in the same way.
     counted = ("start_steps", "updates_per_step") if matrix.step == "anchor" else ()
@@ -176,7 +195,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
         for name in ("env", "env_kwargs", *counted)
         if mine[name] != its.get(name)
     ]
-    anchor = source.snapshot("anchor", like).env_steps
+    anchor = int(source.state("anchor", algorithm.init(config.seed)).env_steps)
     if matrix.step == "anchor" and config.env_steps <= anchor:
         problems.append(f"env_steps is {config.env_steps}; allowed: more than the anchor's {anchor}")
     if problems:
@@ -193,78 +212,91 @@ def rounds(prune: PruneConfig) -> list[dict[str, float]]:
     ]
 
 
+def control_problems(study: StudyConfig) -> list[str]:
+    """What is wrong with the rounds that are to get controls."""
+    last = len(rounds(study.prune))
+    wrong = [number for number in study.control_rounds if not 1 <= number <= last]
+    return [f"control_rounds has {wrong}; allowed: 1 to {last}"] if wrong else []
+
+
+def control_rounds(study: StudyConfig) -> tuple[int, ...]:
+    """The rounds that get controls."""
+    return (study.control_rounds or (len(rounds(study.prune)),)) if study.controls else ()
+
+
 def _round_masks(
     config: TrainConfig,
+    algorithm: Algorithm,
     prune: PruneConfig,
     source: Source,
-    inside: Path,
+    path: Path,
     number: int,
     masks: Masks,
-    last: Snapshot,
+    last: AgentState,
     sparsities: Mapping[str, float],
 ) -> Masks:
     """What the weights of the round before leave over; nested in its masks."""
     found: dict[str, Any] = {}
     gradients = {}
     if prune.criterion in _NEED_GRADIENTS:
-        gradients = rewind.saliency(config, last, source.arrays("saliency"))
-    for index, kind in enumerate(NETWORKS):
+        gradients = rewind.saliency(algorithm, last, source.arrays("saliency"))
+    for kind in algorithm.prunable:
         if not sparsities[kind]:
-            found[kind] = {}
             continue
-        parameters = rewind.as_arrays(getattr(last.state, kind))
+        parameters = rewind.as_arrays(last.parameters[kind])
         scores = pruning.scores(
             prune.criterion,
             parameters,
             gradients=gradients.get(kind),
-            rng=np.random.default_rng([config.seed, number, index]),
+            rng=np.random.default_rng(derive(config.seed, "pruning", number, kind)),
         )
         try:
             found[kind] = pruning.prune(
-                masks[kind], scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
+                masks.get(kind, {}), scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
             )
         except ValueError as error:
-            raise ConfigError([f"round {number} of {str(inside.parent)!r}, {kind}: {error}"]) from error
+            raise ConfigError([f"round {number} of {str(path)!r}, {kind}: {error}"]) from error
     return found
 
 
 def _control(
     context: Context,
-    path: Path,
+    around: RunFolder,
     name: str,
     config: TrainConfig,
+    algorithm: Algorithm,
     matrix: RewindConfig,
     source: Source,
     number: int,
     masks: Masks,
-    last: Snapshot,
+    last: AgentState,
 ) -> dict[str, Any]:
-    seed = [config.seed, number, 1000 + CONTROLS.index(name)]
-    control_masks, make = control_start(name, seed, config, matrix, source, masks, last)
-    facts = {"round": number, "control": name, "source": vars(source)}
-    facts |= {} if name == "random-mask" else {"rewind": plain(matrix)}
+    seed = derive(config.seed, "control", number, name)
+    control_masks, make = control_start(name, seed, config, algorithm, matrix, source, masks, last)
+    place = {"kind": "control", "round": number, "name": name}
     title = f"round {number} control {name}"
-    summary = run_inside(context, path / f"round-{number}-{name}", title, config, make, **facts)
+    summary = run_inside(context, around, f"round-{number}-{name}", title, config, make, **place)
     return row(name, number, control_masks, summary)
 
 
 def check_source(
     config: TrainConfig, source: Source, snapshots: Sequence[str], others: Sequence[str] = ()
-) -> SACState:
+) -> Algorithm:
     """Before a folder is made: raises ConfigError for artifacts that are missing, changed, or do not fit.
 
-    Returns a state of the source's shapes.
+    Returns the algorithm in the source's spaces.
     """
-    like = rewind.template(config, source.arrays("final"))
+    algorithm = source.algorithm(config)
+    like = algorithm.init(config.seed)
     problems: list[str] = []
     for name in (*snapshots, *others):
         try:
-            source.snapshot(name, like) if name in snapshots else source.arrays(name)
+            source.state(name, like) if name in snapshots else source.arrays(name)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return like
+    return algorithm
 
 
 # Summaries.
@@ -272,11 +304,11 @@ def check_source(
 
 def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's summary says of one run inside it."""
-    kept = {kind: mask_functions.counts(masks[kind]) for kind in NETWORKS}
+    kept = {kind: mask_functions.counts(masks.get(kind, {})) for kind in NETWORKS}
     return {
         "name": name,
         "round": number,
-        "sparsity": {kind: mask_functions.sparsity(masks[kind]) for kind in NETWORKS},
+        "sparsity": {kind: mask_functions.sparsity(masks.get(kind, {})) for kind in NETWORKS},
         "kept_weights": {kind: {"total": total, **leaves} for kind, (leaves, total) in kept.items()},
         "best": summary["best"],
         **{key: summary[key] for key in (*RESULTS, "reached")},

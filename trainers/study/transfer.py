@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.sac import DENSE, Masks
+from engine.algorithms.base import Algorithm, Masks
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.snapshots import Start
-from trainers.store.folder import SUMMARY, RunFolder, read_summary
+from trainers.run.start import Start
+from trainers.store.layout import unpack_masks
+from trainers.store.manifest import SUMMARY, read_summary
 from trainers.study import rewind, stages
 from trainers.study.controls import random_masks
 from trainers.study.rewind import Source
+from trainers.study.seeds import derive
 
 VARIANTS = ("mask-anchor", "mask-only", "dense-finetuned", "random-mask")
 
@@ -36,21 +38,18 @@ def transfer(
     if matrix.parameters == "final":
         raise ConfigError(["rewind.parameters is final; allowed for a transfer: anchor, initial"])
     if not (path / SUMMARY).exists():
-        like = stages.check_source(config, dense, ["final", matrix.parameters])
-        masks = rewind.unpack_masks(ticket_source.arrays("mask"))
-        rewind.check_mask(masks, like, f"the mask of {ticket_source.path!r}")
-    with RunFolder.create(path, context.identity, context.command, resume=context.resume) as folder:
+        algorithm = stages.check_source(config, dense, ["final", matrix.parameters])
+        masks = unpack_masks(ticket_source.arrays("mask"))
+        rewind.check_mask(masks, algorithm.init(config.seed), f"the mask of {ticket_source.path!r}")
+    with context.open(path) as folder:
         if folder.finished():
-            context.progress.say(f"{str(path)!r} is finished already")
-            return read_summary(path)
-        sources = {"ticket": vars(ticket_source), "dense": vars(dense)}
-        folder.annotate(stage="transfer", sources=sources, rewind={"parameters": matrix.parameters})
+            return context.finished(path)
         rows = []
-        for index, name in enumerate(VARIANTS):
-            rng = np.random.default_rng([config.seed, 2000 + index])
-            chosen, make = variant_start(name, rng, config, matrix, dense, masks, like)
-            facts = {"variant": name, "sources": sources}
-            summary = stages.run_inside(context, path / name, name, config, make, **facts)
+        for name in VARIANTS:
+            rng = np.random.default_rng(derive(config.seed, "transfer", name))
+            chosen, make = variant_start(name, rng, config, matrix, dense, masks, algorithm)
+            place = {"kind": "variant", "name": name}
+            summary = stages.run_inside(context, folder, name, name, config, make, **place)
             rows.append(stages.row(name, 0, chosen, summary))
         folder.write_summary({"stage": "transfer", "variants": rows} | stages.totals(rows, rows[0]))
         return read_summary(path)
@@ -63,7 +62,7 @@ def variant_start(
     matrix: RewindConfig,
     dense: Source,
     masks: Masks,
-    like: Any,
+    algorithm: Algorithm,
 ) -> tuple[Masks, Callable[[], Start]]:
     """The masks of a variant, and what makes its start on the target task.
 
@@ -72,9 +71,10 @@ def variant_start(
     and normaliser, no mask. random-mask: a mask as dense in each layer, with the same fresh weights as
     mask-only. All begin at step 0 with a fresh optimizer, temperature and replay.
     """
+    like = algorithm.init(config.seed)
     if name == "mask-anchor":
-        return masks, lambda: rewind.restarted(config, dense.snapshot(matrix.parameters, like), masks)
+        return masks, lambda: rewind.restarted(config, algorithm, dense.state(matrix.parameters, like), masks)
     if name == "dense-finetuned":
-        return DENSE, lambda: rewind.restarted(config, dense.snapshot("final", like), DENSE)
+        return {}, lambda: rewind.restarted(config, algorithm, dense.state("final", like), {})
     chosen = masks if name == "mask-only" else random_masks(rng, masks)
-    return chosen, lambda: Start(chosen, rewind.fresh(config, like, other_seed=False), keep=())
+    return chosen, lambda: Start(chosen, rewind.fresh(config, algorithm, other_seed=False), keep=())

@@ -213,7 +213,7 @@ def test_a_paused_collector_stands_still_and_goes_on(num_models):
             checker.feed(collector.take(timeout=30), seed_table(config))
 
 
-def lockstep_rounds(config, collector_type, rounds, total_groups):
+def all_rounds(config, collector_type, rounds, total_groups):
     """All blocks of some rounds as bytes, with weights published on the way."""
     out = []
     with collector_type(config) as collector:
@@ -229,7 +229,7 @@ def lockstep_rounds(config, collector_type, rounds, total_groups):
 
 
 @pytest.mark.parametrize("num_envs", (3, 8))
-def test_lockstep_serial_equals_parallel_with_uneven_groups_and_float64_observations(num_envs):
+def test_reproducible_serial_equals_parallel_with_uneven_groups_and_float64_observations(num_envs):
     def config(**changes):
         return CollectorConfig(
             env=EnvConfig(id="HalfCheetah-v5"),
@@ -238,11 +238,12 @@ def test_lockstep_serial_equals_parallel_with_uneven_groups_and_float64_observat
             num_env_workers=2,
             num_model_workers=1,
             block_length=4,
-            lockstep=True,
+            schedule="rounds",
+            reproducible=True,
             **changes,
         )
 
-    assert lockstep_rounds(config(), Collector, 3, 4) == lockstep_rounds(config(), SerialCollector, 3, 4)
+    assert all_rounds(config(), Collector, 3, 4) == all_rounds(config(), SerialCollector, 3, 4)
 
 
 class Exact(MLPPolicy):
@@ -256,7 +257,7 @@ class Exact(MLPPolicy):
         action[:, 0] = np.sin(1e9 * observation[:, 0])
 
 
-def test_lockstep_gives_the_same_bits_whatever_n_N_M_serial_or_parallel():
+def test_reproducible_collectors_give_the_same_bits_whatever_n_N_M_serial_or_parallel():
     def config(num_envs, workers, models):
         return CollectorConfig(
             env=EnvConfig(id="CartPole-v1"),
@@ -266,11 +267,12 @@ def test_lockstep_gives_the_same_bits_whatever_n_N_M_serial_or_parallel():
             num_model_workers=models,
             block_length=9,
             group_size=4,
-            lockstep=True,
+            schedule="rounds",
+            reproducible=True,
             seed=5,
         )
 
-    reference = lockstep_rounds(config(16, 1, 0), SerialCollector, 6, 4)
+    reference = all_rounds(config(16, 1, 0), SerialCollector, 6, 4)
     assert len(set(reference)) == len(reference)
     for num_envs, workers, models in ((16, 1, 0), (8, 2, 0), (4, 4, 1), (8, 2, 2), (16, 1, 1)):
-        assert lockstep_rounds(config(num_envs, workers, models), Collector, 6, 4) == reference
+        assert all_rounds(config(num_envs, workers, models), Collector, 6, 4) == reference

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from support.coded_env import EchoPolicy, echo_policy
-from support.lockstep import CODED, free_running, lockstep, one_round
+from support.collectors import CODED, asynchronous, content, one_round, reproducible
 
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
@@ -15,16 +15,8 @@ from fastcollect.policies import PolicyConfig, mlp_policy
 from fastcollect.workers.groups import env_seeds
 
 SHAPES = ((8, 1, 0, SerialCollector), (2, 4, 0, Collector), (4, 2, 1, Collector), (8, 1, 2, Collector))
-"""n, N, M and class of collectors that lockstep holds equal."""
+"""n, N, M and class of collectors that give the same bits."""
 FEW = (SHAPES[0], SHAPES[2])  # where building environments takes long
-
-
-def content(block):
-    """Everything of a block but the worker's number, as bytes."""
-    episodes = [getattr(block.episodes, name) for name in block.episodes.__dataclass_fields__]
-    arrays = [block.env_index, block.observation, block.action, block.reward, block.terminated]
-    arrays += [block.truncated, block.success, block.next_observation, *block.extras.values(), *episodes]
-    return block.number, block.first_step, *(np.ascontiguousarray(a).tobytes() for a in arrays)
 
 
 def train(collector, rounds):
@@ -60,7 +52,7 @@ def test_what_follows_a_saved_state_equals_the_uninterrupted_run(
 ):
     def config(num_envs, workers, models):
         changes = {"block_length": length, "group_size": group_size}
-        return lockstep(env, policy, num_envs, workers, models, **changes)
+        return reproducible(env, policy, num_envs, workers, models, **changes)
 
     later = range(before, before + 3)
     with SerialCollector(config(8, 1, 0)) as collector:
@@ -84,7 +76,7 @@ def test_what_follows_a_saved_state_equals_the_uninterrupted_run(
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
 def test_uneven_groups_and_a_state_of_a_restored_collector(kind):
-    config = lockstep(num_envs=3, models=1, group_size=None)
+    config = reproducible(num_envs=3, models=1, group_size=None)
     assert config.groups == (2, 1)
     with SerialCollector(config) as collector:
         expected = train(collector, range(9))
@@ -98,7 +90,7 @@ def test_uneven_groups_and_a_state_of_a_restored_collector(kind):
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
 def test_staged_weights_act_in_the_first_round_and_can_be_replaced_before_it(kind):
-    config = lockstep(EnvConfig(id="CartPole-v1"), MLP)
+    config = reproducible(EnvConfig(id="CartPole-v1"), MLP)
     with kind(config) as collector:
         one_round(collector)
         unstaged = collector.get_state()
@@ -122,7 +114,7 @@ def test_staged_weights_act_in_the_first_round_and_can_be_replaced_before_it(kin
 
 def test_weights_without_parameters_are_staged_too():
     policy = PolicyConfig(name="bare", inline=f"{__name__}:BareEcho", batched="")
-    config = lockstep(policy=policy)
+    config = reproducible(policy=policy)
     with SerialCollector(config) as collector:
         train(collector, range(3))
         state, expected = collector.get_state(), train(collector, range(2))
@@ -144,7 +136,7 @@ class BareEcho(EchoPolicy):
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
 def test_episodes_that_span_the_save_keep_return_length_and_success(kind):
-    config = lockstep()
+    config = reproducible()
     with SerialCollector(config) as collector:
         rounds = [one_round(collector) for _ in range(4)]
     with kind(config) as collector:
@@ -177,10 +169,10 @@ def first_rows(collector):
 
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
-def test_without_lockstep_a_new_life_begins_with_the_same_weights(kind):
+def test_otherwise_a_new_life_begins_with_the_same_weights(kind):
     state, lives = None, []
     for life, (num_envs, workers) in enumerate(((4, 2), (4, 2), (3, 3))):
-        with kind(free_running(num_envs=num_envs, num_env_workers=workers), state=state) as collector:
+        with kind(asynchronous(num_envs=num_envs, num_env_workers=workers), state=state) as collector:
             assert collector.version == life + 1
             lives.append(first_rows(collector))
             collector.take(timeout=60)
@@ -195,7 +187,7 @@ def test_without_lockstep_a_new_life_begins_with_the_same_weights(kind):
 
 
 def test_a_life_that_began_after_a_death_counts():
-    with Collector(free_running(num_model_workers=1)) as collector:
+    with Collector(asynchronous(num_model_workers=1)) as collector:
         first = collector.take(timeout=60).worker
         for pid in collector.pids()["env_worker"]:
             os.kill(pid, signal.SIGKILL)
@@ -204,6 +196,6 @@ def test_a_life_that_began_after_a_death_counts():
         state = collector.get_state()
     assert state["life"] == 1
     assert not any(key.startswith("group/") for key in state)
-    with Collector(free_running(), state=state) as collector:
+    with Collector(asynchronous(), state=state) as collector:
         seeds = [seed for _, (seed, _) in sorted(first_rows(collector).items())]
     assert seeds == env_seeds(0, 0, 8, 2).tolist()

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from support.coded_env import CodedEnv, EchoPolicy, echo
-from support.lockstep import CODED, free_running, lockstep, one_round
+from support.collectors import CODED, asynchronous, one_round, reproducible
 
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
@@ -22,7 +22,7 @@ from fastcollect.workers.groups import env_seeds
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
 def test_a_state_in_the_middle_of_a_round_is_refused(kind):
-    with kind(lockstep()) as collector:
+    with kind(reproducible()) as collector:
         with pytest.raises(RuntimeError, match=r"between two rounds.* 0 of 4 were taken"):
             collector.get_state()
         collector.take(timeout=30)
@@ -36,7 +36,7 @@ def test_a_state_in_the_middle_of_a_round_is_refused(kind):
 
 
 def test_a_paused_collector_is_refused():
-    with Collector(lockstep()) as collector:
+    with Collector(reproducible()) as collector:
         one_round(collector)
         collector.pause()
         with pytest.raises(RuntimeError, match="call resume first"):
@@ -47,7 +47,7 @@ def test_a_paused_collector_is_refused():
 
 @pytest.fixture(scope="module")
 def coded_state():
-    with SerialCollector(lockstep()) as collector:
+    with SerialCollector(reproducible()) as collector:
         one_round(collector)
         return collector.get_state()
 
@@ -72,7 +72,7 @@ def test_a_state_that_does_not_fit_is_refused_with_every_mismatch(coded_state, k
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ConfigError) as raised:
-        kind(lockstep(**changes), state=coded_state)
+        kind(reproducible(**changes), state=coded_state)
     for name in names:
         assert name in str(raised.value)
     del raised
@@ -93,19 +93,19 @@ class WideEcho(EchoPolicy):
 def test_a_damaged_state_is_refused_by_name(coded_state, kind):
     without = {key: array for key, array in coded_state.items() if not key.startswith("group/4/")}
     with pytest.raises(ConfigError, match="no 'group/4/first_step'"):
-        kind(lockstep(), state=without)
+        kind(reproducible(), state=without)
     narrow = {**coded_state, "group/2/observation": coded_state["group/2/observation"][:, :2]}
     del narrow["group/2/success_any"]
     with pytest.raises(ConfigError, match=r"environments 2 to 3 \(coded\)") as raised:
-        kind(lockstep(), state=narrow)
+        kind(reproducible(), state=narrow)
     assert "observation is int64 of shape (2, 2) in the saved state" in str(raised.value)
     assert "success_any is missing" in str(raised.value)
     with pytest.raises(ConfigError, match=r"no 'life'(?s:.*)env is .*missing"):
-        kind(lockstep(), state={})
+        kind(reproducible(), state={})
 
 
 def faulty(name):
-    return lockstep(EnvConfig(id="faulty", entry_point=f"{__name__}:{name}"))
+    return reproducible(EnvConfig(id="faulty", entry_point=f"{__name__}:{name}"))
 
 
 class Unsupported(CodedEnv):
@@ -178,7 +178,7 @@ def test_a_worker_killed_before_or_while_saving_is_an_error_and_no_hang(env):
 
 
 def test_a_worker_that_hangs_while_saving_is_a_stall():
-    config = lockstep(EnvConfig(id="faulty", entry_point=f"{__name__}:Hanging"), stall_seconds=2.0)
+    config = reproducible(EnvConfig(id="faulty", entry_point=f"{__name__}:Hanging"), stall_seconds=2.0)
     with Collector(config) as collector:
         one_round(collector)
         with pytest.raises(StallError, match=r"(?s)env worker.*in get_state"):
@@ -187,10 +187,10 @@ def test_a_worker_that_hangs_while_saving_is_a_stall():
 
 def test_a_restored_worker_that_waits_for_the_others_is_no_stall():
     env = EnvConfig(id="slow", entry_point=f"{__name__}:SlowOnceRestored")
-    with SerialCollector(lockstep(env)) as collector:
+    with SerialCollector(reproducible(env)) as collector:
         one_round(collector)
         state = collector.get_state()
-    with Collector(lockstep(env, stall_seconds=3.0), state=state) as collector:
+    with Collector(reproducible(env, stall_seconds=3.0), state=state) as collector:
         assert len(one_round(collector)) == 4
 
 
@@ -211,7 +211,7 @@ class SlowOnceRestored(CodedEnv):
 def test_saving_leaves_no_descriptor_and_no_memory_behind():
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    with Collector(lockstep()) as collector:
+    with Collector(reproducible()) as collector:
         one_round(collector)
         during = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
@@ -221,7 +221,7 @@ def test_saving_leaves_no_descriptor_and_no_memory_behind():
         kept = [f for f in files if os.path.islink(f) and "fastcollect-state" in os.readlink(f)]
         assert len(kept) == 2
         assert not any(os.stat(f).st_size for f in kept)
-    with Collector(lockstep(), state=state) as collector:
+    with Collector(reproducible(), state=state) as collector:
         one_round(collector)
     del collector
     gc.collect()
@@ -230,9 +230,11 @@ def test_saving_leaves_no_descriptor_and_no_memory_behind():
 
 @pytest.mark.parametrize("kind", (Collector, SerialCollector))
 def test_states_of_the_two_modes_are_not_mixed(coded_state, kind):
-    with SerialCollector(free_running()) as collector:
+    with SerialCollector(asynchronous()) as collector:
         state = collector.get_state()
-    with pytest.raises(ConfigError, match="lockstep is True here, False in the saved state"):
-        kind(lockstep(), state=state)
-    with pytest.raises(ConfigError, match="lockstep is False here, True in the saved state"):
-        kind(free_running(seed=5), state=coded_state)
+    for config, other in ((reproducible(), state), (asynchronous(seed=5), coded_state)):
+        here, saved = (c.schedule for c in (config, asynchronous() if config.rounds else reproducible()))
+        with pytest.raises(ConfigError) as raised:
+            kind(config, state=other)
+        assert f"schedule is {here!r} here, {saved!r} in the saved state" in str(raised.value)
+        assert f"reproducible is {config.rounds} here, {not config.rounds} in" in str(raised.value)

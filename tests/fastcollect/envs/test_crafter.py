@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from crafter import engine, objects, worldgen
 from opensimplex import OpenSimplex
-from support.lockstep import lockstep, one_round
+from support.collectors import one_round, reproducible
 
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
@@ -257,7 +257,7 @@ def test_images_reach_the_learner_as_the_serial_collectors(num_envs, workers, mo
     policy = cnn_policy(extras=("log_prob",))
 
     def blocks(kind, *shape):
-        with kind(lockstep(env, policy, *shape, block_length=8)) as collector:
+        with kind(reproducible(env, policy, *shape, block_length=8)) as collector:
             taken = [block for _ in range(3) for block in one_round(collector)]
         return {(block.number, *block.env_index.tolist()): block for block in taken}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.catch import ROM, patched
-from support.lockstep import lockstep, one_round
+from support.collectors import one_round, reproducible
 from support.processes import wait_until_gone
 
 from bench.cartridge import ADDRESSES
@@ -313,7 +313,7 @@ def content(block):
 def test_images_survive_the_ring_and_nothing_is_left(cartridge, models, tmp_path):
     kwargs = {"reward": REWARD, "done": DONE, "episode_length": 7, "noop_max": 3}
     env = EnvConfig(id=f"gameboy:{cartridge}", kwargs=kwargs)
-    config = lockstep(env, random_policy(), num_envs=4, workers=2, models=models, group_size=2)
+    config = reproducible(env, random_policy(), num_envs=4, workers=2, models=models, group_size=2)
     with SerialCollector(config) as collector:
         expected = [[content(block) for block in one_round(collector)] for _ in range(4)]
     with Collector(config) as collector:

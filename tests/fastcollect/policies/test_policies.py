@@ -227,8 +227,8 @@ def test_initial_parameters_are_a_function_of_the_seed_scaled_by_fan_in(spec):
 
 
 def test_unknown_extras_are_named_with_what_is_allowed():
-    with pytest.raises(ValueError, match=r"\['value'\].*log_prob.*mean_action.*policy_version"):
-        MLPPolicy(box_spec([-1], [1]), hidden=(), extras=("log_prob", "value"))
+    with pytest.raises(ValueError, match=r"\['advantage'\].*log_prob.*mean_action.*policy_version"):
+        MLPPolicy(box_spec([-1], [1]), hidden=(), extras=("log_prob", "advantage"))
     with pytest.raises(ValueError, match="discrete action has no mean_action"):
         MLPPolicy(discrete_spec(2), hidden=(), extras=("mean_action",))
 

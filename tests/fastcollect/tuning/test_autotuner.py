@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies import mlp_policy, random_policy
 from fastcollect.support.errors import ConfigError
 from fastcollect.tuning import profile
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
-from fastcollect.tuning.results import Candidate, Outcome, Trial, candidate_grid, explain
+from fastcollect.tuning.results import Outcome, Trial, candidate_grid, explain
 
 ROOT = Path(__file__).resolve().parents[3]
 CARTPOLE = CollectorConfig(env=EnvConfig(id="CartPole-v1"), policy=mlp_policy((8,)))
@@ -26,7 +27,7 @@ SHARES = {"env_worker": {"stepping": 0.9, "waiting_actions": 0.1, "inferring": 0
 
 def trial(n, workers, models, rung, score, *slices, error=None):
     return Trial(
-        candidate=Candidate(n, workers, models),
+        candidate=Parallelism(n, workers, models),
         rung=rung,
         slices=slices,
         score=score,
@@ -45,11 +46,11 @@ def test_the_grid_is_sane_on_any_machine(step, length, cpus):
     assert grid
     assert len(set(grid)) == len(grid)
     for c in grid:
-        assert c.num_envs >= 1
-        assert 1 <= c.num_env_workers <= cpus + 1
-        assert 0 <= c.num_model_workers <= c.num_env_workers
-        assert c.num_envs == 1 or c.num_envs * length * step <= 0.5  # no block older than half a second
-    assert any(c.num_model_workers == 0 and c.num_env_workers == cpus for c in grid)
+        assert c.n >= 1
+        assert 1 <= c.N <= cpus + 1
+        assert 0 <= c.M <= c.N
+        assert c.n == 1 or c.n * length * step <= 0.5  # no block older than half a second
+    assert any(c.M == 0 and cpus == c.N for c in grid)
 
 
 def test_the_winner_is_the_best_of_the_last_rung_and_ratios_never_cross_rungs():
@@ -65,9 +66,9 @@ def test_the_winner_is_the_best_of_the_last_rung_and_ratios_never_cross_rungs():
     assert outcome.best is trials[4]
     assert outcome.best.fps == 14.0
     assert outcome.best.spread == pytest.approx(20 / 14)
-    assert [(c.num_envs, t.rung) for c, t in outcome.last().items()] == [(8, 1), (64, 1), (16, 0), (32, 0)]
-    assert outcome.ratio(Candidate(64, 2, 0)) == pytest.approx(0.9)
-    assert outcome.ratio(Candidate(16, 2, 1)) == pytest.approx(0.5)
+    assert [(c.n, t.rung) for c, t in outcome.last().items()] == [(8, 1), (64, 1), (16, 0), (32, 0)]
+    assert outcome.ratio(Parallelism(64, 2, 0)) == pytest.approx(0.9)
+    assert outcome.ratio(Parallelism(16, 2, 1)) == pytest.approx(0.5)
     text = "\n".join(explain(outcome))
     assert "stepping 90%" in text
     assert "the simulation is the limit" in text
@@ -90,13 +91,13 @@ def test_a_run_on_real_processes_keeps_its_budget_and_picks_a_measured_candidate
 
 def test_a_learners_load_is_imitated():
     config = TunerConfig(collector=CARTPOLE, learner_load=0.9, trial_seconds=1.0)
-    (loaded,) = Tuner(config).race([Candidate(64, 1, 0)], 1.0).trials
+    (loaded,) = Tuner(config).race([Parallelism(64, 1, 0)], 1.0).trials
     assert loaded.shares["learner"]["elsewhere"] > 0.5
 
 
 def test_a_race_scores_each_candidate_against_the_middle_one_of_its_round():
     config = TunerConfig(collector=CARTPOLE, trial_seconds=0.1)
-    racers = [Candidate(1, 1, 0), Candidate(64, 1, 0), Candidate(256, 1, 0)]
+    racers = [Parallelism(1, 1, 0), Parallelism(64, 1, 0), Parallelism(256, 1, 0)]
     trials = Tuner(config).race(racers, 2.0).trials
     assert [t.candidate for t in trials] == racers
     speeds = np.array([t.slices for t in trials])  # (candidates, rounds): every one as often as the others
@@ -123,14 +124,22 @@ def test_wrong_values_are_all_named():
 def test_profiles_are_kept_for_each_environment_and_policy(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     env, fast = EnvConfig(id="reach-v3"), EnvConfig(id="reach-v3", kwargs={"physics": "fast"})
-    best = profile.Profile(num_envs=64, num_env_workers=2, num_model_workers=0, fps=1.5)
+    best = profile.Profile(parallelism=Parallelism(n=64, N=2, M=0), fps=1.5)
     assert profile.load(env, random_policy()) is None
     file = profile.save(env, random_policy(), best)
     assert file.is_relative_to(tmp_path)
     assert profile.load(env, random_policy()) == best
     assert profile.load(fast, random_policy()) is None
     assert profile.load(env, mlp_policy((8,))) is None
-    for hostile in ("", "{", "[]", '{"best": {"num_envs": -1}}', '{"best": 3}', "\x00" * 100, '{"best": {}}'):
+    for hostile in (
+        "",
+        "{",
+        "[]",
+        '{"best": {"n": -1, "N": 1, "M": 0, "fps": 1}}',
+        '{"best": 3}',
+        "\x00" * 100,
+        '{"best": {}}',
+    ):
         file.write_text(hostile)
         assert profile.load(env, random_policy()) is None
 
@@ -166,7 +175,7 @@ def test_the_command_writes_what_it_promises(tmp_path):
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
     assert "search.png" in (folder / "README.md").read_text()
     (saved,) = (tmp_path / "cache" / "fastcollect" / "profiles").iterdir()
-    assert json.loads(saved.read_text())["best"]["num_envs"] == result["best"]["n"]
+    assert json.loads(saved.read_text())["best"]["n"] == result["best"]["n"]
 
 
 @pytest.mark.parametrize(

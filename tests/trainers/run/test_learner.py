@@ -15,7 +15,7 @@ from engine.algorithms import sac
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
 from trainers.run.learner import Learner, as_numpy, check_spec
-from trainers.run.snapshots import from_arrays, to_arrays
+from trainers.store.states import from_arrays, to_arrays
 
 SPEC = tiny_env.spec(8)
 ENVS = 4
@@ -185,7 +185,7 @@ def test_a_saved_learner_goes_on_as_if_nothing_had_happened():
 def test_a_state_of_another_shape_is_refused_leaf_by_leaf():
     state = filled(updates=0, blocks=1).get_state()
     with pytest.raises(ConfigError) as caught:
-        learner(sac__hidden=(5,)).set_state(state, "checkpoint 7")
+        learner(algorithm__hidden=(5,)).set_state(state, "checkpoint 7")
     problems = caught.value.problems
     assert all(problem.startswith("checkpoint 7: ") for problem in problems)
     (one,) = [p for p in problems if "sac/actor/kernel_0 " in p]

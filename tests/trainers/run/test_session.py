@@ -1,7 +1,6 @@
 """The training loop with real workers: the ratio, what is stored, what interruption leaves unchanged."""
 
 import os
-import shutil
 import signal
 from fractions import Fraction
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from support import tiny_env
 from support.training import (
+    ASYNCHRONOUS,
     Silent,
     artifact,
     assert_same,
@@ -92,17 +92,17 @@ def check_ratio(config, log, block):
         "M",
         "block_length",
         "group_size",
-        "lockstep",
+        "schedule",
         "env_steps",
         "start_steps",
     ),
     [
-        (0.0625, 16, 4, 1, 0, 16, None, False, 1000, 100),
-        (0.29, 7, 3, 2, 0, 5, None, False, 400, 50),
-        (0.7, 5, 4, 1, 1, 4, None, False, 300, 20),
-        (2.5, 16, 2, 2, 0, 4, 1, True, 150, 10),
-        (1.0, 3, 2, 1, 1, 3, 2, True, 100, 0),
-        (1.1, 4, 3, 1, 0, 64, None, False, 500, 490),
+        (0.0625, 16, 4, 1, 0, 16, None, "asynchronous", 1000, 100),
+        (0.29, 7, 3, 2, 0, 5, None, "asynchronous", 400, 50),
+        (0.7, 5, 4, 1, 1, 4, None, "asynchronous", 300, 20),
+        (2.5, 16, 2, 2, 0, 4, 1, "rounds", 150, 10),
+        (1.0, 3, 2, 1, 1, 3, 2, "rounds", 100, 0),
+        (1.1, 4, 3, 1, 0, 64, None, "asynchronous", 500, 490),
     ],
 )
 def test_the_ratio_asked_for_is_the_ratio_run(
@@ -113,7 +113,7 @@ def test_the_ratio_asked_for_is_the_ratio_run(
     M,
     block_length,
     group_size,
-    lockstep,
+    schedule,
     env_steps,
     start_steps,
     tmp_path,
@@ -130,7 +130,8 @@ def test_the_ratio_asked_for_is_the_ratio_run(
         collect__M=M,
         collect__block_length=block_length,
         collect__group_size=group_size,
-        collect__lockstep=lockstep,
+        collect__schedule=schedule,
+        collect__reproducible=False,
         evaluation__every=env_steps,
     )
     summary = train(tmp_path / "run", config)
@@ -194,7 +195,7 @@ def test_every_step_is_stored_once(capacity, tmp_path, learners, without_learnin
     taken = []
     stats = Collector.stats
     monkeypatch.setattr(Collector, "stats", lambda self: taken.append(stats(self).taken) or stats(self))
-    config = tiny_config(collect__lockstep=False, replay__capacity=capacity)
+    config = tiny_config(**ASYNCHRONOUS, replay__capacity=capacity)
     summary = train(tmp_path / "run", config)
     (learner,) = learners
     assert summary["transitions_stored"] == summary["env_steps"] == learner.env_steps == taken[-1]
@@ -202,9 +203,7 @@ def test_every_step_is_stored_once(capacity, tmp_path, learners, without_learnin
     assert len(check_content(learner)) == len(learner.replay) <= capacity
 
 
-def test_steps_and_updates_stay_exact_across_an_interruption_in_lockstep(
-    tmp_path, learners, without_learning
-):
+def test_steps_and_updates_stay_exact_across_an_interruption_in_rounds(tmp_path, learners, without_learning):
     args = order(tmp_path / "order", 2, 33, signal.SIGINT)
     config = tiny_config(updates_per_step=0.37, updates_per_dispatch=9, env_kwargs=args)
     interrupted(tmp_path / "run", config, signum=signal.SIGINT)
@@ -218,9 +217,9 @@ def test_steps_and_updates_stay_exact_across_an_interruption_in_lockstep(
     check_ratio(config, [*learners[0].log, *learners[1].log], 8)
 
 
-def test_without_lockstep_a_resumed_run_goes_on_with_new_episodes(tmp_path, learners, without_learning):
+def test_an_asynchronous_run_is_resumed_with_new_episodes(tmp_path, learners, without_learning):
     args = order(tmp_path / "order", 4, 33, signal.SIGTERM)
-    changes = {"collect__lockstep": False, "collect__n": 4, "collect__N": 1, "collect__group_size": None}
+    changes = {**ASYNCHRONOUS, "collect__n": 4, "collect__N": 1, "collect__group_size": None}
     config = tiny_config(updates_per_step=0.37, updates_per_dispatch=9, env_kwargs=args, **changes)
     interrupted(tmp_path / "run", config)
     stopped = learners[0].env_steps
@@ -239,7 +238,7 @@ def test_without_lockstep_a_resumed_run_goes_on_with_new_episodes(tmp_path, lear
 
 def test_rewards_are_not_summed_across_the_death_of_a_worker(tmp_path, learners, without_learning):
     args = order(tmp_path / "order", 4, 30, signal.SIGKILL, "self")
-    changes = {"collect__lockstep": False, "collect__n": 4, "collect__N": 1, "collect__group_size": None}
+    changes = {**ASYNCHRONOUS, "collect__n": 4, "collect__N": 1, "collect__group_size": None}
     summary = train(tmp_path / "run", tiny_config(env_kwargs=args, **changes))
     assert summary["collector"]["env_worker_deaths"] == 1
     assert summary["transitions_stored"] == summary["env_steps"] == 320
@@ -254,7 +253,7 @@ def test_rewards_are_not_summed_across_the_death_of_a_worker(tmp_path, learners,
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A lockstep run, and the learner that it ended with."""
+    """A reproducible run, and the learner that it ended with."""
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "new_launcher", lambda config: launcher())
@@ -307,7 +306,7 @@ def test_checkpoints_on_the_way_change_nothing_and_can_be_resumed_from(tmp_path,
     assert_same_run(tmp_path / "run", expected)
     # As after a kill before the last round.
     (tmp_path / "run" / "summary.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "320")
+    (tmp_path / "run" / "checkpoints" / "320.npz").unlink()
     arrays, meta = checkpoint(tmp_path / "run")
     assert arrays["env_steps"] == 304
     assert meta["next_evaluation"] == 336
@@ -452,9 +451,11 @@ def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(tmp_path, without_le
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_environments_that_cannot_save_their_state_are_resumed_without_lockstep(tmp_path, without_learning):
+def test_environments_that_cannot_save_their_state_are_resumed_where_nothing_is_reproducible(
+    tmp_path, without_learning
+):
     env, args = "support.tiny_env:ForgetfulEnv", order(tmp_path / "order", 2, 41, signal.SIGTERM)
-    config = tiny_config(env=env, env_kwargs=args, collect__lockstep=False)
+    config = tiny_config(env=env, env_kwargs=args, **ASYNCHRONOUS)
     interrupted(tmp_path / "run", config)
     summary = train(tmp_path / "run", config, resume=True)
     assert summary["transitions_stored"] == summary["env_steps"] >= 320

@@ -101,6 +101,7 @@ DTYPES = st.one_of(
     hnp.unsigned_integer_dtypes(),
     hnp.floating_dtypes(endianness="?"),
     hnp.complex_number_dtypes(),
+    hnp.unicode_string_dtypes(endianness="?", min_len=1, max_len=5),
 )
 NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
 JSON = st.recursive(
@@ -207,7 +208,7 @@ def test_names_that_are_no_file_names_are_refused(tmp_path, name):
 def test_everything_that_cannot_be_saved_is_named_and_nothing_is_written(tmp_path):
     arrays = {
         "objects": np.array([object()]),
-        "text": np.array(["a"]),
+        "bytes": np.array([b"a"]),
         "rows": np.zeros(2, dtype=[("x", "f4")]),
         "": np.zeros(1),
         "a\nb": np.zeros(1),
@@ -288,6 +289,8 @@ HOSTILE = {
     "shape of text": npz([META, ("a.npy", header(DICT.format("'<f8'", "('a',)")))]),
     "no dtype": npz([META, ("a.npy", header(DICT.format("'nonsense'", "(1,)")))]),
     "a structured dtype": npz([META, ("a.npy", npy(np.zeros(2, dtype=[("x", "f4")])))]),
+    "texts without letters": npz([META, ("a.npy", header(DICT.format("'<U0'", "(1099511627776,)")))]),
+    "texts that are none": npz([META, ("a.npy", header(DICT.format("'<U1'", "(1,)")) + b"\xff" * 4)]),
     "a header of code": npz([META, ("a.npy", header("__import__('os').abort()"))]),
     "a header that ends early": npz([META, ("a.npy", header("{'descr': '''"))]),
     "a header that is deep": npz([META, ("a.npy", header("(" * 9000))]),
@@ -340,7 +343,7 @@ def test_any_flipped_byte_is_an_error_or_harmless(tmp_path, data):
     # The zip's checksums cover the data, not every field around it; a traceback is what must not come.
     with contextlib.suppress(ConfigError):
         loaded = artifacts.load(tmp_path, "dense", HASH)
-        assert all(array.dtype.kind in "biufc" for array in loaded.arrays.values())
+        assert all(array.dtype.kind in "biufcU" for array in loaded.arrays.values())
 
 
 @pytest.mark.parametrize(

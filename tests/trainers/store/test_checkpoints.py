@@ -28,6 +28,7 @@ ARRAYS = {
     "collector/group/0/action": np.zeros((0, 4), np.float32),
     "evaluator/config/env": np.array('["a", null]'),
     "evaluator/bytes": np.frombuffer(b"{}", np.uint8),
+    "evaluator/names": np.array([["a", ""], ["\u00e4\U0001f600", "x" * 40]]),
 }
 META = {
     "first_step": 0,
@@ -35,14 +36,13 @@ META = {
     "reached": {},
     "wall_seconds": 1.25,
     "last": {"density": {"a": 1}},
+    "returns": [1.5, float("inf")],
 }
 
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    made = Checkpoints(tmp_path)
-    yield made
-    made.close()
+    return Checkpoints(tmp_path)
 
 
 def arrays_of(number):
@@ -51,10 +51,7 @@ def arrays_of(number):
 
 def load(folder):
     again = Checkpoints(folder)
-    try:
-        return again.latest(), *again.load()
-    finally:
-        again.close()
+    return again.latest(), *again.load()
 
 
 def error_of(function, *args):
@@ -62,11 +59,6 @@ def error_of(function, *args):
         function(*args)
     (problem,) = caught.value.problems
     return problem
-
-
-def files(folder):
-    """What a checkpoint consists of, the largest first."""
-    return sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: -f.stat().st_size)
 
 
 def test_what_was_saved_comes_back_as_it_was(checkpoints, tmp_path):
@@ -81,14 +73,18 @@ def test_what_was_saved_comes_back_as_it_was(checkpoints, tmp_path):
 def test_the_two_newest_stay(checkpoints, tmp_path):
     for step in (3, 10, 200):
         checkpoints.save(step, arrays_of(step), {"step": step})
-    assert {int(each.name) for each in (tmp_path / FOLDER).iterdir()} == {10, 200}
+    assert names(tmp_path) == ["10.npz", "200.npz", "index.json"]
     step, arrays, meta = load(tmp_path)
     assert (step, meta) == (200, {"step": 200})
     assert_same(arrays, arrays_of(200))
-    shutil.rmtree(tmp_path / FOLDER / "200")
+    (tmp_path / FOLDER / "200.npz").unlink()
     step, arrays, meta = load(tmp_path)
     assert (step, meta) == (10, {"step": 10})
     assert_same(arrays, arrays_of(10))
+    for step in (200, 300):  # as a run does that goes on from there
+        checkpoints.save(step, arrays_of(step), {"step": step})
+        assert load(tmp_path)[0] == step
+    assert len(names(tmp_path)) == 3
 
 
 def test_a_step_is_saved_once(checkpoints):
@@ -103,46 +99,44 @@ def test_there_must_be_one(checkpoints, tmp_path):
     assert str(tmp_path / FOLDER) in error_of(checkpoints.load)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "empty", "pipe-dream"])
-def test_a_damaged_checkpoint_is_one_error_that_names_it(harm, tmp_path):
+def harmed(content, harm):
+    middle = len(content) // 2
+    return {
+        "truncate": content[:middle],
+        "flip": content[:middle] + bytes([content[middle] ^ 0x55]) + content[middle + 1 :],
+        "empty": b"",
+        "pipe-dream": b"{" * len(content),
+    }[harm]
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "pipe-dream"])
+def test_a_damaged_checkpoint_is_one_error_that_names_it_and_says_what_to_do(harm, tmp_path):
     written = Checkpoints(tmp_path)
     written.save(5, arrays_of(5), META)
     written.save(7, arrays_of(7), META)
-    written.close()
-    folder = tmp_path / FOLDER / "7"
-    victims = files(folder)
-    tried = 0
-    for victim in victims:
-        content = victim.read_bytes()
-        if harm == "truncate":
-            victim.write_bytes(content[: len(content) // 2])
-        elif harm == "flip":
-            middle = len(content) // 2
-            victim.write_bytes(content[:middle] + bytes([content[middle] ^ 0x55]) + content[middle + 1 :])
-        elif harm == "remove":
-            victim.unlink()
-        elif harm == "empty":
-            victim.write_bytes(b"")
-        else:
-            victim.write_bytes(b"{" * len(content))
-        try:
-            step, arrays, meta = load(tmp_path)
-        except ConfigError as error:
-            (problem,) = error.problems
-            assert str(folder) in problem
-            assert "\n" not in problem
-            tried += 1
-        else:  # what nothing depends on, or what makes it no checkpoint at all
-            assert_same(arrays, arrays_of(step))
-            assert meta == META
-        victim.parent.mkdir(parents=True, exist_ok=True)
-        victim.write_bytes(content)
-    assert tried >= len(victims) // 4
+    victim = tmp_path / FOLDER / "7.npz"
+    content = victim.read_bytes()
+    victim.write_bytes(harmed(content, harm))
+    problem = error_of(load, tmp_path)
+    assert "\n" not in problem
+    assert problem.endswith(f"remove {str(victim)!r} to go on from the checkpoint before it")
+    victim.write_bytes(content)
     assert load(tmp_path)[0] == 7
-    shutil.rmtree(folder)
+    victim.unlink()
     step, arrays, _ = load(tmp_path)
     assert step == 5
     assert_same(arrays, arrays_of(5))
+
+
+@pytest.mark.parametrize("harm", ["truncate", "empty", "pipe-dream"])
+def test_a_damaged_index_is_one_error_that_names_it_and_says_what_to_do(harm, tmp_path):
+    Checkpoints(tmp_path).save(5, arrays_of(5), META)
+    index = tmp_path / FOLDER / "index.json"
+    index.write_bytes(harmed(index.read_bytes(), harm))
+    problem = error_of(Checkpoints, tmp_path)
+    assert str(index) in problem
+    assert problem.endswith(f"remove {str(tmp_path / FOLDER)!r} to begin this run anew")
+    assert (tmp_path / FOLDER / "5.npz").exists()
 
 
 def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_stays(checkpoints, tmp_path, monkeypatch, capfd):
@@ -150,20 +144,17 @@ def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_stays(checkpoints, 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
         problem = error_of(checkpoints.save, 2, arrays_of(2), META)
-        assert "checkpoint 2 cannot be written" in problem
+        assert f"{str(tmp_path / FOLDER / '2.npz')!r} cannot be written" in problem
         assert "are free" in problem
     with full_disk():
         problem = error_of(checkpoints.save, 3, arrays_of(3), META)
-    assert "checkpoint 3 cannot be written" in problem
-    assert str(tmp_path) in problem
+    assert f"{str(tmp_path / FOLDER / '3.npz')!r} cannot be written" in problem
     assert "\n" not in problem
     assert capfd.readouterr().err == ""
     step, arrays, _ = load(tmp_path)
     assert step == 1
     assert_same(arrays, arrays_of(1))
-    again = Checkpoints(tmp_path)
-    again.save(4, arrays_of(4), META)
-    again.close()
+    Checkpoints(tmp_path).save(4, arrays_of(4), META)
     assert load(tmp_path)[0] == 4
 
 
@@ -176,7 +167,7 @@ SAVER = """
     step = (checkpoints.latest() or 0) + 1000  # not that of a save that was killed, which would replace it
     while True:
         step += 1
-        arrays = {f"part/{i}": np.full(20_000, step, np.float32) for i in range(8)}
+        arrays = {f"part/{i}": np.full(200_000, step, np.float32) for i in range(8)}
         checkpoints.save(step, arrays, {"step": step})
         print(step, flush=True)
 """
@@ -206,7 +197,7 @@ def test_a_save_that_is_killed_leaves_the_one_before_and_nothing_for_good(tmp_pa
 
 
 def _stop_inside_a_save(pid, folder):
-    """Let the process run until it stands still with a temporary folder on the disk."""
+    """Let the process run until it stands still with a temporary file on the disk."""
     for _ in range(1000):
         while not _temporary(folder):
             pass
@@ -233,13 +224,60 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path, monkeypatch):
     assert "No space left on device" in problem
 
 
-def test_a_removed_folder_is_no_hindrance_to_closing(tmp_path):
-    made = Checkpoints(tmp_path)
-    made.save(1, ARRAYS, META)
-    shutil.rmtree(tmp_path / FOLDER)
-    made.close()
-    assert not (tmp_path / FOLDER).exists()
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import numpy as np
+    from trainers.store.checkpoints import Checkpoints
+
+    folder, moment = Path(sys.argv[1]), sys.argv[2].split()
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2):
+        checkpoints.save(step, {"x": np.full(9, step)}, {"step": step})
+    really = {"replace": os.replace, "unlink": Path.unlink}
+
+    def die_at(name, file, act):
+        at = moment[1] == name and str(file).endswith(moment[2])
+        if at and moment[0] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        act()
+        if at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = lambda a, b: die_at("replace", b, lambda: really["replace"](a, b))
+    Path.unlink = lambda file, **how: die_at("unlink", file, lambda: really["unlink"](file, **how))
+    checkpoints.save(3, {"x": np.full(9, 3)}, {"step": 3})
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "newest"),
+    [
+        ("before replace 3.npz", 2),
+        ("after replace 3.npz", 2),
+        ("before replace index.json", 2),
+        ("after replace index.json", 3),
+        ("before unlink 1.npz", 3),
+        ("after unlink 1.npz", 3),
+    ],
+)
+def test_a_kill_at_any_moment_leaves_the_newest_complete_one_and_the_one_before(moment, newest, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), moment], cwd=ROOT, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    for step in (newest, newest - 1):
+        found, arrays, meta = load(tmp_path)
+        assert (found, meta, arrays["x"].tolist()) == (step, {"step": step}, [step] * 9)
+        assert names(tmp_path) == sorted(
+            [f"{each}.npz" for each in range(newest - 1, step + 1)] + ["index.json"]
+        )
+        (tmp_path / FOLDER / f"{step}.npz").unlink()
+
+
+def names(folder):
+    return sorted(each.name for each in (folder / FOLDER).iterdir())
 
 
 def _temporary(folder: Path):
-    return {each.name for each in folder.iterdir() if not each.name.isdecimal()}
+    return {each.name for each in folder.iterdir() if each.name.startswith(".")}

@@ -12,25 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.disk import full_disk
 
 from fastcollect.support.errors import ConfigError
 from trainers.run import metrics
-from trainers.store import artifacts, yaml_file
+from trainers.store import artifacts
 from trainers.store import folder as run_folder
-from trainers.store.folder import (
-    RunFolder,
-    config_hash,
-    read_config,
-    read_identity,
-    read_manifest,
-    read_summary,
-)
+from trainers.store.folder import RunFolder
+from trainers.store.identity import Identity
+from trainers.store.manifest import read_config, read_identity, read_manifest, read_summary
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = {"env": "reach-v3", "seed": 1, "sac": {"rate": 6e-4, "hidden": [256, 256]}, "stop": None}
+CONFIG = {"env": "reach-v3", "seed": 1, "algorithm": {"rate": 6e-4, "hidden": [256, 256]}, "stop": None}
 COMMAND = ["python", "train.py", "--env-kwargs", "a=b c"]
 
 
@@ -46,15 +39,11 @@ def error_of(function, *args, **kwargs):
 
 
 def create(path, config=CONFIG, **kwargs):
-    return RunFolder.create(path, config, COMMAND, **kwargs)
+    return RunFolder.create(path, identity(config), COMMAND, **kwargs)
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-CONFIGS = st.dictionaries(st.text().filter(lambda key: key != "manifest"), VALUES, max_size=4)
+def identity(config=CONFIG):
+    return Identity(kind="dense", config=config)
 
 
 def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
@@ -63,56 +52,18 @@ def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
         manifest = content.pop("manifest")
         assert content == CONFIG
         assert manifest == read_manifest(run.path)
-        assert manifest["config_hash"] == run.config_hash == config_hash(CONFIG)
+        assert manifest["config_hash"] == run.config_hash == identity().hash()
+        assert manifest["run"] == {"kind": "dense", "name": "", "round": 0, "env": "reach-v3", "seed": 1}
+        assert (manifest["defaults"], manifest["sources"], manifest["parent"]) == (1, [], None)
         assert manifest["command"] == "python train.py --env-kwargs 'a=b c'"
         assert manifest["started"].endswith("+00:00")
         assert {"cpu", "versions", "commit"} <= manifest["machine"].keys()
-        assert read_config(run.path) == read_config(run.path / "manifest.yaml") == run.config == CONFIG
-
-
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(CONFIGS)
-def test_a_configuration_comes_back_as_it_was_given(tmp_path, config):
-    file = tmp_path / "manifest.yaml"
-    RunFolder(tmp_path, config, {"config_hash": "x"}, -1)._write_manifest()
-    assert read_config(file) == config
-    assert config_hash(read_config(file)) == config_hash(config)
-
-
-@pytest.mark.parametrize(
-    "text", ["6e-4", "1.5e3", "1e5", "0x1f", "1_0", "on", "2024-01-01", "12:30:00", "~", "a: b"]
-)
-def test_texts_that_look_like_something_else_stay_texts(tmp_path, text):
-    with create(tmp_path / "run", {"name": text, text: 1.0}) as run:
-        assert read_config(run.path) == {"name": text, text: 1.0}
-
-
-def test_numbers_as_people_write_them_are_numbers(tmp_path):
-    file = tmp_path / "config.yaml"
-    file.write_text("a: 6e-4\nb: 1.5e3\nc: -1E+2\nd: 1.0e-05\ne: .inf\nf: e5\ng: 1e\n")
-    assert read_config(file) == {
-        "a": 6e-4,
-        "b": 1500.0,
-        "c": -100.0,
-        "d": 1e-5,
-        "e": float("inf"),
-        "f": "e5",
-        "g": "1e",
-    }
-
-
-def test_a_hash_knows_values_and_not_their_order():
-    base = {"a": 1, "b": {"x": [1, 2], "y": None}}
-    assert config_hash(base) == config_hash({"b": {"y": None, "x": (1, 2)}, "a": 1})
-    assert len(config_hash(base)) == 16
-    others = [{**base, "a": 2}, {**base, "a": 1.0}, {**base, "a": "1"}, {**base, "b": {}}, {"a": 1}]
-    assert len({config_hash(config) for config in [base, *others]}) == 6
-    assert config_hash({"a": {"runs": 1}}) != config_hash({"a": {"runs": 2}})
+        assert read_config(run.path) == run.identity.config == CONFIG
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, Path("x"), {(1, 2): 3}, float])
 def test_what_is_not_plain_is_refused_before_anything_is_made(tmp_path, value):
-    assert "not plain data" in error_of(config_hash, {"a": value})
+    assert "not plain data" in error_of(identity({"a": value}).hash)
     assert "not plain data" in error_of(create, tmp_path / "run", {"a": value})
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +106,7 @@ def test_a_folder_that_explains_itself(tmp_path):
         assert "# run\n" in text
         assert "a=b c" in text
         names = {path.name for path in run.path.iterdir()} - {"README.md"}
-        assert len(names) == 7
+        assert len(names) == 8
         names.add("checkpoints")
         for name in names:
             assert f"`{name}`" in text or f"`{name}/" in text
@@ -233,7 +184,7 @@ def test_an_unfinished_run_needs_resume_and_remembers_it(tmp_path):
         first = read_manifest(run.path)
     assert "--resume" in error_of(create, tmp_path / "run")
     (tmp_path / "run" / "README.md").unlink()
-    with RunFolder.create(tmp_path / "run", CONFIG, ["again"], resume=True) as run:
+    with RunFolder.create(tmp_path / "run", identity(), ["again"], resume=True) as run:
         resumed = read_manifest(run.path)
         (entry,) = resumed.pop("resumed")
         assert entry["command"] == "again"
@@ -250,11 +201,11 @@ def test_resume_of_nothing_is_a_new_run(tmp_path):
 @pytest.mark.parametrize("resume", [False, True])
 def test_another_configuration_is_refused_key_by_key(tmp_path, resume):
     create(tmp_path / "run").close()
-    other = {**CONFIG, "seed": 2, "sac": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}}
+    other = {**CONFIG, "seed": 2, "algorithm": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}}
     del other["stop"]
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
     problems = problems_of(create, tmp_path / "run", other, resume=resume)
-    for text in ("seed is 1 there and 2 here", "sac.rate is 0.0006 there and 0.001 here"):
+    for text in ("seed is 1 there and 2 here", "algorithm.rate is 0.0006 there and 0.001 here"):
         assert sum(text in problem for problem in problems) == 1
     assert any("stop is null there and absent here" in problem for problem in problems)
     assert any("new is absent there and {} here" in problem for problem in problems)
@@ -284,14 +235,15 @@ def test_a_manifest_changed_by_hand_is_told(tmp_path):
     file.write_text(text.replace("resumed: []", "resumed: 1"))
     assert str(file) in error_of(create, tmp_path / "run", resume=True)
     file.write_text(text)
-    assert read_identity(tmp_path / "run") == (CONFIG, read_manifest(tmp_path / "run"))
+    assert read_identity(tmp_path / "run") == (identity(), read_manifest(tmp_path / "run"))
 
 
 HOLDER = """
     import sys, time
     from trainers.store.folder import RunFolder
+    from trainers.store.identity import Identity
 
-    run = RunFolder.create(sys.argv[1], {"a": 1}, ["holder"])
+    run = RunFolder.create(sys.argv[1], Identity(kind="dense", config={"a": 1}), ["holder"])
     print("held", flush=True)
     time.sleep(600)
 """
@@ -353,12 +305,14 @@ NOBODY = """
     import os, sys
     from fastcollect.support.command import run
     from trainers.store.folder import RunFolder
+    from trainers.store.identity import Identity
 
-    RunFolder.create(sys.argv[1] + "/first", {"a": 1}, ["x"]).close()
+    identity = Identity(kind="dense", config={"a": 1})
+    RunFolder.create(sys.argv[1] + "/first", identity, ["x"]).close()
     os.chmod(sys.argv[1], 0o555)
     if os.geteuid() == 0:
         os.setuid(65534)
-    run(lambda: RunFolder.create(sys.argv[1] + "/deep/run", {"a": 1}, ["x"]))
+    run(lambda: RunFolder.create(sys.argv[1] + "/deep/run", identity, ["x"]))
 """
 
 
@@ -429,69 +383,6 @@ def test_a_lock_file_that_was_taken_away_while_it_was_opened_is_no_lock(tmp_path
     monkeypatch.setattr(run_folder.fcntl, "flock", lose)
     assert "is in use by process" in error_of(create, tmp_path / "run")
     assert list(tmp_path.rglob(".lock")) == [file] * made_again
-
-
-def test_a_list_that_is_there_twice_is_written_twice(tmp_path):
-    shared = [256, 256]
-    (tmp_path / "config.yaml").write_text(yaml_file.dump({"actor": shared, "critic": shared}))
-    assert read_config(tmp_path / "config.yaml") == {"actor": shared, "critic": shared}
-
-
-BAD_YAML = {
-    "": 1,
-    "a: 1\nb: [1, 2\n": 3,
-    "a: 1\nb: {c: 1, d: 2, c: 3}\n": 2,
-    "a: 1\nb: 2\na: 3\n": 3,
-    "- 1\n- 2\n": 1,
-    "just words": 1,
-    "a: 1\n1: 2\n": 2,
-    "on: true\n": 1,
-    "a: 1\nb: !!python/object/apply:os.system ['touch sprung']\n": 2,
-    "a: 1\nb: !!python/name:os.system\n": 2,
-    "a: &x 1\nb: *x\n": 2,
-    "a: &x [*x]\n": 1,
-    "a: 1\n\n? [1]\n: 2\n": 3,
-    "a: 1\nb: c: d\n": 2,
-    "a: 1\nb: 2024-13-45\n": 2,
-    "a: 1\nb: !!int x\n": 2,
-    "a: 1\nb: !!int ''\n": 2,
-    "a: 1\nb: !!bool x\n": 2,
-    "a: 1\nb: !!timestamp x\n": 2,
-    "a: 1\nb: " + "9" * 5000 + "\n": 2,
-    "a: 1\nb: 2\n---\nc: 1\n": 3,
-    "a: 1\nb: 'x\x00'\n": 2,
-    "a: 1\n\tb: 2\n": 2,
-    "a: " + "[" * 5000: 1,
-}
-
-
-@pytest.mark.parametrize(("text", "line"), BAD_YAML.items(), ids=range(len(BAD_YAML)))
-def test_a_configuration_that_cannot_be_read_is_named_with_its_line(tmp_path, monkeypatch, text, line):
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    assert error_of(read_config, file).startswith(f"{str(file)!r}, line {line}: ")
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_configuration_that_is_no_text_is_named_with_its_line(tmp_path):
-    file = tmp_path / "config.yaml"
-    file.write_bytes(b"a: 1\nb: \xff\xfe\n")
-    assert error_of(read_config, file).startswith(f"{str(file)!r}, line 2: ")
-    assert "cannot be read" in error_of(read_config, tmp_path / "absent.yaml")
-
-
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text("abm:-[]{}!&*'\"|>#%@`?,.0123e~<= \n\t\\", max_size=40))
-def test_any_text_is_a_configuration_or_one_error(tmp_path, text):
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    problems = ()
-    try:
-        assert all(isinstance(key, str) for key in read_config(file))
-    except ConfigError as error:
-        problems = error.problems
-    assert [problem.startswith(f"{str(file)!r}, line ") for problem in problems] in ([], [True])
 
 
 def test_the_summary_is_strict_json(tmp_path):

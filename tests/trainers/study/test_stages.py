@@ -22,15 +22,17 @@ from engine.algorithms import sac
 from engine.normalizer import Moments
 from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect.support.errors import ConfigError
-from trainers.command import dense_identity
-from trainers.config.training import PruneConfig, RewindConfig, plain
+from trainers.config.training import PruneConfig, RewindConfig
 from trainers.run import session as loop
 from trainers.run.session import InterruptedRunError
-from trainers.run.snapshots import Snapshot, to_arrays
 from trainers.store import artifacts
-from trainers.store.folder import read_manifest, read_summary
-from trainers.study import rewind, stages
+from trainers.store.identity import dense_identity
+from trainers.store.layout import unpack_masks
+from trainers.store.manifest import read_manifest, read_summary
+from trainers.study import controls, rewind, stages
+from trainers.study import transfer as transfer_module
 from trainers.study.controls import CONTROLS
+from trainers.study.identities import study_root, ticket_identity, transfer_identity
 from trainers.study.transfer import VARIANTS
 from trainers.study.transfer import transfer as transfer_stage
 
@@ -86,14 +88,15 @@ def run_dense(path, config=CONFIG):
 
 def run_ticket(path, dense, prune=BOTH, matrix=None, controls=(), config=CONFIG, **kwargs):
     source, matrix = rewind.open_source(str(dense)), matrix or RewindConfig()
-    identity = {"stage": "ticket", **plain(config), "prune": plain(prune), "rewind": plain(matrix)}
+    identity = ticket_identity(config, prune, matrix, source, study_root(path))
     return stages.ticket(context(identity, **kwargs), path, config, prune, matrix, source, controls)
 
 
 def run_transfer(path, ticket, dense, config=TARGET, matrix=None):
     sources = [rewind.open_source(str(each)) for each in (ticket, dense)]
-    identity = {"stage": "transfer", **plain(config)}
-    return transfer_stage(context(identity), path, config, matrix or RewindConfig(), *sources)
+    matrix = matrix or RewindConfig()
+    identity = transfer_identity(config, matrix, *sources, study_root(path))
+    return transfer_stage(context(identity), path, config, matrix, *sources)
 
 
 def pretend(folder, config, start, progress, *, resume=False):
@@ -110,6 +113,12 @@ def pretend(folder, config, start, progress, *, resume=False):
     moments = Moments(7, *rng.random((2, tiny_env.OBSERVATIONS)))
     snapshot = Snapshot(sac.apply_masks(state, start.masks), moments, 320, 32)
     artifacts.save(folder.path, "final", to_arrays(snapshot), config_hash=folder.config_hash)
+    results = dict.fromkeys(("success_any", "success_last", "return_mean", "wall_seconds"), 0.0)
+    folder.write_summary({**results, "env_steps": 320, "updates": 32, "best": {}, "reached": {}})
+
+
+def pretend_anything(folder, *_, **__):
+    """In place of a training of which only the start matters."""
     results = dict.fromkeys(("success_any", "success_last", "return_mean", "wall_seconds"), 0.0)
     folder.write_summary({**results, "env_steps": 320, "updates": 32, "best": {}, "reached": {}})
 
@@ -131,7 +140,7 @@ def problems_of(function, *args, **kwargs):
 
 def masks_of(path):
     """{"actor", "critic"} -> the mask that a run folder keeps."""
-    return rewind.unpack_masks(artifact(path, "mask"))
+    return unpack_masks(artifact(path, "mask"))
 
 
 def shapes(mask):
@@ -180,14 +189,14 @@ def at_step_zero(weights, seed, normalizer=None):
     }
     out |= zeros(part(out, "sac/optimizer/"))
     out |= zeros({name: out[name] for name in ("env_steps", "updates", "sac/updates")})
-    out["sac/log_temperature"] = np.log(np.float32(CONFIG.sac.initial_temperature))
+    out["sac/log_temperature"] = np.log(np.float32(CONFIG.algorithm.initial_temperature))
     out["sac/seed"] = np.array(seed, np.uint32)
     return out | (zeros(part(out, "normalizer/")) if normalizer is None else part(normalizer, "normalizer/"))
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    """A dense run in lockstep."""
+    """A reproducible dense run."""
     path = tmp_path_factory.mktemp("stages") / "dense"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "new_launcher", lambda config: launcher())
@@ -235,11 +244,11 @@ def test_a_dense_run_leaves_everything_that_a_ticket_needs(dense):
         "bootstrap": (100, 8),
     }
     assert artifact(dense, "anchor-replay")["replay/reward"].shape == (128,)
-    assert read_manifest(dense)["facts"]["stage"] == "dense"
+    assert read_manifest(dense)["run"]["kind"] == "dense"
 
 
 def test_a_dense_run_begins_with_the_fresh_weights_of_its_seed(dense):
-    state = sac.init(CONFIG.sac, CONFIG.seed, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
+    state = sac.init(CONFIG.algorithm, CONFIG.seed, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
     expected = {
         f"sac/{kind}/{name}": np.asarray(value)
         for kind in ("actor", "critic", "target_critic")
@@ -377,14 +386,14 @@ def importance(criterion, source, before, kind):
     weights = {name: np.abs(arrays[f"sac/{kind}/{name}"].astype(np.float64)) for name in LAYERS[kind]}
     if criterion in ("magnitude", "random"):
         return weights if criterion == "magnitude" else None
-    template = sac.init(CONFIG.sac, 0, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
+    template = sac.init(CONFIG.algorithm, 0, tiny_env.OBSERVATIONS, tiny_env.ACTIONS)
     names = [n for n in arrays if n.startswith("sac/")]
     state = jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
     scaling = (arrays["normalizer/mean"], 1 / np.sqrt(variance + 1e-4))
     samples = sac.Batch(**artifact(source, "saliency"))
     mean, scale = (each.astype(np.float32) for each in scaling)
-    slopes = mean_absolute_gradients(CONFIG.sac, state, samples, mean, scale)[kind]
+    slopes = mean_absolute_gradients(CONFIG.algorithm, state, samples, mean, scale)[kind]
     slopes = {name: np.asarray(slopes[name], np.float64) for name in weights}
     return slopes if criterion == "gradient" else {n: slopes[n] * weights[n] for n in weights}
 
@@ -534,7 +543,7 @@ def test_the_dense_control_is_the_anchor_itself(dense, ticket):
     assert_same(starts.arrays["round-2-dense"], artifact(dense, "anchor"))
     assert_same(starts.replay["round-2-dense"], starts.replay["round-2"])
     assert starts.masks["round-2-dense"] == {"actor": {}, "critic": {}}
-    # In lockstep what follows differs from the dense run: its episodes begin again.
+    # What follows differs from the dense run: its episodes begin again.
     assert int(artifact(path / "round-2-dense")["env_steps"]) == 320
 
 
@@ -552,6 +561,25 @@ def test_rounds_share_the_dense_control_unless_it_begins_with_the_round_before(
     assert {folder.name for folder in (tmp_path / "run").glob("round-*-dense")} == {
         f"round-{number}-dense" for number in dense_in
     }
+
+
+def test_what_a_control_leaves_to_chance_depends_on_no_other_control(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train", pretend)
+    for name, order in (("all", CONTROLS), ("others", ("random-mask", "dense", "permuted-mask"))):
+        monkeypatch.setattr(controls, "CONTROLS", order)
+        run_ticket(tmp_path / name, dense, PruneConfig(actor=0.4, rate=0.4), controls=(1,))
+    for name in ("random-mask", "permuted-mask"):
+        masks = [masks_of(tmp_path / each / f"round-1-{name}")["actor"] for each in ("all", "others")]
+        assert_same(*masks)
+
+
+def test_what_a_variant_leaves_to_chance_depends_on_no_other_variant(dense, ticket, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train", pretend_anything)
+    for name, order in (("all", VARIANTS), ("others", ("random-mask", "mask-only"))):
+        monkeypatch.setattr(transfer_module, "VARIANTS", order)
+        run_transfer(tmp_path / name, ticket[0], dense)
+    masks = [masks_of(tmp_path / each / "random-mask")["actor"] for each in ("all", "others")]
+    assert_same(*masks)
 
 
 # Transfers.
@@ -722,14 +750,35 @@ def test_finished_stages_are_left_as_they_are(dense, ticket, transfer):
     assert [files(path) for path in folders] == before
 
 
-def test_a_round_of_another_source_is_not_taken_for_finished(dense, ticket, tmp_path):
+def test_a_ticket_of_another_source_is_not_taken_for_finished(dense, ticket, tmp_path, monkeypatch):
     shutil.copytree(ticket[0], tmp_path / "run")
-    shutil.copytree(dense, tmp_path / "dense")
     (tmp_path / "run" / "summary.json").unlink()
-    (problem,) = problems_of(run_ticket, tmp_path / "run", tmp_path / "dense", resume=True)
-    assert "round-1" in problem
-    assert "another source" in problem
-    assert str(tmp_path / "dense") in problem
+    monkeypatch.setattr(stages, "train", pretend)
+    other = tmp_path / "other"
+    shutil.copytree(dense, other)
+    manifest = (other / "manifest.yaml").read_text()
+    hashes = [dense_identity(each).hash() for each in (CONFIG, tiny_config(stop_patience=9))]
+    assert hashes[0] in manifest
+    text = manifest.replace(hashes[0], hashes[1]).replace("stop_patience: 3", "stop_patience: 9")
+    (other / "manifest.yaml").write_text(text)
+    index = other / "artifacts" / "index.json"
+    index.write_text(index.read_text().replace(hashes[0], hashes[1]))
+    before = files(tmp_path / "run")
+    (problem,) = problems_of(run_ticket, tmp_path / "run", other, resume=True)
+    assert f"the hash of the dense source is {hashes[0]!r} there".replace("'", '"') in problem
+    assert files(tmp_path / "run") == before
+
+
+def test_a_source_that_was_moved_is_the_same_source(dense, ticket, tmp_path, monkeypatch):
+    """In the same study or out of it: what a ticket begins from is known by its hash."""
+    monkeypatch.setattr(stages, "train", None)  # nothing is trained again
+    shutil.copytree(ticket[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.copytree(dense, tmp_path / "elsewhere" / "dense")
+    run_ticket(tmp_path / "run", tmp_path / "elsewhere" / "dense", controls=(2,), resume=True)
+    assert read_manifest(tmp_path / "run")["sources"][0]["path"] == "../elsewhere/dense"
+    rows = [read_summary(each)["rounds"] for each in (tmp_path / "run", ticket[0])]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(

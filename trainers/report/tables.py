@@ -1,4 +1,4 @@
-"""What a report keeps of each run: costs, counts, where and how it was run, and what is missing."""
+"""The tables and notes of a report on every run: costs, counts, where it was run, what is missing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from fastcollect.support.machine import cpu_model
 from trainers.export import folded_actor, measure
 from trainers.report import numbers, page
 from trainers.report.numbers import Family
-from trainers.store.folder import MANIFEST
-from trainers.store.reader import Folder, Group, Run
-from trainers.study.rewind import NETWORKS
+from trainers.report.repetitions import Repetitions
+from trainers.store.layout import NETWORKS
+from trainers.store.manifest import MANIFEST
+from trainers.store.reader import Container, SavedRun
 
 
-def costs(groups: Sequence[Group], families: Sequence[Family], runs: Sequence[Run]) -> str:
+def costs(groups: Sequence[Repetitions], families: Sequence[Family], runs: Sequence[SavedRun]) -> str:
     """Operations by theory, and measured times."""
     rows = []
     for group in groups:
         if not group.finished:
             continue
-        found = [numbers.operations(run) for run in group.finished]
+        found = [run.summary["flops"] for run in group.finished]
         forward = [
             _mean([each["forward"][kind] for each in found]) for kind in ("dense", "masked", "compact")
         ]
         update = [_mean([each["update"][kind] for each in found]) for kind in ("dense", "masked")]
         rows.append([group.env, group.label, *forward, *update])
-    columns = ["environment", "run", "actor, dense", "masked", "compact", "update, dense", "update, masked"]
+    columns = "environment|run|actor, dense|masked|compact|update, dense|update, masked"
     caption = (
         "Theoretical floating-point operations, mean over seeds: of the actor for one observation, and of "
         "one update on a batch, actor and both critics. A multiply-add counts as 2; a backward pass as two "
@@ -46,7 +47,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{float(np.mean(values)):,.0f}"
 
 
-def _speeds(runs: Sequence[Run]) -> str:
+def _speeds(runs: Sequence[SavedRun]) -> str:
     rows = []
     for run in runs:
         if run.summary is None:
@@ -58,16 +59,7 @@ def _speeds(runs: Sequence[Run]) -> str:
         rows.append([run.env, run.label, run.seed, f"{steps:,}", f"{updates:,}", total, *speeds])
     if not rows:
         return page.paragraph("No run is finished, so nothing was timed.")
-    columns = [
-        "environment",
-        "run",
-        "seed",
-        "own steps",
-        "own updates",
-        "wall seconds",
-        "steps/s",
-        "updates/s",
-    ]
+    columns = "environment|run|seed|own steps|own updates|wall seconds|steps/s|updates/s"
     caption = (
         "Own: made by this run, without those before the point that it was rewound to. Speeds are means from "
         "the run's start, processes and compilation included, to its last update; its last evaluation is in "
@@ -88,7 +80,7 @@ def _inference(families: Sequence[Family]) -> str:
                 rows.append([run.env, run.label, run.seed, batch, *times])
     if not rows:
         return ""
-    columns = ["environment", "run", "seed", "batch", "masked, us", "compact, us", "masked / compact"]
+    columns = "environment|run|seed|batch|masked, us|compact, us|masked / compact"
     caption = (
         "Time of one call of the actor in NumPy on one thread: full-size kernels with zeros in them, and the "
         "compacted network, selecting its inputs included. Medians of slices that take turns, measured while "
@@ -97,24 +89,14 @@ def _inference(families: Sequence[Family]) -> str:
     return page.table(columns, rows, caption, texts=["run"])
 
 
-def every_run(runs: Sequence[Run]) -> str:
+def every_run(runs: Sequence[SavedRun]) -> str:
     """One row for each run."""
     parents = os.path.commonpath([run.path.absolute().parent for run in runs])
     rows = [[os.path.relpath(run.path, parents), run.env, run.label, run.seed, *_record(run)] for run in runs]
-    columns = [
-        *(
-            "folder",
-            "environment",
-            "run",
-            "seed",
-            "state",
-            "steps",
-            "updates",
-            "updates/step",
-            "wall seconds",
-        ),
-        *("density actor", "critic", "kept weights actor", "critic ", "success any", "last", "return"),
-    ]
+    columns = (
+        "folder|environment|run|seed|state|steps|updates|updates/step|wall seconds|"
+        "density actor|critic|kept weights actor|critic |success any|last|return"
+    )
     caption = (
         f"Folders are below {os.path.relpath(parents)}. Steps and updates are counted as the run counts "
         "them, those before its rewind point included. Kept weights: exact counts, in all and of each layer. "
@@ -123,7 +105,7 @@ def every_run(runs: Sequence[Run]) -> str:
     return page.table(columns, rows, caption, texts=["environment", "run"])
 
 
-def _record(run: Run) -> list[str]:
+def _record(run: SavedRun) -> list[str]:
     last = run.summary or (run.evaluations[-1] if run.evaluations else None)
     state = (
         "unfinished"
@@ -150,19 +132,19 @@ def _record(run: Run) -> list[str]:
     ]
 
 
-def _kept(run: Run, kind: str) -> str:
+def _kept(run: SavedRun, kind: str) -> str:
     total, size, leaves = numbers.kept_counts(run, kind)
     layers = f": {' + '.join(f'{count:,}' for count in leaves)}" if leaves else ""
     return f"{total:,} of {size:,}{layers}"
 
 
-def manifests(runs: Sequence[Run], folders: Sequence[Folder]) -> str:
+def manifests(runs: Sequence[SavedRun], folders: Sequence[Container]) -> str:
     """Configuration, machine, versions, commit and command of everything, to be unfolded."""
-    chosen = [(each.path, each.stage) for each in folders] + [(run.path, run.label) for run in runs]
+    chosen = [(each.path, each.kind) for each in folders] + [(run.path, run.label) for run in runs]
     return "".join(page.details(f"{path}: {what}", (path / MANIFEST).read_text()) for path, what in chosen)
 
 
-def provenance(runs: Sequence[Run]) -> list[str]:
+def provenance(runs: Sequence[SavedRun]) -> list[str]:
     """Sentences on where the runs come from, and on what may not be compared for that."""
     machines = sorted({f"{m['cpu']}, {m['cpus']} CPUs" for m in (r.manifest["machine"] for r in runs)})
     commits = sorted({run.manifest["machine"]["commit"] or "an unknown commit" for run in runs})
@@ -174,9 +156,9 @@ def provenance(runs: Sequence[Run]) -> list[str]:
     return texts
 
 
-def unfinished(runs: Sequence[Run], folders: Sequence[Folder]) -> str:
+def unfinished(runs: Sequence[SavedRun], folders: Sequence[Container]) -> str:
     """A note on what is not finished; empty if all is."""
-    paths = [f"{each.path} ({each.stage})" for each in folders if not each.finished]
+    paths = [f"{each.path} ({each.kind})" for each in folders if not each.finished]
     paths += [f"{run.path} ({run.label})" for run in runs if run.summary is None]
     if not paths:
         return ""
@@ -186,7 +168,7 @@ def unfinished(runs: Sequence[Run], folders: Sequence[Folder]) -> str:
     )
 
 
-def repeated(groups: Sequence[Group]) -> str:
+def repeated(groups: Sequence[Repetitions]) -> str:
     """A note on runs that are no further seeds; empty if there are none."""
     paths = [f"{run.path} ({group.label}, seed {run.seed})" for group in groups for run in group.repeated]
     if not paths:
@@ -197,7 +179,7 @@ def repeated(groups: Sequence[Group]) -> str:
     )
 
 
-def limits(groups: Sequence[Group], families: Sequence[Family]) -> str:
+def limits(groups: Sequence[Repetitions], families: Sequence[Family]) -> str:
     """What cannot be read off this report."""
     counts = sorted({len(group.finished) for group in groups if group.finished})
     texts = []
@@ -216,15 +198,15 @@ def limits(groups: Sequence[Group], families: Sequence[Family]) -> str:
         "An evaluation is one episode for each goal by the deterministic actor. The best of several "
         "evaluations is higher than what that actor would reach when tested again; the last is not chosen."
     )
-    stages = {group.stage for group in groups}
-    missing = {"ticket": "tickets", "control": "matched controls", "transfer": "transfers"}
-    absent = [name for stage, name in missing.items() if stage not in stages]
+    kinds = {group.kind for group in groups}
+    missing = {"round": "tickets", "control": "matched controls", "variant": "transfers"}
+    absent = [name for kind, name in missing.items() if kind not in kinds]
     if absent:
         texts.append(f"Not among these runs: {', '.join(absent)}.")
-    if "ticket" in stages and any(not family.dense for family in families):
+    if "round" in kinds and any(not family.dense for family in families):
         texts.append(
-            "The dense run of some tickets cannot be found where their manifests say: such a ticket is in no "
-            "mean with another one."
+            "The dense run of some tickets cannot be found where their manifests say, so that its level is "
+            "not drawn."
         )
     texts.append(
         "Masked operation counts are no measured speed, and nothing here is a time on sparse kernels."

@@ -1,0 +1,297 @@
+"""What every learning algorithm is to the rest: one state, and a few pure functions on it.
+
+An algorithm is a pytree whose static part fixes shapes and whose leaves are its hyperparameters, so that a
+population can vary them under ``jax.vmap`` (as in rejax). Its state is one pytree too, with masks that are
+always full, so that its structure does not depend on how sparse a network is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from engine.data.transition import Batch, Sample
+from engine.networks import Parameters
+from engine.normalizer import Moments
+from engine.sparse import masks as mask_functions
+
+Masks = Mapping[str, Mapping[str, Any]]
+"""Prunable network -> kernel name -> bool array of the kernel's shape, True where a weight is kept."""
+
+
+class AgentState(struct.PyTreeNode):
+    """Everything that learning changes.
+
+    parameters: network -> weights by name; see ``engine.networks``. targets: the same, for networks that have
+    a slowly following copy. optimizer: network -> Adam's state. masks: full masks of the prunable networks.
+    normalizer: moments of the observations, on the host. seed: uint32 scalar; with ``updates``, an int32
+    scalar, it gives the noise of an update, so that there is no generator to save. env_steps: int64 scalar
+    on the host, environment steps that were learned from.
+    """
+
+    parameters: dict[str, Parameters]
+    targets: dict[str, Parameters]
+    optimizer: dict[str, Any]
+    masks: dict[str, dict[str, jax.Array]]
+    normalizer: Moments
+    seed: jax.Array
+    updates: jax.Array
+    env_steps: Any
+
+
+class Network(NamedTuple):
+    """The network that acts, in words: which kind of policy, how wide, and what it writes beside actions."""
+
+    kind: str
+    """"mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
+    hidden: tuple[int, ...]
+    extras: tuple[str, ...] = ()
+
+
+class Config(Protocol):
+    """What a user chooses about an algorithm: a frozen dataclass of numbers and widths.
+
+    batch_size, n_step: of the batches that it learns from.
+    """
+
+    batch_size: int
+    n_step: int
+
+    @property
+    def network(self) -> Network:
+        """What acts in workers."""
+
+    def problems(self) -> list[str]:
+        """Every value that is out of range, by its name, and what is allowed."""
+
+    def space_problems(self, spec: Any) -> list[str]:
+        """What it cannot learn with of an environment's spaces, in words; see ``engine.spaces``."""
+
+    def make(self, spec: Any, variance_floor: float) -> Algorithm:
+        """The algorithm for an environment with these spaces."""
+
+
+class Algorithm(Protocol):
+    """A learning algorithm for given spaces; made by ``Config.make``.
+
+    config: what fixes its shapes. prunable: the networks that masks are for. variance_floor: of the
+    normaliser.
+    """
+
+    config: Any
+    prunable: tuple[str, ...]
+    variance_floor: Any
+
+    def init(self, seed: int) -> AgentState:
+        """A state of fresh weights and full masks, a function of the seed alone."""
+
+    def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> Any:
+        """What one update from a batch of actions of this shape draws by chance."""
+
+    def prepare(self, batch: Batch, mean: jax.Array, scale: jax.Array) -> Sample:
+        """Raw batches as ``update`` wants them; leading axes are kept."""
+
+    def update(
+        self, state: AgentState, sample: Sample, noise: Any, pace: jax.Array
+    ) -> tuple[AgentState, dict[str, jax.Array]]:
+        """One update and its metrics. pace: what every learning rate is multiplied by."""
+
+    def gradients(self, state: AgentState, sample: Sample, noise: Any) -> dict[str, Parameters]:
+        """Gradients of the losses with respect to the weights of every prunable network."""
+
+    def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
+        """The weights that act on raw observations."""
+
+    def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
+        """Weights that ignore what they see and act at random, for a start."""
+
+    def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
+        """Theoretical operations, {"dense", "masked", ...} each; see ``engine.sparse.flops``.
+
+        {"forward": of the acting network on a row, "update": of one update}.
+        """
+
+
+def adam(parameters: Mapping[str, Any]) -> optax.ScaleByAdamState:
+    """A fresh state of Adam for one network."""
+    return optax.scale_by_adam().init(dict(parameters))
+
+
+def descend(
+    state: AgentState,
+    network: str,
+    gradient: Parameters,
+    rate: jax.Array,
+    pace: jax.Array,
+    max_norm: jax.Array | None = None,
+) -> AgentState:
+    """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
+
+    Gradients are masked before anything counts them: pruned weights are neither in the norm nor in Adam's
+    moments.
+    """
+    if network in state.masks:
+        gradient = mask_functions.apply(state.masks[network], gradient)
+    if max_norm is not None:
+        gradient, _ = optax.clip_by_global_norm(max_norm).update(gradient, optax.EmptyState())
+    change, moments = optax.scale_by_adam().update(gradient, state.optimizer[network])
+    # The pace is no schedule of the optimizer's, whose count a rewind may reset.
+    parameters = jax.tree.map(partial(_stepped, rate, pace), state.parameters[network], change)
+    return state.replace(
+        parameters={**state.parameters, network: parameters},
+        optimizer={**state.optimizer, network: moments},
+    )
+
+
+def _stepped(rate: jax.Array, pace: jax.Array, weights: jax.Array, change: jax.Array) -> jax.Array:
+    # Two ways to write one product, which round differently: as the compiler orders it for constant rates.
+    return weights - (pace * rate * change if change.size > 1 else pace * (rate * change))
+
+
+def follow(state: AgentState, network: str, rate: jax.Array) -> AgentState:
+    """The state whose target network took over a share ``rate`` of its network (Polyak averaging)."""
+    target = optax.incremental_update(state.parameters[network], state.targets[network], rate)
+    return state.replace(targets={**state.targets, network: target})
+
+
+_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""On CPUs XLA's own matrix products: for networks of this size YNNPACK's take a tenth longer."""
+
+
+def learn(
+    algorithm: Algorithm,
+    state: AgentState,
+    batches: Batch,
+    pace: Any = 1.0,
+    pruned: Sequence[str] | None = None,
+) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
+    """One update for each of K raw batches, (K, batch, ...), in one dispatch; ``state`` is given away.
+
+    pruned: the networks whose masks prune anything, so that no time is spent on those of the others; by
+    default all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
+    outlive the next call), and the metrics' means over the K updates. Nothing in here waits for the device.
+    """
+    return _dispatch(_compiled, algorithm, state, batches, pace, pruned)
+
+
+def learn_population(
+    algorithm: Algorithm, state: AgentState, batches: Batch, pace: Any = 1.0
+) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
+    """``learn`` for a population: every leaf of algorithm, state and batches has a first axis of its members.
+
+    pace: one for all. Members may differ in seeds, masks and hyperparameters.
+    """
+    return _dispatch(_compiled_population, algorithm, state, batches, pace, None)
+
+
+def _dispatch(
+    function: Callable,
+    algorithm: Algorithm,
+    state: AgentState,
+    batches: Batch,
+    pace: Any,
+    pruned: Sequence[str] | None,
+) -> Any:
+    mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
+    # Host numbers in 64 bits: the device would round them.
+    outside = {"normalizer": state.normalizer, "env_steps": state.env_steps, "masks": state.masks}
+    inside = {name: mask for name, mask in state.masks.items() if pruned is None or name in pruned}
+    core = state.replace(normalizer=None, env_steps=None, masks=inside)
+    core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
+    return core.replace(**outside | {"masks": {**outside["masks"], **core.masks}}), acting, metrics
+
+
+def _updates(
+    algorithm: Algorithm, state: AgentState, batches: Batch, mean: jax.Array, scale: jax.Array, pace: Any
+) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
+    samples = algorithm.prepare(batches, mean, scale)
+    noise = noises(algorithm, state, len(batches.action), batches.action.shape[1:])
+
+    def update(state: AgentState, drawn: tuple[Sample, Any]) -> tuple[AgentState, dict[str, jax.Array]]:
+        state, metrics = algorithm.update(state, *drawn, pace)
+        # Whatever the algorithm did: nothing that was pruned comes back.
+        return masked(state), metrics
+
+    state, metrics = jax.lax.scan(update, state, (samples, noise))
+    acting = jax.tree.map(jnp.copy, algorithm.acting(state, mean, scale))
+    return state, acting, jax.tree.map(jnp.mean, metrics)
+
+
+def noises(algorithm: Algorithm, state: AgentState, count: int, batch_shape: tuple[int, ...]) -> Any:
+    """What the next ``count`` updates draw, with ``count`` as the first axis of every leaf.
+
+    A function of the state's seed and of each update's number.
+    """
+    # All at once: a loop of its own for each update costs more than the numbers.
+    key, numbers = jax.random.key(state.seed), state.updates + jnp.arange(count)
+    return jax.vmap(lambda number: algorithm.noise(jax.random.fold_in(key, number), batch_shape))(numbers)
+
+
+_jit = partial(jax.jit, donate_argnums=1, compiler_options=_COMPILER)
+_compiled = _jit(_updates)
+_compiled_population = _jit(jax.vmap(_updates, in_axes=(0, 0, 0, 0, 0, None)))
+
+
+def map_weights(
+    state: AgentState, change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+) -> AgentState:
+    """The state with ``change(network, tree)`` for each tree of the names of a prunable network's weights.
+
+    These are the weights themselves, their targets, and both of Adam's moments.
+    """
+    parameters, targets, optimizer = dict(state.parameters), dict(state.targets), dict(state.optimizer)
+    for network in state.masks:
+        parameters[network] = change(network, parameters[network])
+        if network in targets:
+            targets[network] = change(network, targets[network])
+        moments = optimizer[network]
+        optimizer[network] = moments._replace(mu=change(network, moments.mu), nu=change(network, moments.nu))
+    return state.replace(parameters=parameters, targets=targets, optimizer=optimizer)
+
+
+def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
+    """The state with these masks, or its own, and every pruned weight, target and moment exactly zero.
+
+    A network that the masks leave out, or whose mask is empty, is dense. Raises ValueError naming the
+    network for a mask that does not match its parameters.
+    """
+    if masks is not None:
+        state = state.replace(masks=full_masks(state, masks))
+    return map_weights(state, lambda network, tree: mask_functions.apply(state.masks[network], tree))
+
+
+def pruned_networks(state: AgentState) -> tuple[str, ...]:
+    """The networks whose masks prune anything; waits for the masks."""
+    return tuple(
+        name for name, mask in state.masks.items() if not all(np.asarray(m).all() for m in mask.values())
+    )
+
+
+def densities(state: AgentState) -> dict[str, float]:
+    """Kept over prunable weights of every network that has masks; waits for the masks."""
+    return {name: 1 - mask_functions.sparsity(mask) for name, mask in state.masks.items()}
+
+
+def full_masks(state: AgentState, masks: Masks) -> dict[str, dict[str, jax.Array]]:
+    """Masks of every prunable network written out. Raises ValueError as ``masked`` does."""
+    found = {}
+    for network in state.masks:
+        mask = masks.get(network) or mask_functions.full(state.parameters[network])
+        try:
+            mask_functions.check_matches(mask, state.parameters[network])
+        except ValueError as error:
+            raise ValueError(f"{network}: {error}") from error
+        found[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
+    return found
+
+
+def copied(state: AgentState) -> AgentState:
+    """A state that later dispatches leave alone."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, state)

@@ -1,0 +1,61 @@
+"""What a report computes from runs."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support import studies
+
+from engine.sparse import masks as mask_functions
+from trainers.report import numbers, sections
+from trainers.report.repetitions import repetitions
+from trainers.store.reader import load
+
+# Numbers.
+
+
+def test_expected_overlap_is_that_of_every_pair_of_sets():
+    for size, first, second in ((5, 2, 3), (6, 6, 1), (4, 0, 2), (6, 4, 5), (3, 0, 0)):
+        sets = [[set(chosen) for chosen in itertools.combinations(range(size), k)] for k in (first, second)]
+        found = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in itertools.product(*sets)]
+        assert numbers.expected_jaccard(size, first, second) == pytest.approx(np.mean(found))
+
+
+def test_a_curve_is_a_mean_where_every_finished_run_has_values(study):
+    runs, _ = load([study / "reach-v3" / f"seed-{seed}" / "dense" for seed in (0, 1)])
+    found = numbers.curve(runs, "success_any")
+    np.testing.assert_array_equal(found.steps, [0, 1000, 2000, 3000])
+    np.testing.assert_allclose(found.mean, [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(found.high - found.low, 0.2)
+    shifted = [{**row, "env_steps": row["env_steps"] + 500} for row in runs[1].evaluations]
+    later = replace(runs[1], evaluations=shifted)
+    found = numbers.curve([runs[0], later], "success_any")
+    np.testing.assert_array_equal(found.steps, [500, 1000, 1500, 2000, 2500, 3000])
+    np.testing.assert_allclose(found.mean, np.linspace(0.125, 0.375, 6))
+    assert numbers.curve(runs, "success_first_step") is None
+
+
+def test_masks_are_nested_and_a_revived_weight_shows(study):
+    runs, _ = load([study / "reach-v3" / "seed-0" / "ticket"])
+    (family,) = numbers.families(repetitions(runs))
+    assert numbers.nested(family) == {0: {2: True}}
+    last = family.rounds[2].first
+    pruned = np.argwhere(~family.rounds[1].first.masks["actor"]["kernel_0"])[0]
+    last.masks["actor"]["kernel_0"][tuple(pruned)] = True
+    assert numbers.nested(family) == {0: {2: False}}
+    assert "Not nested in the round before: round 2 of seed 0." in sections.masks([family], {})
+
+
+def test_constant_inputs_are_found_and_their_weights_left_out(study):
+    runs, _ = load([study / "reach-v3" / "seed-1" / "ticket" / "round-2"])
+    (run,) = runs
+    assert np.flatnonzero(numbers.constant_inputs(run)).tolist() == list(studies.CONSTANT)
+    mask = run.masks["actor"]
+    idle = int(mask["kernel_0"][list(studies.CONSTANT)].sum())
+    kept, size = mask_functions.counts(mask)[1] - idle, 408 - 14 * 8
+    assert numbers.sparsity_without_constants(run, "actor") == (pytest.approx(1 - kept / size), idle)
+    names = numbers.input_names("reach-v3", 43, 39)
+    assert all("padding" in names[i] for i in studies.CONSTANT)
+    assert (names[0], names[18], names[36], names[42]) == ("hand x", "previous hand x", "goal x", "action 4")
+    assert numbers.input_names("Pendulum-v1", 3, 3) == [f"observation {i}" for i in range(3)]

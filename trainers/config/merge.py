@@ -1,0 +1,140 @@
+"""Where a run's settings come from, merged as data: defaults < task file < source < config file < flags.
+
+Every layer is a nested mapping of plain data. ``combine`` is the one place that knows their order and what
+one environment or algorithm does not take over from another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.config import yaml_file
+from trainers.config.defaults import defaults, differences
+from trainers.config.training import TrainConfig
+
+TASKS = Path(__file__).parent / "tasks"
+_BUDGET = ("env_steps", "evaluation")
+"""What one environment's run does not take over from another's."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The settings that one place gives. origin: the place, in words for errors."""
+
+    origin: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Settings of several layers. origins: where each comes from, by dotted name; defaults are absent."""
+
+    settings: dict[str, Any]
+    origins: dict[str, str]
+
+    def explained(self, problems: Sequence[str]) -> list[str]:
+        """Problems that begin with the dotted name of a setting, with the place that it comes from."""
+        return [f"{problem}{self._place(problem)}" for problem in problems]
+
+    def _place(self, problem: str) -> str:
+        name = re.split(r"[\s\[;]", problem, maxsplit=1)[0]
+        origin = self.origins.get(name)
+        return f" (given by {origin})" if origin else ""
+
+
+def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = None) -> Merged:
+    """The settings of one run, without those that are nothing but defaults.
+
+    source: the whole configuration of the run that this one begins from; what is about training in it is
+    taken over, and to what its weights were rewound. Another environment takes over only what the source
+    has neither by default nor from its own task file, and no budget; another algorithm none of its settings.
+    Raises ConfigError for a task file that cannot be read.
+    """
+    upper = [each for each in (file, flags) if each is not None]
+    inherited = {} if source is None else _inherited(source.settings)
+    lowest = {"env": TrainConfig.env, "algo": TrainConfig.algo}
+    named = [lowest, inherited, *(each.settings for each in upper)]
+    env, algo = str(_last(named, "env")), str(_last(named, "algo"))
+    layers = [task_layer(env, algo)]
+    if source is not None:
+        if env != inherited.get("env", env):
+            inherited = _chosen(inherited)
+        if algo != inherited.get("algo", algo):
+            inherited.pop("algorithm", None)
+        layers.append(Layer(source.origin, inherited))
+    return merge(*layers, *upper)
+
+
+def _inherited(config: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in dataclasses.fields(TrainConfig)}
+    rewind = config.get("rewind")
+    kept = {"rewind": {"parameters": rewind["parameters"]}} if rewind else {}
+    return {key: value for key, value in config.items() if key in names} | kept
+
+
+def _chosen(inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """What another environment's run takes over: what somebody chose who did not mean this task's own."""
+    algo = inherited.get("algo", TrainConfig.algo)
+    task = task_layer(inherited["env"], algo)
+    kept = differences(inherited, merge(Layer("", defaults(algo)), task).settings)
+    kept["env_kwargs"] = _without(inherited.get("env_kwargs"), task.settings.get("env_kwargs"))
+    return {key: value for key, value in kept.items() if key not in _BUDGET} | {"algo": algo}
+
+
+def merge(*layers: Layer) -> Merged:
+    """Nested mappings are merged name by name, and so are the texts name=value of ``env_kwargs``.
+
+    Everything else of a later layer takes the place of the earlier one's.
+    """
+    settings: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        _add(settings, origins, layer.settings, layer.origin, "")
+    return Merged(settings, origins)
+
+
+def _add(into: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], origin: str, at: str) -> None:
+    for key, value in new.items():
+        name = f"{at}{key}"
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _add(into[key], origins, value, origin, f"{name}.")
+            continue
+        if name == "env_kwargs":
+            # One more does not take away the others.
+            named = {text.partition("=")[0]: text for text in (*_texts(into.get(key)), *_texts(value))}
+            value = list(named.values())
+        into[key], origins[name] = value, origin
+
+
+def task_layer(env: str, algo: str) -> Layer:
+    """What differs for one environment: ``tasks/ENV.yaml``, if there is one, with this algorithm's part."""
+    file = TASKS / f"{env}.yaml"
+    # By the list, as an environment's name may be an import path or anything else that is no file's name.
+    if f"{env}.yaml" not in os.listdir(TASKS):
+        return Layer("no task file")
+    settings = yaml_file.read(file)
+    algorithms = settings.pop("algorithm", {})
+    if algo in algorithms:
+        settings["algorithm"] = algorithms[algo]
+    return Layer(f"the task file {str(file)!r}", settings)
+
+
+def _last(layers: Sequence[Mapping[str, Any]], name: str) -> Any:
+    return [layer[name] for layer in layers if layer.get(name) is not None][-1]
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [str(each) for each in values if each is not None]
+
+
+def _without(values: Any, others: Any) -> list[str]:
+    return [each for each in _texts(values) if each not in _texts(others)]

@@ -1,0 +1,94 @@
+"""What a run has learned, as something that acts without the environment, the learner or JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastcollect.envs.base import ActionSpec, EnvSpec
+from fastcollect.policies import PolicyConfig
+from trainers.store import artifacts
+from trainers.store.folder import RunFolder
+
+_ARTIFACT = "policy"
+_PARAMETERS = "parameters/"
+
+
+class TrainedPolicy:
+    """The deterministic policy of a run, on raw observations."""
+
+    def __init__(self, config: PolicyConfig, spec: EnvSpec, parameters: Mapping[str, np.ndarray]) -> None:
+        self.spec = spec
+        self._policy = config.build(spec, batched=False)
+        self._policy.load(parameters)
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """The action for one observation, or actions (batch, ...) for observations (batch, ...).
+
+        Raises ValueError for observations of another shape.
+        """
+        observation = np.asarray(observation, self.spec.observation_dtype)
+        single = observation.shape == self.spec.observation_shape
+        rows = observation[None] if single else observation
+        if rows.shape[1:] != self.spec.observation_shape:
+            raise ValueError(
+                f"observations of shape {observation.shape}; allowed: {self.spec.observation_shape}, or a "
+                "batch of those"
+            )
+        action = np.empty((len(rows), *self.spec.action.shape), self.spec.action.dtype)
+        self._policy.act(rows, None, action, {})
+        return action[0] if single else action
+
+
+def save_policy(
+    folder: RunFolder, config: PolicyConfig, spec: EnvSpec, parameters: Mapping[str, np.ndarray]
+) -> None:
+    """Keep what ``load_policy`` needs in a run folder."""
+    action = spec.action
+    arrays: dict[str, np.ndarray] = {f"{_PARAMETERS}{k}": v for k, v in parameters.items()}
+    if not action.discrete:
+        arrays |= {"low": np.asarray(action.low), "high": np.asarray(action.high)}
+    meta = {
+        "policy": {"name": config.name, "inline": config.inline, "kwargs": dict(config.kwargs)},
+        "observation": {"shape": spec.observation_shape, "dtype": str(np.dtype(spec.observation_dtype))},
+        "action": {
+            "shape": action.shape,
+            "dtype": str(np.dtype(action.dtype)),
+            "num_actions": action.num_actions,
+        },
+    }
+    artifacts.save(folder.path, _ARTIFACT, arrays, meta, config_hash=folder.config_hash)
+
+
+def load_policy(folder: Path, config_hash: str) -> TrainedPolicy:
+    """What ``save_policy`` kept. Raises ConfigError if it is not there or was changed."""
+    found = artifacts.load(folder, _ARTIFACT, config_hash)
+    meta: Mapping[str, Any] = found.meta
+    action = ActionSpec(
+        shape=tuple(meta["action"]["shape"]),
+        dtype=np.dtype(meta["action"]["dtype"]),
+        low=found.arrays.get("low"),
+        high=found.arrays.get("high"),
+        num_actions=meta["action"]["num_actions"],
+    )
+    spec = EnvSpec(
+        observation_shape=tuple(meta["observation"]["shape"]),
+        observation_dtype=np.dtype(meta["observation"]["dtype"]),
+        observation_low=np.float32(-np.inf),
+        observation_high=np.float32(np.inf),
+        action=action,
+    )
+    # The file names data; which code runs is not for it to say.
+    name = meta["policy"]["inline"]
+    if not name.startswith("fastcollect.policies."):
+        raise ValueError(f"{name!r} is no policy of fastcollect")
+    config = PolicyConfig(
+        inline=name, batched=name, name=meta["policy"]["name"], kwargs=meta["policy"]["kwargs"]
+    )
+    parameters = {
+        k.removeprefix(_PARAMETERS): v for k, v in found.arrays.items() if k.startswith(_PARAMETERS)
+    }
+    return TrainedPolicy(config, spec, parameters)

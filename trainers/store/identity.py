@@ -1,0 +1,113 @@
+"""What a run is, and the hash that names it.
+
+A hash covers the version of the defaults, the settings that differ from them, the run's place in its study
+and the hashes of the runs that it begins from. It does not cover where anything lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.plain import plain
+from trainers.config.defaults import VERSION, defaults, differences
+from trainers.config.training import TrainConfig
+
+KINDS = ("study", "dense", "ticket", "round", "control", "transfer", "variant")
+"""A study holds dense runs, tickets, transfers; a ticket its rounds and controls; a transfer its variants."""
+CONTAINERS = ("study", "ticket", "transfer")
+"""Kinds that are no training run themselves."""
+_PLACES = ("from",)
+"""Where something lies: needed to give a manifest back, and no part of what the run is."""
+_NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
+"""What may differ between runs that are repetitions of each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRef:
+    """A run that another one begins from.
+
+    role: "dense" or "ticket". path: of its folder, relative to the root of the study that refers to it.
+    config_hash, settings, env: its own.
+    """
+
+    role: str
+    path: str
+    config_hash: str
+    settings: str
+    env: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a run is.
+
+    config: its whole configuration, plain data that ``--config`` takes. kind: one of KINDS. name: of a
+    control or variant. round: of a round or control, counted from 1.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    name: str = ""
+    round: int = 0
+    sources: tuple[SourceRef, ...] = ()
+
+    @property
+    def env(self) -> str:
+        """Name of the environment; of a study, of its first runs."""
+        return str(self.config.get("env", ""))
+
+    @property
+    def seed(self) -> int:
+        """The run's own seed."""
+        return int(self.config.get("seed", 0))
+
+    def source(self, role: str) -> SourceRef | None:
+        """The run of this role that it begins from, if there is one."""
+        return next((each for each in self.sources if each.role == role), None)
+
+    def hash(self, version: int = VERSION) -> str:
+        """16 digits that name the run. Raises ConfigError for a configuration that is not plain data."""
+        sources = [[each.role, each.config_hash, each.settings, each.env] for each in self.sources]
+        place = [self.kind, self.name, self.round]
+        return _digest([version, self._differences(_PLACES, version), place, sources])
+
+    def settings(self, version: int = VERSION) -> str:
+        """6 digits that repetitions with other seeds share: of their settings, and of their sources'."""
+        sources = [each.settings for each in self.sources]
+        return _digest([version, self._differences(_NOT_SETTINGS, version), sources])[:6]
+
+    def _differences(self, but: tuple[str, ...], version: int) -> dict[str, Any]:
+        kept = {key: value for key, value in self.config.items() if key not in but}
+        return differences(kept, defaults(str(kept.get("algo", TrainConfig.algo)), version))
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of it beside the configuration."""
+        own = {"kind": self.kind, "name": self.name, "round": self.round, "env": self.env, "seed": self.seed}
+        return {"run": own, "sources": [asdict(each) for each in self.sources]}
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Identity:
+        """The inverse of ``facts``. Raises KeyError, TypeError or ValueError for what is no manifest's."""
+        run = manifest["run"]
+        if run["kind"] not in KINDS or type(run["round"]) is not int or not isinstance(run["name"], str):
+            raise ValueError(f"its run is {run!r}")
+        sources = tuple(SourceRef(**{k: str(v) for k, v in each.items()}) for each in manifest["sources"])
+        return cls(kind=run["kind"], config=config, name=run["name"], round=run["round"], sources=sources)
+
+
+def dense_identity(config: TrainConfig) -> Identity:
+    """Of a dense run with this configuration."""
+    return Identity(kind="dense", config={"stage": "dense", **plain(config)})
+
+
+def _digest(content: Any) -> str:
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError([f"the configuration is not plain data: {error}"]) from None
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

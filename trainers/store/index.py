@@ -1,0 +1,137 @@
+"""The index of a study: ``index.jsonl`` in its root folder, a line for each run when it begins and ends.
+
+The manifests are the truth, and the index says where they are: the last line of a path counts, a line that
+was cut off does not, and where there is no index the manifests are searched for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.files import write_file
+from trainers.store.identity import KINDS, Identity
+from trainers.store.manifest import MANIFEST, SUMMARY, read_identity
+
+INDEX = "index.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One run. path: of its folder, relative to the root, which itself is "."."""
+
+    path: str
+    config_hash: str
+    kind: str
+    name: str
+    round: int
+    env: str
+    seed: int
+    finished: bool
+
+
+def entry(root: Path, folder: Path, identity: Identity, config_hash: str) -> Entry:
+    """What the index of this root says of a run folder."""
+    return Entry(
+        path=Path(os.path.relpath(folder.resolve(), root.resolve())).as_posix(),
+        config_hash=config_hash,
+        kind=identity.kind,
+        name=identity.name,
+        round=identity.round,
+        env=identity.env,
+        seed=identity.seed,
+        finished=(folder / SUMMARY).exists(),
+    )
+
+
+def add(root: Path, new: Entry) -> None:
+    """Append an entry, whoever else does. Raises ConfigError, with the index as it was, for a full disk."""
+    file, line = root / INDEX, _line(new)
+    try:
+        with open(file, "a+b", buffering=0) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0)
+            content = stream.read()
+            end = content.rfind(b"\n") + 1
+            stream.truncate(end)  # a line that a killed process had not finished
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(end)
+                raise
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"]) from error
+
+
+def entries(root: Path) -> list[Entry]:
+    """Every run of a study, in the order of their beginnings; found by their manifests if there is no index.
+
+    Raises ConfigError naming the file and the line of what is no entry.
+    """
+    file = root / INDEX
+    try:
+        *whole, _ = file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return scan(root)
+    except OSError as error:
+        raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
+    found: dict[str, Entry] = {}
+    for number, line in enumerate(whole, 1):
+        try:
+            one = _parsed(line)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            advice = "remove the file, and the manifests are searched instead"
+            raise ConfigError([f"{str(file)!r}, line {number} is no entry: {error}; {advice}"]) from None
+        found[one.path] = one
+    return list(found.values())
+
+
+def scan(root: Path) -> list[Entry]:
+    """The entries that the manifests below a folder give. Raises ConfigError naming what was changed."""
+    found, problems = [], []
+    for file in sorted(root.rglob(MANIFEST)):
+        try:
+            identity, manifest = read_identity(file.parent)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        found.append((manifest["started"], entry(root, file.parent, identity, manifest["config_hash"])))
+    if problems:
+        raise ConfigError(problems)
+    return [each for _, each in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
+
+
+def rebuild(root: Path) -> None:
+    """Write the index anew from the manifests; for the process that holds the root. Raises ConfigError."""
+    write_file(root / INDEX, b"".join(map(_line, scan(root))))
+
+
+def below(found: Iterable[Entry], path: str) -> list[Entry]:
+    """The entries of a folder and of everything in it."""
+    return [each for each in found if path in (".", each.path) or each.path.startswith(f"{path}/")]
+
+
+def _line(one: Entry) -> bytes:
+    return json.dumps(asdict(one)).encode() + b"\n"
+
+
+_TYPES = {each.name: {"str": str, "int": int, "bool": bool}[str(each.type)] for each in fields(Entry)}
+
+
+def _parsed(line: bytes) -> Entry:
+    values: Any = json.loads(line)
+    if not isinstance(values, dict) or values.keys() != _TYPES.keys():
+        raise ValueError("its names are not those of an entry")
+    wrong = [name for name, kind in _TYPES.items() if type(values[name]) is not kind]
+    parts = PurePosixPath(values["path"]).parts if not wrong else ()
+    if wrong or values["kind"] not in KINDS or ".." in parts or "/" in parts or "\0" in values["path"]:
+        raise ValueError(f"{', '.join(wrong) or 'kind or path'} cannot be so")
+    return Entry(**values)

@@ -1,0 +1,30 @@
+"""How saved arrays are named: of a learner's state, and of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+NETWORKS = ("actor", "critic")
+"""Those that can be pruned."""
+
+
+def network(arrays: Mapping[str, np.ndarray], name: str, kind: str = "parameters") -> dict[str, np.ndarray]:
+    """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
+    prefix = f"{kind}/{name}/"
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def pack_masks(masks: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Masks as an artifact's arrays: "actor/kernel_0", "critic/q0/kernel_0", ..."""
+    return {f"{kind}/{leaf}": np.asarray(v) for kind, mask in masks.items() for leaf, v in mask.items()}
+
+
+def unpack_masks(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The inverse of ``pack_masks``."""
+    return {
+        kind: {k.removeprefix(f"{kind}/"): v for k, v in arrays.items() if k.startswith(f"{kind}/")}
+        for kind in NETWORKS
+    }

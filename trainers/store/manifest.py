@@ -1,0 +1,140 @@
+"""What a run folder says of itself: the manifest with the configuration, and the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastcollect.support.errors import ConfigError
+from trainers.config import yaml_file
+from trainers.store.identity import Identity, SourceRef
+
+MANIFEST = "manifest.yaml"
+SUMMARY = "summary.json"
+RESERVED = "manifest"
+_ABSENT = object()
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """The configuration in a YAML file or in a run folder, without what a manifest says beside it.
+
+    Raises ConfigError naming the file and the line of what cannot be read.
+    """
+    path = Path(path)
+    config = yaml_file.read(path / MANIFEST if path.is_dir() else path)
+    config.pop(RESERVED, None)
+    return config
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """What a run folder's manifest says beside the configuration. Raises ConfigError if it is none."""
+    return _split(folder)[1]
+
+
+def _split(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = Path(folder) / MANIFEST
+    if not file.is_file():
+        raise ConfigError([f"{str(folder)!r} is no run folder: it has no {MANIFEST}"])
+    config = yaml_file.read(file)
+    manifest = config.pop(RESERVED, None)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("facts"), dict):
+        raise ConfigError([f"{str(file)!r} is not the manifest of a run"])
+    return config, manifest
+
+
+def read_identity(folder: Path | str) -> tuple[Identity, dict[str, Any]]:
+    """What the run in a folder is, and its manifest.
+
+    Raises ConfigError if it is none, or if it has not the hash that the manifest says.
+    """
+    file = Path(folder) / MANIFEST
+    config, manifest = _split(folder)
+    try:
+        identity = Identity.of(config, manifest)
+        if not isinstance(manifest["resumed"], list) or not isinstance(manifest["started"], str):
+            raise ValueError("it does not say when it was started and resumed")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError([f"{str(file)!r} was changed: {type(error).__name__}: {error}"]) from None
+    if (actual := identity.hash(manifest.get("defaults", 0))) != manifest.get("config_hash"):
+        says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
+        raise ConfigError([f"{str(file)!r} was changed: {says}"])
+    return identity, manifest
+
+
+def root_of(folder: Path) -> Path:
+    """The folder of the study that a run folder was made in; its own if that is not around it any more."""
+    folder = Path(folder)
+    while (parent := read_manifest(folder).get("parent")) is not None:
+        # Only ever upwards, whatever is written there.
+        if set(Path(str(parent)).parts) != {".."} or not (folder / parent / MANIFEST).is_file():
+            break
+        folder = Path(os.path.normpath(folder.absolute() / parent))
+    return folder
+
+
+def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """The results of a finished run. needs: names that must be in it, nested ones with dots.
+
+    Raises ConfigError if there are none, the file cannot be read, or something is missing in it.
+    """
+    file = Path(folder) / SUMMARY
+    try:
+        summary = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError([f"{str(file)!r} does not exist: the run is not finished"]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([f"{str(file)!r} cannot be read: {error}"]) from None
+    if not isinstance(summary, dict) or not summary:
+        raise ConfigError([f"{str(file)!r} is no summary"])
+    if missing := [name for name in needs if not _has(summary, name)]:
+        raise ConfigError([f"{str(file)!r} is no summary of such a run: it lacks {', '.join(missing)}"])
+    return summary
+
+
+def _has(value: Any, name: str) -> bool:
+    head, _, rest = name.partition(".")
+    return isinstance(value, dict) and head in value and (not rest or _has(value[head], rest))
+
+
+def differences(folder: Path, there: Identity, here: Identity) -> list[str]:
+    """One sentence for every value in which two runs differ, nested ones by their dotted name."""
+    old, new = ({**dict(_flat(each.config)), **dict(_flat(_place(each)))} for each in (there, here))
+    pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in {**old, **new} if key != "from"]
+    return [
+        f"run folder {str(folder)!r} holds a run of another configuration: "
+        f"{key} is {_shown(before)} there and {_shown(after)} here"
+        for key, before, after in pairs
+        if _shown(before) != _shown(after)
+    ] or [f"run folder {str(folder)!r} holds a run of another configuration"]
+
+
+def _place(identity: Identity) -> dict[str, Any]:
+    sources = {f"the hash of the {each.role} source": each.config_hash for each in identity.sources}
+    return {"kind": identity.kind, "name": identity.name, "round": identity.round, **sources}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and (value or not name):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, sort_keys=True)
+
+
+def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
+    """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
+    identity, manifest = read_identity(folder)
+    return SourceRef(
+        role=role,
+        path=Path(os.path.relpath(Path(folder).resolve(), root.resolve())).as_posix(),
+        config_hash=manifest["config_hash"],
+        settings=identity.settings(manifest["defaults"]),
+        env=identity.env,
+    )

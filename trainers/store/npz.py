@@ -1,0 +1,98 @@
+"""Named arrays and metadata as one ``.npz`` file that ``numpy.load`` reads, hashed while it is written.
+
+Reading takes nothing on trust: no pickle, no compression, and no memory is set aside for what a header
+promises before the file was found to hold it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+KINDS = "biufcU"
+ALLOWED = "booleans, integers, floats, complex numbers and texts"
+_META = "meta.json"
+
+
+class Artifact(NamedTuple):
+    """arrays: by name, as they were saved. meta: the JSON object saved with them."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Writer:
+    """Writes one file and then knows its ``sha256`` and its ``size``."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], meta: bytes) -> None:
+        self._arrays, self._meta = arrays, meta
+        self.sha256, self.size = hashlib.sha256(), 0
+
+    def __call__(self, stream: BinaryIO) -> None:
+        """Write all of it."""
+        self._stream = stream
+        # By hand, as numpy.savez takes arrays as keyword arguments and cannot save one called "file".
+        with zipfile.ZipFile(self, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
+            with archive.open(_META, "w") as member:
+                member.write(self._meta)
+            for name, array in self._arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+    # What a zip file asks of its stream. There is no way back in it, so that what was hashed stays.
+
+    def write(self, data: Any) -> int:
+        """Hash and hand on."""
+        self.sha256.update(data)
+        self.size += memoryview(data).nbytes
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        """Hand on."""
+        self._stream.flush()
+
+
+def read(stream: BinaryIO, size: int) -> Artifact:
+    """What is in an open file of this size. Raises anything at all for content that is none of ours."""
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        if any(m.compress_type != zipfile.ZIP_STORED or m.compress_size != m.file_size for m in members):
+            raise ValueError("it is compressed")
+        if sum(m.file_size for m in members) > size:
+            raise ValueError("its members are larger than the file")
+        if len({m.filename for m in members}) != len(members):
+            raise ValueError("it holds two members of one name")
+        meta = json.loads(archive.read(_META))
+        if not isinstance(meta, dict):
+            raise ValueError("its metadata is no JSON object")
+        arrays = {}
+        for member in members:
+            if member.filename == _META:
+                continue
+            if not member.filename.endswith(".npy"):
+                raise ValueError(f"{member.filename!r} is no array")
+            arrays[member.filename.removesuffix(".npy")] = _read_array(archive, member)
+    return Artifact(arrays, meta)
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    # The header is judged before memory is set aside for what it promises.
+    with archive.open(member) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{member.filename!r} is of another version of the format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if dtype.kind not in KINDS or not dtype.itemsize:
+            raise ValueError(f"{member.filename!r} holds {dtype}; allowed: {ALLOWED}")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
+            raise ValueError(f"{member.filename!r} is of shape {shape}, and its size is not that of {dtype}")
+    with archive.open(member) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    if array.dtype.kind == "U":
+        array.tolist()  # raises ValueError for what is no text
+    return array

@@ -1,0 +1,62 @@
+"""What the stages of a study are: their whole configuration, and the runs that they begin from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.plain import plain
+from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
+from trainers.store.identity import Identity
+from trainers.store.manifest import MANIFEST, read_identity, reference, root_of
+from trainers.store.reader import find_source
+from trainers.study.rewind import Source, open_source
+
+
+def study_identity(study: StudyConfig) -> Identity:
+    """Of a whole study."""
+    return Identity(kind="study", config={"stage": "all", **plain(study)})
+
+
+def ticket_identity(
+    config: TrainConfig, prune: PruneConfig, matrix: RewindConfig, source: Source, root: Path
+) -> Identity:
+    """Of a ticket drawn from a dense run. root: of the study that the ticket is in; see ``study_root``."""
+    parts = {"prune": plain(prune), "rewind": plain(matrix)}
+    config = {"stage": "ticket", "from": source.path, **plain(config), **parts}
+    return Identity(kind="ticket", config=config, sources=(reference("dense", source.path, root),))
+
+
+def transfer_identity(
+    config: TrainConfig, matrix: RewindConfig, ticket: Source, dense: Source, root: Path
+) -> Identity:
+    """Of a ticket's transfer. dense: the run that the ticket was drawn from. root: as for a ticket."""
+    parts = {"rewind": {"parameters": matrix.parameters}}
+    config = {"stage": "transfer", "from": ticket.path, **plain(config), **parts}
+    named = {"ticket": ticket, "dense": dense}
+    sources = tuple(reference(role, source.path, root) for role, source in named.items())
+    return Identity(kind="transfer", config=config, sources=sources)
+
+
+def study_root(path: Path) -> Path:
+    """The root of the study that a stage's folder is in, which is its own if it is yet to be made."""
+    return root_of(path) if (path / MANIFEST).is_file() else path
+
+
+def open_kind(path: Path, kind: str) -> Source:
+    """A finished run of this kind. Raises ConfigError where it is none."""
+    found = read_identity(path)[0].kind
+    if found != kind:
+        raise ConfigError([f"--from {str(path)!r} is a {found} run; allowed: a {kind} run"])
+    return open_source(str(path))
+
+
+def drawn_from(ticket: Source) -> Source:
+    """The dense run of a ticket, also where both were moved together. Raises ConfigError if it is gone."""
+    named = read_identity(ticket.path)[0].source("dense")
+    if named is None:
+        raise ConfigError([f"the manifest of {ticket.path!r} does not name its dense run"])
+    found = find_source(Path(ticket.path), named)
+    if found is None:
+        raise ConfigError([f"the dense run {named.path!r} of the ticket {ticket.path!r} is gone or another"])
+    return open_source(str(found))
