@@ -198,6 +198,7 @@ class Collector:
             return state
         if self._paused:
             raise RuntimeError("a paused collector cannot save its environments: call resume first")
+        assert isinstance(self._schedule, Rounds), "what is reproducible goes in rounds"
         if not self._schedule.complete:
             raise between_rounds_only(self._schedule.turn, self.config.blocks_per_round)
         return state | self._supervisor.save()
