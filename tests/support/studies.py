@@ -1,18 +1,22 @@
 """Whole studies without training: the stages' own code, and a trainer that only writes what one writes."""
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from support.specs import box_spec
 
-from engine.algorithms import sac
+from engine.algorithms import base
 from engine.normalizer import Moments
 from engine.sparse import masks
 from trainers import command
 from trainers.run.metrics import MetricsWriter
+from trainers.run.policy import save_policy
+from trainers.run.training import acting_policy
 from trainers.store import artifacts
-from trainers.store.states import Snapshot, to_arrays
+from trainers.store.states import to_arrays
 from trainers.study import stages
 
 OBSERVATIONS, ACTIONS = 39, 4
+SPEC = box_spec(np.full(ACTIONS, -1.0), np.ones(ACTIONS), (OBSERVATIONS,))
 CONSTANT = (*range(11, 18), *range(29, 36))
 FLAGS = (
     *("--algorithm.hidden", "8", "6", "--algorithm.batch-size", "16", "--collect.n", "2", "--collect.N", "1"),
@@ -29,14 +33,15 @@ def study(monkeypatch, path, *flags):
 
 def fake_train(folder, config, start, progress, *, resume=False):
     """A run that learns at random, with every file of a real one but checkpoints."""
-    snapshot = start.snapshot or fresh(config)
-    final = learned(config, snapshot, start.masks)
-    densities = {kind: 1 - masks.sparsity(start.masks[kind]) for kind in ("actor", "critic")}
+    algorithm = config.algorithm.make(SPEC, config.variance_floor)
+    begin = base.masked(start.state or algorithm.init(config.seed), start.masks)
+    final = learned(config, begin)
+    densities = base.densities(begin)
     with MetricsWriter(folder.path) as writer:
-        rows = [evaluation(config, step, densities) for step in range(snapshot.env_steps, 3001, 1000)]
+        rows = [evaluation(config, step, densities) for step in range(int(begin.env_steps), 3001, 1000)]
         for row in rows:
             writer.write_evaluation(row)
-    kept = {"initial": snapshot, "anchor": at(snapshot, 1000), "best": final}
+    kept = {"initial": begin, "anchor": at(begin, 1000), "best": final}
     for name in (name for name in start.keep if name in kept):
         save(folder, name, to_arrays(kept[name]))
     if "saliency" in start.keep:
@@ -44,6 +49,8 @@ def fake_train(folder, config, start, progress, *, resume=False):
     if "anchor" in start.keep:
         save(folder, "anchor-replay", {"replay/observation": observations(config.seed + 1)})
     save(folder, "final", to_arrays(final))
+    acting = algorithm.acting(final, *final.normalizer.scaling(config.variance_floor))
+    save_policy(folder, acting_policy(config.algorithm.network, deterministic=True), SPEC, acting)
     summary = {
         **{key: rows[-1][key] for key in ("success_any", "success_last", "return_mean")},
         "best": {key: rows[-1][key] for key in ("success_any", "success_last", "return_mean")},
@@ -55,6 +62,8 @@ def fake_train(folder, config, start, progress, *, resume=False):
         "env_steps": 3000,
         "updates": 187,
         "density": densities,
+        "kept_weights": {name: masks.counts(mask)[0] for name, mask in begin.masks.items()},
+        "flops": algorithm.flops(begin),
         "updates_per_step": 0.0625,
         "wall_seconds": 4.0,
         "training_seconds": 2.0,
@@ -64,25 +73,20 @@ def fake_train(folder, config, start, progress, *, resume=False):
     return summary
 
 
-def fresh(config):
-    state = sac.init(config.algorithm, config.seed, OBSERVATIONS, ACTIONS)
-    return Snapshot(state, Moments.empty(OBSERVATIONS), 0, 0)
+def at(state, step):
+    return state.replace(env_steps=np.int64(step), updates=jnp.int32(step // 16))
 
 
-def at(snapshot, step):
-    return Snapshot(snapshot.state, snapshot.moments, step, step // 16)
-
-
-def learned(config, snapshot, kept):
+def learned(config, state):
     """Other weights, zero where they are pruned, and a normaliser that has seen something."""
-    rng = np.random.default_rng([config.seed, len(config.env), snapshot.env_steps])
+    rng = np.random.default_rng([config.seed, len(config.env), int(state.env_steps)])
 
     def shaken(tree):
         return {name: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32) for name, leaf in tree.items()}
 
-    state = snapshot.state.replace(actor=shaken(snapshot.state.actor), critic=shaken(snapshot.state.critic))
-    state = sac.apply_masks(jax.tree.map(jax.numpy.asarray, state), kept)
-    return Snapshot(state, Moments.empty(OBSERVATIONS).update(observations(config.seed)), 3000, 187)
+    parameters = {**state.parameters, **{name: shaken(state.parameters[name]) for name in state.masks}}
+    normalizer = Moments.empty(OBSERVATIONS).update(observations(config.seed))
+    return at(base.masked(state.replace(parameters=parameters, normalizer=normalizer)), 3000)
 
 
 def observations(seed):

@@ -9,7 +9,7 @@ from support.training import artifact, assert_same
 
 from trainers import command
 from trainers.config.training import train_config
-from trainers.run.session import InterruptedRunError
+from trainers.run.observers import InterruptedRunError
 from trainers.store.identity import dense_identity
 from trainers.store.manifest import read_config, read_summary
 from trainers.study import stages
