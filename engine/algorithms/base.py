@@ -133,7 +133,7 @@ def descend(
     network: str,
     gradient: Parameters,
     rate: jax.Array,
-    pace: jax.Array,
+    pace: jax.Array | float,
     max_norm: jax.Array | None = None,
 ) -> AgentState:
     """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
@@ -154,7 +154,7 @@ def descend(
     )
 
 
-def _stepped(rate: jax.Array, pace: jax.Array, weights: jax.Array, change: jax.Array) -> jax.Array:
+def _stepped(rate: jax.Array, pace: jax.Array | float, weights: jax.Array, change: jax.Array) -> jax.Array:
     # Two ways to write one product, which round differently: as the compiler orders it for constant rates.
     return weights - (pace * rate * change if change.size > 1 else pace * (rate * change))
 
@@ -262,7 +262,9 @@ def map_weights(
 
     These are the weights themselves, their targets, and both of Adam's moments.
     """
-    parameters, targets, optimizer = dict(state.parameters), dict(state.targets), dict(state.optimizer)
+    parameters: dict[str, Any] = dict(state.parameters)
+    targets: dict[str, Any] = dict(state.targets)
+    optimizer = dict(state.optimizer)
     for network in state.masks:
         parameters[network] = change(network, parameters[network])
         if network in targets:
