@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from fastcollect.support.errors import ConfigError
-from trainers.run.metrics import MetricsWriter, plain, read_rows
+from fastcollect.support.plain import plain
+from trainers.run.metrics import MetricsWriter
+from trainers.store.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[3]
 
