@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tune test lint lock peers clean
+.PHONY: help install tune quick test lint lock peers clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,6 +18,9 @@ install: .venv/.installed ## the locked packages, into .venv
 
 tune: install ## find the fastest n, N, M for reach-v3 on this machine
 	$(BIN)/python tune_throughput.py --env reach-v3
+
+quick: install ## the tests that start no process, for the inner loop
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test: install lint ## lint, then every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

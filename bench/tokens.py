@@ -1,8 +1,8 @@
-"""Why the engine's tokens travel through kernel pipes and not through faster_fifo's shared-memory queue.
+"""What the two carriers of tokens cost, and what a killed writer leaves to those who live.
 
-Three questions, asked of both: how long a 16-byte token takes there and back between two processes, how
-many tokens a second come through when the reader takes all that wait at once, and whether a process
-that is killed in the middle of writing leaves something that the others can still use.
+Asked of kernel pipes and of faster-fifo as the engine uses them: how long a token takes there and back
+between two processes, how many come through in a second when the reader takes all that wait at once, and
+whether tokens arrive whole and in order when the process that sends them is killed.
 """
 
 from __future__ import annotations
@@ -11,37 +11,52 @@ import fastcollect.support.project_environment  # noqa: F401  (first: it may cha
 
 # isort: split
 import contextlib
+import itertools
 import json
+import mmap
+import multiprocessing
+import os
+import random
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from rich.table import Table
 
-from bench.channels import CHANNELS, Channel, fork_partner
-from bench.kills import USABLE_SECONDS, count_outcomes
 from bench.table import console, machine_line, ratios, summary
+from fastcollect.memory.tokens import EnvWorkerEnds, Exchange, Inbox, Kind, Line, TokenChannel, exchange
 from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import machine
 
-_TOKEN = (1, 2, 3, 4)
 _WARM_UP = 0.1
+_LONGEST_LIFE = 0.01  # seconds of a writer, once its tokens come
+_PATIENCE = 1.0  # seconds that a survivor may take
+OUTCOMES = {
+    "whole": "every token that was sent arrived",
+    "lost": "tokens that waited went with it",
+    "corrupt": "one arrived that was not sent, or out of order",
+    "hung": f"its reader was not done within {_PATIENCE:g} s",
+}
 _NOTE = (
-    "A writer that does nothing but write is killed on purpose: it is inside the queue's mutex far more "
-    "often than an env worker is. The count says whether it can happen, not how often it would."
+    "A writer that does nothing but write is killed on purpose: it is inside a queue far more often than an "
+    "env worker is. What is lost the engine makes up for: see fastcollect/memory/tokens/fifo.py."
 )
+_fork = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare kernel pipes with faster_fifo.Queue."""
+    """Compare the two carriers of tokens."""
 
     rounds: int = 5
     """Rounds of latency and throughput, interleaved; the table shows medians."""
@@ -75,42 +90,66 @@ def check(options: Options) -> None:
         raise ConfigError(problems)
 
 
+def _start(target: Callable[..., None], *arguments: Any) -> ForkProcess:
+    """Another process. Ctrl-C ends it without a word; its parent reports."""
+
+    def be_partner() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        target(*arguments)
+
+    process = _fork.Process(target=be_partner, daemon=True)
+    process.start()
+    return process
+
+
 @contextlib.contextmanager
-def _partner(target: Callable[..., None], *channels: Channel) -> Iterator[None]:
-    """Another process, for as long as this lasts."""
-    process = fork_partner(target, *channels)
+def _channels(kind: type[Exchange]) -> Iterator[tuple[Inbox, Line]]:
+    """The collector's side: what it reads, and where it writes to one worker."""
+    held = kind(0)
+    line = held.connect()
+    try:
+        yield held.inbox(), line
+    finally:
+        line.close()
+        held.close()
+
+
+@contextlib.contextmanager
+def _worker(kind: type[Exchange], line: Line, work: Callable[[EnvWorkerEnds], None]) -> Iterator[None]:
+    """The worker at the other end, for as long as this lasts."""
+    process = _start(lambda: work(kind.env_worker(line.worker_fds())))
     try:
         yield
     finally:
         process.kill()
         process.join()
         process.close()
-        for channel in channels:
-            channel.close()
 
 
-def _echo(there: Channel, back: Channel) -> None:
+def _echo(ends: EnvWorkerEnds) -> None:
     while True:
-        if (token := there.receive_one(1.0)) is not None:
-            back.send(token)
+        ends.inbox.wait(None)
+        for token in ends.inbox.read():
+            ends.reports.send(*token)
 
 
-def _produce(channel: Channel) -> None:
+def _produce(ends: EnvWorkerEnds) -> None:
     while True:
-        channel.send(_TOKEN)
+        ends.reports.send(Kind.PUBLISHED, 1)
 
 
-def round_trip(make: Callable[[], Channel], seconds: float) -> dict[str, float]:
+def round_trip(kind: type[Exchange], seconds: float) -> dict[str, float]:
     """Microseconds there and back: "round_trip_us" (median) and "round_trip_p99_us"."""
-    there, back = make(), make()
     times: list[float] = []
-    with _partner(_echo, there, back):
+    with _channels(kind) as (inbox, line), _worker(kind, line, _echo):
         begin = time.perf_counter() + _WARM_UP
         end = begin + seconds
         while (start := time.perf_counter()) < end or not times:
-            there.send(_TOKEN)
-            if back.receive_one(5.0) is None:
-                raise RuntimeError("a token did not come back within 5 s")
+            line.send(Kind.FREED, 1)
+            while not list(inbox.read()):
+                if not inbox.wait(5.0):
+                    raise RuntimeError("a token did not come back within 5 s")
             if start >= begin:
                 times.append(time.perf_counter() - start)
     times.sort()
@@ -118,59 +157,105 @@ def round_trip(make: Callable[[], Channel], seconds: float) -> dict[str, float]:
     return {"round_trip_us": middle * 1e6, "round_trip_p99_us": late * 1e6}
 
 
-def throughput(make: Callable[[], Channel], seconds: float) -> dict[str, float]:
+def throughput(kind: type[Exchange], seconds: float) -> dict[str, float]:
     """ "tokens_per_second" from one writer of single tokens, and "batch": how many a read brought."""
-    channel = make()
-    with _partner(_produce, channel):
+    with _channels(kind) as (inbox, line), _worker(kind, line, _produce):
         warm = time.perf_counter() + _WARM_UP
-        while time.perf_counter() < warm:
-            channel.receive(1.0)
         count = reads = 0
-        start = time.perf_counter()
+        start = warm
         while (elapsed := time.perf_counter() - start) < seconds:
-            count += len(channel.receive(1.0))
-            reads += 1
-    return {"tokens_per_second": count / elapsed, "batch": count / reads}
+            inbox.wait(1.0)
+            found = len(list(inbox.read()))
+            if elapsed >= 0:
+                count += found
+                reads += 1
+    return {"tokens_per_second": count / elapsed, "batch": count / max(1, reads)}
 
 
-def _available() -> dict[str, str | None]:
-    """By mechanism: why it cannot be measured here, None if it can."""
-    reasons: dict[str, str | None] = {}
-    for name, make in CHANNELS.items():
+def kill_writer(kind: type[Exchange], after: float) -> str:
+    """Kill a writer ``after`` so many seconds of its tokens; one of OUTCOMES, as its reader sees it."""
+    sent = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")  # how many calls of send came back
+
+    def write(ends: EnvWorkerEnds) -> None:
+        for number in itertools.count():
+            ends.reports.send(Kind.PUBLISHED, 1, 2, number)
+            sent[0] = number + 1
+
+    told_read, told_write = os.pipe()
+    with _channels(kind) as (inbox, line):
+        survivor = _start(_survive, inbox, told_read, told_write, sent)
         try:
-            make().close()
-            reasons[name] = None
-        except ImportError as error:
-            reasons[name] = f"cannot be imported: {error}"
-    return reasons
+            with _worker(kind, line, write):
+                until = time.monotonic() + _PATIENCE
+                while not sent[0] and time.monotonic() < until:
+                    time.sleep(0.0005)
+                time.sleep(after)
+            os.write(told_write, b"!")
+            survivor.join(_PATIENCE)
+            code = survivor.exitcode
+            return "hung" if code is None else list(OUTCOMES)[code]
+        finally:
+            survivor.kill()
+            survivor.join()
+            survivor.close()
+            os.close(told_read)
+            os.close(told_write)
+
+
+def _survive(inbox: Inbox, told_read: int, told_write: int, sent: Sequence[int]) -> None:
+    os.close(told_write)
+    os.set_blocking(told_read, False)
+    names, arrived, told = list(OUTCOMES), 0, False
+    while True:
+        for token in inbox.read():
+            if tuple(token) != (Kind.PUBLISHED, 1, 2, arrived):
+                os._exit(names.index("corrupt"))
+            arrived += 1
+        if told:
+            os._exit(names.index("whole" if arrived >= sent[0] else "lost"))
+        inbox.wait(0.001)
+        with contextlib.suppress(BlockingIOError):
+            told = bool(os.read(told_read, 1))
+
+
+def count_outcomes(kind: type[Exchange], kills: int, seed: int = 0) -> Counter[str]:
+    """How often each of OUTCOMES happened."""
+    moments = random.Random(seed)
+    return Counter(kill_writer(kind, moments.uniform(0, _LONGEST_LIFE)) for _ in range(kills))
+
+
+def _available() -> dict[str, type[Exchange] | str]:
+    """By name: what carries tokens, or why it cannot here."""
+    found: dict[str, type[Exchange] | str] = {}
+    for name in get_args(TokenChannel):
+        try:
+            found[name] = exchange(name)
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
 
 
 def measure(options: Options, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One row for each mechanism. ``say`` is told how it goes."""
-    reasons = _available()
-    names = [name for name, reason in reasons.items() if reason is None]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    each = 2 * (options.seconds + _WARM_UP) * len(names)
+    """One row for each carrier. ``say`` is told how it goes."""
+    rows = [
+        {"mechanism": name, "error": kind} if isinstance(kind, str) else {"mechanism": name, "kind": kind}
+        for name, kind in _available().items()
+    ]
+    measured = [row for row in rows if "kind" in row]
+    rounds: dict[str, list[dict[str, float]]] = {row["mechanism"]: [] for row in measured}
+    each = 2 * (options.seconds + _WARM_UP) * len(measured)
     for number in range(options.rounds):
         left = each * (options.rounds - number)
         say(f"round {number + 1}/{options.rounds}  (about {left:.0f} s left, and then the kills)")
-        for name in names if number % 2 == 0 else reversed(names):
-            make = CHANNELS[name]
-            found[name].append(round_trip(make, options.seconds) | throughput(make, options.seconds))
-    rows = []
-    for name, reason in reasons.items():
-        row: dict[str, Any] = {"mechanism": name}
-        if reason is not None:
-            rows.append(row | {"error": reason})
-            continue
-        row["rounds"] = found[name]
-        row |= {key: summary([one[key] for one in found[name]]) for key in found[name][0]}
-        say(f"killing {options.kills} writers into {name}")
-        start = time.monotonic()
-        outcomes = count_outcomes(CHANNELS[name], options.kills)
-        row["kills"] = {key: outcomes[key] for key in ("usable", "unusable", "corrupt")}
-        row["kills_seconds"] = time.monotonic() - start
-        rows.append(row)
+        for row in measured if number % 2 == 0 else reversed(measured):
+            one = round_trip(row["kind"], options.seconds) | throughput(row["kind"], options.seconds)
+            rounds[row["mechanism"]].append(one)
+    for row in measured:
+        say(f"killing {options.kills} writers into {row['mechanism']}")
+        counts = count_outcomes(row.pop("kind"), options.kills)
+        row["rounds"] = found = rounds[row["mechanism"]]
+        row |= {key: summary([one[key] for one in found]) for key in found[0]}
+        row["kills"] = {name: counts[name] for name in OUTCOMES}
     return rows
 
 
@@ -195,12 +280,10 @@ def report(rows: list[dict[str, Any]], options: Options, command: str) -> dict[s
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
     rows = result["rows"]
-    table = Table(
-        title=f"tokens: medians of {result['rounds']} rounds of {result['seconds']:g} s", title_justify="left"
-    )
-    table.add_column("")
-    for row in rows:
-        table.add_column(row["mechanism"], justify="right")
+    title = f"tokens: medians of {result['rounds']} rounds of {result['seconds']:g} s"
+    table = Table(title=title, title_justify="left")
+    for name in ("", *(row["mechanism"] for row in rows)):
+        table.add_column(name, justify="right" if name else "left")
 
     def line(name: str, text: Callable[[dict[str, Any]], str]) -> None:
         table.add_row(name, *("none" if "error" in row else text(row) for row in rows))
@@ -210,13 +293,13 @@ def show(result: dict[str, Any]) -> None:
     line("tokens/s, one writer, many at once", lambda row: f"{row['tokens_per_second']['median']:,.0f}")
     line("tokens a read", lambda row: f"{row['batch']['median']:.1f}")
     line("writers killed", lambda row: f"{sum(row['kills'].values())}")
-    line(f"unusable after {USABLE_SECONDS:g} s", lambda row: f"{row['kills']['unusable']}")
-    line("corrupt", lambda row: f"{row['kills']['corrupt']}")
+    for outcome, meaning in OUTCOMES.items():
+        line(f"{outcome}: {meaning}", lambda row, outcome=outcome: f"{row['kills'][outcome]}")
     screen = console()
     screen.print(table)
     for row in rows:
         if "error" in row:
-            screen.print(f"{row['mechanism']} {row['error']}", markup=False)
+            screen.print(row["error"], markup=False)
     screen.print(result["note"], markup=False)
     screen.print(machine_line(result["machine"]), markup=False)
 

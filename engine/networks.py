@@ -39,7 +39,7 @@ def init_actor(key: jax.Array, observations: int, actions: int, hidden: Sequence
 def init_critic(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
     """Twin critics of (observation, action)."""
     widths = (observations + actions, *hidden, 1)
-    parameters = {}
+    parameters: Parameters = {}
     for i, prefix in enumerate(CRITICS):
         parameters |= init_mlp(jax.random.fold_in(key, i), widths, prefix)
     return parameters

@@ -42,7 +42,7 @@ class Moments(struct.PyTreeNode):
             count, self.mean + delta * share, self.squares + squares + delta**2 * (self.count * share)
         )
 
-    def scaling(self, variance_floor: float) -> tuple[Any, Any]:
+    def scaling(self, variance_floor: Any) -> tuple[Any, Any]:
         """(mean, 1 / sqrt(variance + floor)), (o,) float32: the identity before anything was seen.
 
         The floor keeps an input that hardly moved so far from exploding when it does. Moments of several

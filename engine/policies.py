@@ -53,7 +53,7 @@ class Extra(NamedTuple):
     """
 
     field: Callable[[Any], jax.ShapeDtypeStruct]
-    compute: Callable[[Drawn], jax.Array] | None = None
+    compute: Callable[[Drawn], jax.Array | None] | None = None
     network: bool = False
     in_box: bool = False
 
@@ -163,9 +163,8 @@ class NetworkPolicy:
             raise ValueError(f"unknown extras {unknown}; a network's policy gives any of {list(EXTRAS)}")
         action = spec.action
         self.parameters = parameters
-        self.noise = ("uniform", 1) if action.discrete else ("normal", math.prod(action.shape))
-        if deterministic:
-            self.noise = None
+        noise = ("uniform", 1) if action.discrete else ("normal", math.prod(action.shape))
+        self.noise = None if deterministic else noise
         self.extras = {name: EXTRAS[name].field(action) for name in extras}
         self._action = action
         self._weights: dict[str, jax.Array] = {}
@@ -176,7 +175,7 @@ class NetworkPolicy:
             if deterministic:
                 return {"action": _most_likely(head, box)}
             drawn = _draw(head, noise, box)
-            outputs = {"action": drawn.action}
+            outputs: dict[str, Any] = {"action": drawn.action}
             for name in extras:
                 if EXTRAS[name].network:
                     outputs[name] = forward(parameters, observation, f"{name}/")

@@ -1,7 +1,75 @@
-"""What every test needs of its process."""
+"""What every test needs of its process, and which tests ``make quick`` leaves out."""
 
+import inspect
 import signal
+import sys
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+
+import pytest
 
 # What a shell starts in the background ignores SIGINT, and so would every program started from here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).resolve().parent
+OURS = {"tests", "support", "fastcollect", "engine", "trainers", "bench"}
+STARTERS = {"Popen", "multiprocessing", "fork", "Launcher", "Collector", "run_module"}
+"""Names of what starts processes; a test that reaches one of them, through any of our code, is slow."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark as slow every test that starts processes, itself or through fixtures, helpers and parameters."""
+    for item in items:
+        test = getattr(item.function, "hypothesis", None)
+        begin = [test.inner_test if test else item.function]
+        begin += [each.func for name in item.fixturenames for each in _fixtures(item, name)]
+        begin += item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if _starts_processes(begin):
+            item.add_marker(pytest.mark.slow)
+    if "jax" in sys.modules:
+        # What this process compiles it need not compile again when the tests are run again. Other processes
+        # have no part in it, because one that is killed while it writes would leave a broken entry.
+        jax = sys.modules["jax"]
+        jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _fixtures(item, name):
+    return item._fixtureinfo.name2fixturedefs.get(name, ())
+
+
+def _starts_processes(begin):
+    """Whether one of these, or a function or class of ours that they name in turn, names one of STARTERS."""
+    waiting, seen = list(begin), set()
+    while waiting:
+        each = waiting.pop()
+        each = inspect.unwrap(each) if callable(each) else each
+        if isinstance(each, tuple):
+            waiting += each
+        if id(each) in seen or not _is_ours(each):
+            continue
+        seen.add(id(each))
+        if inspect.isclass(each):
+            waiting += vars(each).values()
+            continue
+        names = set(_names(each.__code__))
+        if names & STARTERS or (each.__code__.co_filename.startswith(str(TESTS)) and "subprocess" in names):
+            return True
+        found = [each.__globals__[name] for name in names if name in each.__globals__]
+        modules = [vars(module) for module in found if isinstance(module, ModuleType)]
+        waiting += found + [module[name] for module in modules for name in names if name in module]
+    return False
+
+
+def _is_ours(each):
+    return isinstance(each, FunctionType | type) and (each.__module__ or "").partition(".")[0] in OURS
+
+
+def _names(code):
+    """Every global and attribute that a function and those within it name."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

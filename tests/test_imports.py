@@ -1,85 +1,51 @@
 """Who may import whom, and what a process of the engine has loaded."""
 
-import ast
 import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from support import witness_env
+from support.modules import PACKAGES, ROOT, module_paths, named_in_strings, sources
 
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies import mlp_policy
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS = ("fastcollect", "engine", "trainers", "bench")
 MAY_IMPORT = {
     "fastcollect": {"fastcollect"},
     "engine": {"engine"},
     "trainers": {"trainers", "fastcollect", "engine"},
-    "bench": set(OURS),
+    "bench": set(PACKAGES),
 }
 
 
-def module_paths(source):
-    """Every module that a source text imports, wherever it does, and every import path in a text of it."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            yield node.module
-        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
-            argument = node.args[0]
-            if isinstance(argument, ast.Constant):
-                yield argument.value
-
-
-def _name(function):
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
-def imports(package):
-    """(file, imported module) for every module of a package."""
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
-    return [(file.relative_to(ROOT), module) for file in files for module in module_paths(file.read_text())]
+NAMED_ONLY = {("fastcollect.policies.base", "engine.policies")}
+"""(module, what it names in a string): the JAX twins of the policies, which model workers alone load."""
 
 
 def offenders(package, forbidden):
-    return [
-        f"{file} imports {module}"
-        for file, module in imports(package)
-        if module.partition(".")[0] in forbidden
-    ]
+    """What imports a forbidden package, or names one of its modules in a string."""
+    found = []
+    for module, (_, text) in sources(package).items():
+        named = {(name, "names") for name in named_in_strings(text) if (module, name) not in NAMED_ONLY}
+        for target, how in {(path, "imports") for path in module_paths(text)} | named:
+            if target.partition(".")[0] in forbidden:
+                found.append(f"{module} {how} {target}")
+    return sorted(found)
 
 
-@pytest.mark.parametrize("package", OURS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_packages_import_only_what_the_design_allows(package):
-    assert offenders(package, set(OURS) - MAY_IMPORT[package]) == []
+    assert offenders(package, set(PACKAGES) - MAY_IMPORT[package]) == []
     assert offenders(package, {"tests", "support", "train", "tune_throughput"}) == []
 
 
 def test_fastcollect_never_names_jax_not_even_lazily():
     assert offenders("fastcollect", {"jax", "jaxlib", "flax", "optax"}) == []
-
-
-def test_the_search_for_imports_finds_every_kind():
-    source = """
-        import jax.numpy as jnp
-        from engine.policies import MLPPolicy
-        def late():
-            import trainers
-            importlib.import_module("bench.table")
-            __import__("flax")
-    """
-    found = set(module_paths(textwrap.dedent(source)))
-    assert found == {"jax.numpy", "engine.policies", "trainers", "bench.table", "flax"}
 
 
 def in_fresh_process(code, *args, folders=()):
@@ -169,7 +135,6 @@ def test_env_workers_without_a_processor_each_may_run_on_all_of_them():
 
 MAIN = """
     import sys
-    from pathlib import Path
 
     import jax  # a user's script may; its workers must not
     import numpy as np
@@ -237,18 +202,3 @@ def test_the_reader_of_runs_loads_no_runner_and_no_study():
         print(*(name for name in sys.modules if name.startswith(rooms)))
     """
     assert in_fresh_process(code) == []
-
-
-@pytest.mark.parametrize(
-    ("room", "may"),
-    [
-        ("config", {"config"}),
-        ("store", {"config", "store"}),
-        ("run", {"config", "store", "run"}),
-        ("study", {"config", "store", "run", "study"}),
-        ("report", {"config", "store", "report", "export"}),
-    ],
-)
-def test_rooms_of_trainers_import_only_what_they_say(room, may):
-    found = {module for _, module in imports(f"trainers/{room}") if module.startswith("trainers.")}
-    assert {module.split(".")[1] for module in found} - may == set()

@@ -1,0 +1,36 @@
+"""Training, from a command line (``trainers.command``) or from Python:
+
+    from trainers import configure, load, train
+
+    run = train(configure("reach-v3", env_steps=50_000))
+    run.summary["success_any"], run.policy(observation)
+
+Rooms: ``config`` (what a user chooses, and where each value comes from), ``run`` (one training run),
+``store`` (what lies on the disk), ``study`` (stages, rewinds, controls, transfers), ``report`` (the page
+about runs); ``export`` and ``command`` are command lines. May import ``fastcollect`` and ``engine``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.config.training import TrainConfig as TrainConfig
+    from trainers.notebook import TrainedRun as TrainedRun
+    from trainers.notebook import configure as configure
+    from trainers.notebook import load as load
+    from trainers.notebook import train as train
+
+_PLACES = {
+    "TrainConfig": "trainers.config.training",
+    **dict.fromkeys(("TrainedRun", "configure", "load", "train"), "trainers.notebook"),
+}
+__all__ = ["TrainConfig", "TrainedRun", "configure", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because what only reads a run has no use for JAX and the simulators.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -3,9 +3,10 @@
 Imports ``data``, ``sparse`` and the modules at the top of ``engine``.
 """
 
+from engine.algorithms.base import Config
 from engine.algorithms.sac import SACConfig
 
-CONFIGS = {"sac": SACConfig}
+AlgorithmConfig = Config
+"""Any algorithm's configuration."""
+CONFIGS: dict[str, type[Config]] = {"sac": SACConfig}
 """The configuration class of every algorithm, by the name that ``--algo`` takes."""
-AlgorithmConfig = SACConfig
-"""Any of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,15 @@ class Network(NamedTuple):
 
 
 class Config(Protocol):
-    """What a user chooses about an algorithm: a frozen dataclass of numbers and widths.
+    """What a user chooses about an algorithm: a frozen dataclass of numbers and widths."""
 
-    batch_size, n_step: of the batches that it learns from.
-    """
+    @property
+    def batch_size(self) -> int:
+        """Transitions in each batch that it learns from."""
 
-    batch_size: int
-    n_step: int
+    @property
+    def n_step(self) -> int:
+        """Rewards of each of them."""
 
     @property
     def network(self) -> Network:
@@ -81,13 +83,15 @@ class Config(Protocol):
 class Algorithm(Protocol):
     """A learning algorithm for given spaces; made by ``Config.make``.
 
-    config: what fixes its shapes. prunable: the networks that masks are for. variance_floor: of the
-    normaliser.
+    config: what fixes its shapes. prunable: the networks that masks are for.
     """
 
     config: Any
-    prunable: tuple[str, ...]
-    variance_floor: Any
+    prunable: ClassVar[tuple[str, ...]]
+
+    @property
+    def variance_floor(self) -> Any:
+        """Of the normaliser."""
 
     def init(self, seed: int) -> AgentState:
         """A state of fresh weights and full masks, a function of the seed alone."""
@@ -129,7 +133,7 @@ def descend(
     network: str,
     gradient: Parameters,
     rate: jax.Array,
-    pace: jax.Array,
+    pace: jax.Array | float,
     max_norm: jax.Array | None = None,
 ) -> AgentState:
     """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
@@ -150,7 +154,7 @@ def descend(
     )
 
 
-def _stepped(rate: jax.Array, pace: jax.Array, weights: jax.Array, change: jax.Array) -> jax.Array:
+def _stepped(rate: jax.Array, pace: jax.Array | float, weights: jax.Array, change: jax.Array) -> jax.Array:
     # Two ways to write one product, which round differently: as the compiler orders it for constant rates.
     return weights - (pace * rate * change if change.size > 1 else pace * (rate * change))
 
@@ -189,6 +193,18 @@ def learn_population(
     pace: one for all. Members may differ in seeds, masks and hyperparameters.
     """
     return _dispatch(_compiled_population, algorithm, state, batches, pace, None)
+
+
+Tree = TypeVar("Tree")
+
+
+def stacked(members: Sequence[Tree]) -> Tree:
+    """A population: the members' leaves, stacked along a first axis. What lies on the host stays there."""
+
+    def stack(*leaves: Any) -> Any:
+        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
+
+    return jax.tree.map(stack, *members)
 
 
 def _dispatch(
@@ -246,7 +262,9 @@ def map_weights(
 
     These are the weights themselves, their targets, and both of Adam's moments.
     """
-    parameters, targets, optimizer = dict(state.parameters), dict(state.targets), dict(state.optimizer)
+    parameters: dict[str, Any] = dict(state.parameters)
+    targets: dict[str, Any] = dict(state.targets)
+    optimizer = dict(state.optimizer)
     for network in state.masks:
         parameters[network] = change(network, parameters[network])
         if network in targets:
@@ -260,7 +278,7 @@ def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
     """The state with these masks, or its own, and every pruned weight, target and moment exactly zero.
 
     A network that the masks leave out, or whose mask is empty, is dense. Raises ValueError naming the
-    network for a mask that does not match its parameters.
+    network for a mask that does not match its parameters, and for one of a network that is not prunable.
     """
     if masks is not None:
         state = state.replace(masks=full_masks(state, masks))
@@ -281,6 +299,8 @@ def densities(state: AgentState) -> dict[str, float]:
 
 def full_masks(state: AgentState, masks: Masks) -> dict[str, dict[str, jax.Array]]:
     """Masks of every prunable network written out. Raises ValueError as ``masked`` does."""
+    if unknown := masks.keys() - state.masks.keys():
+        raise ValueError(f"masks of {', '.join(sorted(unknown))}; prunable are {', '.join(state.masks)}")
     found = {}
     for network in state.masks:
         mask = masks.get(network) or mask_functions.full(state.parameters[network])

@@ -154,4 +154,4 @@ def _gather(arrays: Mapping[str, jax.Array], draw: Draw) -> Batch:
     )
 
 
-STORAGES = {"host": HostStorage, "device": DeviceStorage}
+STORAGES: dict[str, Callable[[int, int, int], Storage]] = {"host": HostStorage, "device": DeviceStorage}

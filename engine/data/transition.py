@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 
 class Batch(struct.PyTreeNode):
-    """Transitions of up to n steps; the leading axes are the caller's.
+    """Transitions of up to n steps, in arrays of NumPy or JAX; the leading axes are the caller's.
 
     observation, next_observation: (..., o) raw. action: (..., a) in [-1, 1]. rewards: (..., n) raw, those of
     each step in turn and 0 after the last one. steps: (...) int32, how many there are, from 1 to n.
     terminated: (...) bool, whether the last of them ended the episode for good, so that nothing follows.
     """
 
-    observation: jax.Array
-    action: jax.Array
-    rewards: jax.Array
-    steps: jax.Array
-    next_observation: jax.Array
-    terminated: jax.Array
+    observation: Any
+    action: Any
+    rewards: Any
+    steps: Any
+    next_observation: Any
+    terminated: Any
 
 
 class Sample(struct.PyTreeNode):

@@ -19,7 +19,7 @@ class CompactMLP(NamedTuple):
     """kernel_i (in, out) and bias_i (out,), float32."""
 
 
-def compact(mask: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> CompactMLP:
+def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     """The network that gives the masked one's outputs with every unit that has no influence removed.
 
     mask, parameters: of one network, names without a prefix (see ``masks.networks``). A hidden unit without

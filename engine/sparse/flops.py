@@ -17,7 +17,7 @@ from engine.sparse import masks
 from engine.sparse.compact import compact
 
 
-def forward(mask: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> dict[str, int]:
+def forward(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> dict[str, int]:
     """{"dense", "masked", "compact"}: operations of a forward pass on one row.
 
     Of every network in the parameters together: of both critics, if they are a twin critic's.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Mask = dict[str, np.ndarray]
+MaskLike = Mapping[str, np.ndarray | jax.Array]
 
 _KERNEL = re.compile(r"(.*/)?kernel_(\d+)")
 
@@ -107,21 +108,19 @@ def _refuse(problems: list[str]) -> None:
         raise ValueError("the mask does not match the parameters: " + "; ".join(problems))
 
 
-def counts(mask: Mapping[str, np.ndarray]) -> tuple[dict[str, int], int]:
+def counts(mask: MaskLike) -> tuple[dict[str, int], int]:
     """Kept weights of each leaf, and of all."""
     kept = {name: int(np.count_nonzero(mask[name])) for name in kernels(mask)}
     return kept, sum(kept.values())
 
 
-def sparsity(mask: Mapping[str, np.ndarray]) -> float:
+def sparsity(mask: MaskLike) -> float:
     """Pruned over prunable weights; 0 for the empty mask."""
     size = sum(np.size(kept) for kept in mask.values())
     return (size - counts(mask)[1]) / size if size else 0.0
 
 
-def overlap(
-    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Overlap], Overlap]:
+def overlap(first: MaskLike, second: MaskLike) -> tuple[dict[str, Overlap], Overlap]:
     """The overlap in each leaf, and in all. Raises ValueError if leaves or shapes differ."""
     first, second = _written_out(first, second)
     leaves, sums = {}, np.zeros(3, int)
@@ -137,22 +136,20 @@ def _overlap(shared: int, either: int, first: int) -> Overlap:
     return Overlap(shared, shared / either if either else 1.0, shared / first if first else 1.0)
 
 
-def nested(inner: Mapping[str, np.ndarray], outer: Mapping[str, np.ndarray]) -> bool:
+def nested(inner: MaskLike, outer: MaskLike) -> bool:
     """Whether outer keeps all that inner keeps. Raises ValueError as ``overlap`` does."""
     inner, outer = _written_out(inner, outer)
     return not any(np.any(np.asarray(inner[name]) & ~np.asarray(outer[name])) for name in inner)
 
 
-def _written_out(
-    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
-) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+def _written_out(first: MaskLike, second: MaskLike) -> tuple[MaskLike, MaskLike]:
     first, second = first or full(second), second or full(first)
     check_matches(first, second)
     check_matches(second, first)
     return first, second
 
 
-def random_like(rng: np.random.Generator, mask: Mapping[str, np.ndarray]) -> Mask:
+def random_like(rng: np.random.Generator, mask: MaskLike) -> Mask:
     """A uniformly random mask that keeps exactly as many weights in each leaf.
 
     That is the mask permuted within each leaf, so it serves both the "permuted" and the "random" mask of
@@ -165,8 +162,8 @@ def random_like(rng: np.random.Generator, mask: Mapping[str, np.ndarray]) -> Mas
 def permute_weights(
     rng: np.random.Generator,
     parameters: Mapping[str, Any],
-    mask: Mapping[str, np.ndarray],
-    onto: Mapping[str, np.ndarray] | None = None,
+    mask: MaskLike,
+    onto: MaskLike | None = None,
 ) -> dict[str, np.ndarray]:
     """The weights that ``mask`` keeps, in random order within each kernel, at the places that ``onto`` keeps.
 
@@ -194,9 +191,9 @@ def permute_weights(
     return permuted
 
 
-def kept_inputs(mask: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def kept_inputs(mask: MaskLike) -> dict[str, np.ndarray]:
     """First kernel's name (one for an actor, one for each critic) -> (in,) bool, inputs that keep a weight.
 
     A kept weight may still lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
     """
-    return {name: np.asarray(mask[name]).any(1) for name in kernels(mask) if name.endswith("kernel_0")}
+    return {name: np.any(np.asarray(mask[name]), 1) for name in kernels(mask) if name.endswith("kernel_0")}

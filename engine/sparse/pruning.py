@@ -74,7 +74,7 @@ def scores(
 
 
 def prune(
-    mask: Mapping[str, np.ndarray],
+    mask: masks.MaskLike,
     scores: Mapping[str, np.ndarray],
     sparsity: float,
     scope: str,

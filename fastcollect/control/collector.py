@@ -198,8 +198,9 @@ class Collector:
             return state
         if self._paused:
             raise RuntimeError("a paused collector cannot save its environments: call resume first")
-        if not self._schedule.complete:
-            raise between_rounds_only(self._schedule.turn, self.config.blocks_per_round)
+        schedule = self._schedule
+        if isinstance(schedule, Rounds) and not schedule.complete:
+            raise between_rounds_only(schedule.turn, self.config.blocks_per_round)
         return state | self._supervisor.save()
 
     def pause(self) -> None:

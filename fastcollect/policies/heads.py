@@ -156,9 +156,8 @@ class NetworkPolicy(abc.ABC):
             raise ValueError(f"a deterministic policy has no extras, {list(extras)} were asked for")
         self.parameters = parameters
         self.extras = extra_fields(spec.action, extras)
-        self.noise = ("uniform", 1) if spec.action.discrete else ("normal", math.prod(spec.action.shape))
-        if deterministic:
-            self.noise = None
+        drawn = ("uniform", 1) if spec.action.discrete else ("normal", math.prod(spec.action.shape))
+        self.noise = None if deterministic else drawn
         self._box = None if spec.action.discrete else Box(spec.action)
         self._networks: dict[str, Layers] = {}
 

@@ -1,16 +1,18 @@
-"""The comparison of token carriers: its channels, its count of killed writers, its file."""
+"""The comparison of token carriers: its measurements, its count of killed writers, its file."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from bench.channels import CHANNELS, PipeChannel, fork_partner
-from bench.kills import count_outcomes
-from bench.tokens import round_trip, throughput
+from bench.tokens import OUTCOMES, count_outcomes, round_trip, throughput
+from fastcollect.memory.tokens import TokenChannel, exchange
+from fastcollect.memory.tokens.pipes import PipeExchange, PipeInbox
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,59 +28,54 @@ def command(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("name", CHANNELS)
-def test_a_channel_carries_tokens_in_order_and_times_out_when_empty(name):
-    channel = CHANNELS[name]()
-    tokens = [(1, -2, 3, 2**31 - 1), (4, 5, 6, 7), (8, 9, 10, 11)]
-    for token in tokens:
-        channel.send(token)
-    assert [tuple(token) for token in channel.receive(1.0)] == tokens
-    assert channel.receive(0.01) == []
-    assert channel.receive_one(0.01) is None
-    channel.close()
-
-
-@pytest.mark.parametrize("name", CHANNELS)
-def test_both_are_measured_between_processes(name):
-    latency = round_trip(CHANNELS[name], 0.05)
+@pytest.mark.parametrize("channel", get_args(TokenChannel))
+def test_both_are_measured_between_processes(channel):
+    latency = round_trip(exchange(channel), 0.05)
     assert 0 < latency["round_trip_us"] <= latency["round_trip_p99_us"]
-    rate = throughput(CHANNELS[name], 0.05)
+    rate = throughput(exchange(channel), 0.05)
     assert rate["tokens_per_second"] > 0
     assert rate["batch"] > 0
 
 
-def test_killed_writers_leave_pipes_usable():
-    assert count_outcomes(PipeChannel, 10) == {"usable": 10}
+def test_killed_writers_lose_nothing_in_pipes_and_tear_nothing_in_either():
+    assert count_outcomes(PipeExchange, 10) == {"whole": 10}
+    assert count_outcomes(exchange("faster-fifo"), 10).keys() <= {"whole", "lost"}
 
 
-class LockedWhenSent(PipeChannel):
-    """A channel that nobody can use once its writer is gone: the survivor hangs on its own token."""
+class TornInbox(PipeInbox):
+    """Delivers half of one token and half of another."""
 
-    def send(self, token):
-        while token == (1, 2, 3, 4):
-            self.receive(1.0)
-        super().send(token)
+    def read(self):
+        return [(kind, worker, 7, number) for kind, worker, _, number in super().read()]
 
 
-class TornWhenSent(PipeChannel):
-    """A channel that delivers half of one token and half of another."""
+class ForgetfulInbox(PipeInbox):
+    """Delivers the first tokens only."""
 
-    def receive(self, seconds):
-        return [(*token[:2], 0, 0) for token in super().receive(seconds)]
+    _seen = False
+
+    def read(self):
+        tokens = list(super().read()) if not self._seen else []
+        self._seen = self._seen or bool(tokens)
+        return tokens
 
 
-@pytest.mark.parametrize(("kind", "outcome"), [(LockedWhenSent, "unusable"), (TornWhenSent, "corrupt")])
-def test_the_count_can_tell_a_dead_channel_and_a_torn_token(kind, outcome):
-    assert count_outcomes(kind, 3) == {outcome: 3}
+class LockedInbox(PipeInbox):
+    """Never comes back."""
+
+    def read(self):
+        time.sleep(1000)
 
 
-def test_a_partner_is_ended_with_its_parent_s_interest():
-    channel = PipeChannel()
-    process = fork_partner(channel.send, (1, 1, 1, 1))
-    assert channel.receive_one(5.0) == (1, 1, 1, 1)
-    process.join(5)
-    assert process.exitcode == 0
-    channel.close()
+@pytest.mark.parametrize(
+    ("inbox", "outcome"), [(TornInbox, "corrupt"), (ForgetfulInbox, "lost"), (LockedInbox, "hung")]
+)
+def test_the_count_can_tell_what_went_wrong(inbox, outcome):
+    class Broken(PipeExchange):
+        def inbox(self, *others):
+            return inbox(self._reports[0], *others)
+
+    assert count_outcomes(Broken, 2) == {outcome: 2}
 
 
 def test_the_command_writes_its_file(tmp_path):
@@ -87,15 +84,16 @@ def test_the_command_writes_its_file(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(result.read_text())
     assert list(found) == ["machine", "command", "seconds", "rounds", "rows", "ratios", "note"]
-    assert [row["mechanism"] for row in found["rows"]] == ["pipe", "faster_fifo"]
+    assert [row["mechanism"] for row in found["rows"]] == ["pipes", "faster-fifo"]
     for row in found["rows"]:
         assert set(row["round_trip_us"]) == {"median", "min", "max"}
         assert len(row["rounds"]) == 2
         assert sum(row["kills"].values()) == 3
+        assert row["kills"].keys() == OUTCOMES.keys()
     both = found["rows"][0]["rounds"][0], found["rows"][1]["rounds"][0]
-    assert found["ratios"]["tokens_per_second"]["pipe"]["faster_fifo"] > 0
+    assert found["ratios"]["tokens_per_second"]["pipes"]["faster-fifo"] > 0
     assert both[0].keys() == both[1].keys()
-    assert "unusable" in done.stdout
+    assert "corrupt" in done.stdout
 
 
 def test_a_missing_queue_is_said_and_wrong_values_are_all_named(tmp_path):

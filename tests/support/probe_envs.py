@@ -9,6 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from support.specs import box_spec
+
+from engine.algorithms import base
+from engine.data.replay import Replay
+from engine.networks import mlp, tanh_gaussian
 
 STATES, ACTIONS = 4, 1
 
@@ -29,26 +34,29 @@ class Probe:
     ends: tuple[str | None, ...]
 
     def collect(self, steps: int, num_envs: int, seed: int) -> dict[str, np.ndarray]:
-        """Fields of transitions under uniform actions, (steps, num_envs, ...)."""
+        """Transitions under uniform actions, as ``engine.data.replay.Replay.add`` takes them."""
         rng = np.random.default_rng(seed)
         following, ends, one_hot = np.array(self.following), np.array(self.ends), np.eye(STATES, dtype="f4")
         state = rng.choice(self.starts, num_envs)
-        rows = []
-        for _ in range(steps):
+        states, rows, final_row, final = [state], [], [], []
+        for step in range(steps):
             action = rng.uniform(-1, 1, num_envs).astype(np.float32)
             after = following[state]
-            row = {
-                "observation": one_hot[state],
-                "action": action[:, None],
-                "reward": np.broadcast_to(self.reward(state, action), num_envs).astype(np.float32),
-                "next_observation": one_hot[after],
-                "terminated": ends[state] == "terminated",
-                "truncated": ends[state] == "truncated",
-            }
-            rows.append(row)
-            over = row["terminated"] | row["truncated"]
+            reward = np.broadcast_to(self.reward(state, action), num_envs).astype(np.float32)
+            over = ends[state] != None  # noqa: E711  (of an array, one by one)
+            rows.append(
+                {"action": action[:, None], "reward": reward, "terminated": ends[state] == "terminated"}
+            )
+            final_row += (step * num_envs + np.flatnonzero(over)).tolist()
+            final += after[over].tolist()
             state = np.where(over, rng.choice(self.starts, num_envs), after)
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            states.append(state)
+        return {
+            **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+            "observation": one_hot[np.array(states)],
+            "final_row": np.array(final_row, int),
+            "final_observation": one_hot[np.array(final, int)],
+        }
 
 
 def ends_at_once(reward: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Probe:
@@ -80,3 +88,30 @@ def cut_short(reward: float) -> Probe:
         (1, 1, 2, 3),
         ("truncated", *["terminated"] * 3),
     )
+
+
+UPDATES_A_CALL = 50
+
+
+def learned(probe, config, *, calls=6, masks=None, parameters=None, seed=0):
+    """(state, acting parameters) after so many calls of ``learn`` on a fixed store of transitions.
+
+    masks: none at all by default. parameters: networks to begin with in place of fresh ones.
+    """
+    replay = Replay(1024, 4, STATES, ACTIONS, "host")
+    replay.add(np.arange(4), probe.collect(256, 4, seed), True)
+    algorithm = config.make(box_spec([-1.0], [1.0], (STATES,)), 1e-4)
+    state = algorithm.init(seed)
+    state = base.masked(state.replace(parameters={**state.parameters, **(parameters or {})}), masks or {})
+    for call in range(calls):
+        first = call * UPDATES_A_CALL
+        batches = replay.batches(seed, first, UPDATES_A_CALL, config.batch_size, config.n_step)
+        state, acting, _ = base.learn(algorithm, state, batches)
+    assert state.updates == calls * UPDATES_A_CALL
+    return state, acting
+
+
+def greedy(acting):
+    """The mean action of a tanh-Gaussian actor in every state."""
+    head = mlp(acting, np.eye(STATES, dtype=np.float32))
+    return np.asarray(tanh_gaussian(head, np.zeros((STATES, ACTIONS), np.float32))[2])[:, 0]

@@ -51,11 +51,12 @@ class Curve(NamedTuple):
 class Family:
     """Tickets that differ only in their seed, and what they are held against.
 
-    rounds: by number. controls: of any round. dense: summaries of the dense runs they come from, by seed.
+    label: the environment, and where there are several families of it the settings. rounds: by number.
+    controls: of any round. dense: summaries of the dense runs they come from, by seed.
     """
 
     env: str
-    settings: str
+    label: str
     rounds: dict[int, Repetitions]
     controls: list[Repetitions]
     dense: dict[int, Mapping[str, Any]]
@@ -68,11 +69,12 @@ class Family:
 def families(groups: Sequence[Repetitions]) -> list[Family]:
     """The tickets among the groups, each with its controls."""
     found: dict[tuple[str, str], Family] = {}
-    for group in groups:
-        if group.kind not in ("round", "control"):
-            continue
-        key = group.env, group.settings
-        family = found.setdefault(key, Family(*key, {}, [], {}))
+    chosen = [group for group in groups if group.kind in ("round", "control")]
+    keys = {(group.env, group.settings) for group in chosen}
+    for group in chosen:
+        several = sum(env == group.env for env, _ in keys) > 1
+        label = f"{group.env} [{group.settings}]" if several else group.env
+        family = found.setdefault((group.env, group.settings), Family(group.env, label, {}, [], {}))
         if group.kind == "round":
             family.rounds[group.first.round] = group
         else:

@@ -76,14 +76,14 @@ def sparsity(families: Sequence[Family], pictures: Pictures) -> str:
     """Results over sparsity."""
     parts = []
     for family in families:
-        title = f"{_title(family, families)}: last evaluation against sparsity"
+        title = f"{family.label} tickets: last evaluation against sparsity"
         found = figures.against_sparsity(family, title)
         caption = (
             f"{_BANDS} Dots are single runs. Controls have the ticket's sparsity and stand beside it only to "
             "be seen; the control without a mask has sparsity 0. Dashed: the dense runs that the tickets "
             "come from."
         )
-        parts.append(_picture(pictures, f"sparsity-{_key(family, families)}", found, title, caption))
+        parts.append(_picture(pictures, f"sparsity-{family.label}", found, title, caption))
         if not family.controls:
             parts.append(page.paragraph("No controls were trained: mask and weights cannot be told apart."))
         if not family.dense:
@@ -135,7 +135,7 @@ def _finished(families: Sequence[Family]) -> Iterator[tuple[Family, str, dict[in
     """Families with a finished round, their titles, and the finished runs of each round."""
     for family in families:
         if finished := family.finished():
-            yield family, _title(family, families), finished
+            yield family, f"{family.label} tickets", finished
 
 
 def masks(families: Sequence[Family], pictures: Pictures) -> str:
@@ -145,9 +145,9 @@ def masks(families: Sequence[Family], pictures: Pictures) -> str:
         parts.append(page.heading(title))
         found = figures.densities(family, f"{title}: density of each layer")
         caption = f"Share of its weights that a layer keeps after each round. {_BANDS}"
-        name = f"density-{_key(family, families)}"
+        name = f"density-{family.label}"
         parts += [_picture(pictures, name, found, f"{title}: densities", caption), _counts(finished)]
-        parts += [page.paragraph(_nestedness(family)), _overlap(family, title, families, pictures)]
+        parts += [page.paragraph(_nestedness(family)), _overlap(family, title, pictures)]
     return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
 
 
@@ -177,7 +177,7 @@ def _nestedness(family: Family) -> str:
     )
 
 
-def _overlap(family: Family, title: str, families: Sequence[Family], pictures: Pictures) -> str:
+def _overlap(family: Family, title: str, pictures: Pictures) -> str:
     rows = []
     last: dict[str, tuple[Spread, float]] = {}
     for number, runs in family.finished().items():
@@ -198,7 +198,7 @@ def _overlap(family: Family, title: str, families: Sequence[Family], pictures: P
     )
     text = f"{title}: overlap of seeds' tickets, round {rows[-1][0]}"
     return _picture(
-        pictures, f"overlap-{_key(family, families)}", figures.overlap(last, text), text, caption
+        pictures, f"overlap-{family.label}", figures.overlap(last, text), text, caption
     ) + page.table(columns, rows, texts=["layer"])
 
 
@@ -213,7 +213,7 @@ def inputs(families: Sequence[Family], pictures: Pictures) -> str:
             "zero once normalised and its weights do nothing."
         )
         found = figures.inputs(family, text)
-        parts.append(_picture(pictures, f"inputs-{_key(family, families)}", found, text, caption))
+        parts.append(_picture(pictures, f"inputs-{family.label}", found, text, caption))
         parts.append(_constants(finished))
     return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
 
@@ -276,20 +276,10 @@ def episode(
     return page.picture(shown.gif, "gif", f"an episode of {chosen.env}", caption)
 
 
-def _title(family: Family, families: Sequence[Family]) -> str:
-    several = sum(each.env == family.env for each in families) > 1
-    return f"{family.env} tickets" + f" [{family.settings}]" * several
-
-
-def _key(family: Family, families: Sequence[Family]) -> str:
-    several = sum(each.env == family.env for each in families) > 1
-    return family.env + f"-{family.settings}" * several
-
-
 def _picture(pictures: Pictures, name: str, content: bytes | None, title: str, caption: str) -> str:
     if content is None:
         return page.paragraph(f"{title}: there is nothing finished to draw.")
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.replace(" [", "-").replace("]", ""))
     pictures[f"figure-{safe}.png"] = content
     return page.picture(content, "png", title, caption)
 

@@ -126,7 +126,6 @@ class Learner:
             "action": ((block.action - self._centre) / self._half_width).astype(np.float32),
             "reward": block.reward,
             "terminated": block.terminated,
-            "truncated": block.truncated,
             "final_row": block.episodes.row,
             "final_observation": block.episodes.final_observation,
         }

@@ -1,1 +1,4 @@
-"""What lies on the disk: arrays, checkpoints, run folders, and the reader of them. No runner is imported."""
+"""What lies on the disk: arrays, checkpoints, run folders, the index of a study, and the reader of them.
+
+Imports ``config``; no runner.
+"""

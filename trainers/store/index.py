@@ -10,12 +10,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
+from trainers.config.build import build
+from trainers.config.merge import Merged
 from trainers.store.identity import KINDS, Identity
 from trainers.store.manifest import MANIFEST, SUMMARY, read_identity
 
@@ -123,15 +124,9 @@ def _line(one: Entry) -> bytes:
     return json.dumps(asdict(one)).encode() + b"\n"
 
 
-_TYPES = {each.name: {"str": str, "int": int, "bool": bool}[str(each.type)] for each in fields(Entry)}
-
-
 def _parsed(line: bytes) -> Entry:
-    values: Any = json.loads(line)
-    if not isinstance(values, dict) or values.keys() != _TYPES.keys():
-        raise ValueError("its names are not those of an entry")
-    wrong = [name for name, kind in _TYPES.items() if type(values[name]) is not kind]
-    parts = PurePosixPath(values["path"]).parts if not wrong else ()
-    if wrong or values["kind"] not in KINDS or ".." in parts or "/" in parts or "\0" in values["path"]:
-        raise ValueError(f"{', '.join(wrong) or 'kind or path'} cannot be so")
-    return Entry(**values)
+    one = build(Entry, Merged(dict(json.loads(line)), {}))
+    parts = PurePosixPath(one.path).parts
+    if one.kind not in KINDS or {"..", "/"} & {*parts} or "\0" in one.path:
+        raise ValueError(f"kind is {one.kind!r} and path {one.path!r}")
+    return one

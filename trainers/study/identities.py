@@ -60,3 +60,10 @@ def drawn_from(ticket: Source) -> Source:
     if found is None:
         raise ConfigError([f"the dense run {named.path!r} of the ticket {ticket.path!r} is gone or another"])
     return open_source(str(found))
+
+
+def default_path(runs: Path, identity: Identity, name: str | None = None) -> Path:
+    """Where a run lies whose folder was not named: the hash keeps other configurations apart."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name or identity.env)
+    stage = identity.config["stage"]
+    return runs / safe / f"{stage}-seed{identity.seed}-{identity.hash()[:8]}"

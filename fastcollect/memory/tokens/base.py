@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 TOKEN = struct.Struct("<hihq")
 CAPACITY = 65536 // TOKEN.size
@@ -32,6 +32,7 @@ class Kind(enum.IntEnum):
 
 
 Token = tuple[int, int, int, int]
+Answers = TypeVar("Answers", bound="Sender")
 
 
 class PeerGoneError(RuntimeError):
@@ -58,13 +59,13 @@ class Inbox(Protocol):
         """Every token that waits, without blocking."""
 
 
-class ModelInbox(Inbox, Protocol):
+class ModelInbox(Inbox, Protocol[Answers]):
     """A model worker's inbox, which learns of env workers while it runs."""
 
-    def attach(self, fds: Sequence[int]) -> Sender:
+    def attach(self, fds: Sequence[int]) -> Answers:
         """Take in what ``Line.model_fds`` gave, and own it; returns the way to answer that env worker."""
 
-    def detach(self, sender: Sender) -> None:
+    def detach(self, sender: Answers) -> None:
         """Forget an env worker that is gone."""
 
 
@@ -92,7 +93,7 @@ class EnvWorkerEnds(NamedTuple):
 class ModelWorkerEnds(NamedTuple):
     """A model worker's side. reports: to the collector."""
 
-    inbox: ModelInbox
+    inbox: ModelInbox[Any]
     reports: Sender
 
 

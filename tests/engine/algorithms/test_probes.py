@@ -2,19 +2,17 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.probe_envs import ACTIONS, STATES, cut_short, ends_at_once, ring, two_steps
+from support.probe_envs import STATES, cut_short, ends_at_once, greedy, learned, ring, two_steps
+from support.specs import box_spec
 
-from engine.algorithms import sac
-from engine.data.replay import Replay
+from engine.algorithms.sac import SACConfig
 from engine.networks import mlp, q_values, tanh_gaussian
-from engine.sparse import masks
 
 # Without entropy: the temperature is next to nothing and stays there.
-CONFIG = sac.SACConfig(
+CONFIG = SACConfig(
     hidden=(16, 16),
     batch_size=64,
     target_rate=0.1,
@@ -24,41 +22,19 @@ CONFIG = sac.SACConfig(
     initial_temperature=1e-8,
     reward_scale=1.0,
 )
-UPDATES_A_CALL = 50
-SHAPES = jax.eval_shape(lambda: sac.init(CONFIG, 0, STATES, ACTIONS))
-# Written out, not empty, so that one compiled update serves every test.
-ALL_KEPT = {kind: masks.full(getattr(SHAPES, kind)) for kind in ("actor", "critic")}
-MEAN, SCALE = np.zeros(STATES, np.float32), np.ones(STATES, np.float32)
 # Values are of size 1; what remains is the noise of Adam at its full step size.
 TOLERANCE = 0.05
 
 
-def learn(probe, discount=0.5, n_step=1, calls=6, config=CONFIG, mask=ALL_KEPT, temperature=None, seed=0):
-    """(state, acting parameters) after so many calls of update_many on a fixed store of transitions."""
-    replay = Replay(1024, 4, STATES, ACTIONS, "host")
-    replay.add(np.arange(4), probe.collect(256, 4, seed), True)
-    state = sac.apply_masks(sac.init(config, seed, STATES, ACTIONS), mask)
-    if temperature is not None:
-        state = state.replace(log_temperature=jnp.log(jnp.float32(temperature)))
-    for call in range(calls):
-        first = call * UPDATES_A_CALL
-        batches = replay.batches(seed, first, UPDATES_A_CALL, config.batch_size, discount, n_step)
-        state, acting, _ = sac.update_many(config, state, mask, batches, MEAN, SCALE)
-    assert state.updates == calls * UPDATES_A_CALL
-    return state, acting
+def learn(probe, discount=0.5, n_step=1, **kwargs):
+    return learned(probe, dataclasses.replace(CONFIG, discount=discount, n_step=n_step), **kwargs)
 
 
 def values(state, actions=(-0.8, 0.0, 0.8)):
     """Mean of both critics, (states, actions)."""
     observation = np.repeat(np.eye(STATES, dtype=np.float32), len(actions), 0)
     action = np.tile(np.float32(actions), STATES)[:, None]
-    return np.asarray(q_values(state.critic, observation, action)).mean(0).reshape(STATES, -1)
-
-
-def greedy(acting):
-    """The mean action in every state."""
-    head = mlp(acting, np.eye(STATES, dtype=np.float32))
-    return np.asarray(tanh_gaussian(head, np.zeros((STATES, ACTIONS), np.float32))[2])[:, 0]
+    return np.asarray(q_values(state.parameters["critic"], observation, action)).mean(0).reshape(STATES, -1)
 
 
 def assert_values(state, expected):
@@ -124,7 +100,8 @@ def test_a_truncated_episode_is_worth_the_state_it_was_cut_in(n_step):
 
 def test_entropy_is_worth_the_temperature_to_the_state_before():
     # With nothing else to gain the actor comes to be as random as it can: all but uniform, entropy log 2.
-    state, acting = learn(two_steps(0.0), discount=0.8, temperature=0.5, calls=8)
+    warm = {"temperature": {"log_temperature": jnp.log(jnp.float32(0.5))}}
+    state, acting = learn(two_steps(0.0), discount=0.8, parameters=warm, calls=8)
     head = np.asarray(mlp(acting, np.eye(STATES, dtype=np.float32)))[1]
     noise = np.random.default_rng(0).standard_normal((4000, 1)).astype(np.float32)
     entropy = -float(tanh_gaussian(np.tile(head, (4000, 1)), noise)[1].mean())
@@ -134,26 +111,29 @@ def test_entropy_is_worth_the_temperature_to_the_state_before():
 
 def test_the_temperature_settles_where_the_entropy_is_on_target():
     config = dataclasses.replace(
-        CONFIG, initial_temperature=0.2, temperature_learning_rate=1e-2, target_entropy=-1.0
+        CONFIG, discount=0.5, initial_temperature=0.2, temperature_learning_rate=1e-2, target_entropy=-1.0
     )
     probe = ends_at_once(lambda state, action: 1 - action**2)
-    state, acting = learn(probe, config=config, calls=30)
+    state, acting = learned(probe, config, calls=30)
     head = np.repeat(mlp(acting, np.eye(STATES, dtype=np.float32)), 1000, 0)
     noise = np.random.default_rng(0).standard_normal((len(head), 1)).astype(np.float32)
     assert -float(tanh_gaussian(head, noise)[1].mean()) == pytest.approx(-1.0, abs=0.25)
     # A normal of deviation s has the entropy log(s sqrt(2 pi e)), and temperature / (2 s^2) is its curvature.
     deviation = np.exp(-1.0) / np.sqrt(2 * np.pi * np.e)
-    assert float(np.exp(state.log_temperature)) == pytest.approx(2 * deviation**2, rel=0.25)
+    assert float(np.exp(state.parameters["temperature"]["log_temperature"])) == pytest.approx(
+        2 * deviation**2, rel=0.25
+    )
 
 
 def test_half_the_weights_learn_the_same_values():
     rng = np.random.default_rng(1)
-    mask = {
-        kind: {name: rng.random(kept.shape) < 0.5 for name, kept in network.items()}
-        for kind, network in ALL_KEPT.items()
+    fresh = CONFIG.make(box_spec([-1.0], [1.0], (STATES,)), 1e-4).init(0)
+    masks = {
+        network: {name: rng.random(kept.shape) < 0.5 for name, kept in fresh.masks[network].items()}
+        for network in ("actor", "critic")
     }
-    state, _ = learn(ring(0.5, "terminated"), mask=mask)
+    state, _ = learn(ring(0.5, "terminated"), masks=masks)
     assert_values(state, [0.5 * (1 - 0.5**left) / (1 - 0.5) for left in (4, 3, 2, 1)])
-    for kind in ("actor", "critic"):
-        for name, kept in mask[kind].items():
-            assert (np.asarray(getattr(state, kind)[name])[~kept] == 0).all()
+    for network, mask in masks.items():
+        for name, kept in mask.items():
+            assert (np.asarray(state.parameters[network][name])[~kept] == 0).all()

@@ -1,4 +1,4 @@
-"""Compact networks against masked ones, and operation counts against counting one by one."""
+"""Compact networks against masked ones."""
 
 import itertools
 
@@ -6,23 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.networks import network, random_mask
 
-from engine.sparse import flops, masks
+from engine.sparse import masks
 from engine.sparse.compact import compact, forward
-
-
-def network(widths, seed=0, prefix=""):
-    rng = np.random.default_rng(seed)
-    parameters = {}
-    for i, shape in enumerate(itertools.pairwise(widths)):
-        parameters[f"{prefix}kernel_{i}"] = rng.standard_normal(shape).astype(np.float32)
-        parameters[f"{prefix}bias_{i}"] = rng.standard_normal(shape[1]).astype(np.float32)
-    return parameters
-
-
-def random_mask(parameters, density, seed=0):
-    rng = np.random.default_rng(seed)
-    return {name: rng.random(v.shape) < density for name, v in parameters.items() if "kernel" in name}
 
 
 def masked_forward(mask, parameters, x):
@@ -184,88 +171,3 @@ def test_what_is_no_plain_network_is_refused():
     for other in (network((3, 4, 2), prefix="q0/"), {"kernel_0": parameters["kernel_0"]}, {}):
         with pytest.raises(ValueError, match="names must be kernel_0, bias_0"):
             compact({}, other)
-
-
-# Operations
-
-
-def counted(mask, parameters):
-    """One by one: a multiplication and an addition for each kept weight, an addition for each bias."""
-    operations = 0
-    for name, leaf in parameters.items():
-        for place in np.ndindex(leaf.shape):
-            if "bias" in name:
-                operations += 1
-            elif mask[name][place]:
-                operations += 2
-    return operations
-
-
-def twin(widths):
-    return {**network(widths, 0, "q0/"), **network(widths, 1, "q1/")}
-
-
-def test_operations_by_hand():
-    parameters = network((2, 3, 2))
-    assert flops.forward({}, parameters) == {"dense": 29, "masked": 29, "compact": 29}
-    mask = masks.full(parameters)
-    mask["kernel_0"][:, 0] = False  # a constant unit: four weights and a bias less
-    assert flops.forward(mask, parameters) == {"dense": 29, "masked": 25, "compact": 20}
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.integers(1, 5), min_size=2, max_size=4), st.sampled_from([0.0, 0.2, 0.6]), st.integers(0, 999)
-)
-def test_operations_equal_a_count_one_by_one(widths, density, seed):
-    parameters = network(widths, seed)
-    mask = random_mask(parameters, density, seed)
-    small = compact(mask, parameters).parameters
-    assert flops.forward(mask, parameters) == {
-        "dense": counted(masks.full(parameters), parameters),
-        "masked": counted(mask, parameters),
-        "compact": counted(masks.full(small), small),
-    }
-
-
-def test_operations_of_a_twin_critic_are_those_of_both():
-    parameters = twin((3, 4, 1))
-    mask = masks.full(parameters)
-    mask["q1/kernel_1"][1:] = False
-    one, other = (
-        flops.forward(masks.networks(mask)[prefix], masks.networks(parameters)[prefix])
-        for prefix in ("q0/", "q1/")
-    )
-    assert other["compact"] < other["masked"] < one["masked"]
-    assert flops.forward(mask, parameters) == {kind: one[kind] + other[kind] for kind in one}
-    assert (
-        flops.forward({}, parameters)["masked"]
-        == flops.forward({}, parameters)["compact"]
-        == 2 * one["dense"]
-    )
-
-
-def test_operations_refuse_a_mask_of_another_network():
-    with pytest.raises(ValueError, match="kernel_1"):
-        flops.forward({"kernel_0": np.ones((2, 3), bool)}, network((2, 3, 2)))
-
-
-def test_operations_of_an_update_pass_by_pass():
-    actor, critic = network((3, 4, 4)), twin((5, 4, 1))
-    actor_mask, critic_mask = random_mask(actor, 0.4), random_mask(critic, 0.7)
-    passes = {
-        "masked": (counted(actor_mask, actor), counted(critic_mask, critic)),
-        "dense": (counted(masks.full(actor), actor), counted(masks.full(critic), critic)),
-    }
-    expected = {}
-    for kind, (a, c) in passes.items():
-        operations = 0
-        for _ in range(17):
-            operations += a + c  # target: next action, target critics
-            operations += c + 2 * c  # critic loss: forward, gradients of inputs and of weights
-            operations += a + c  # actor loss: action, its values
-            operations += c + 2 * a  # gradients of the critics' inputs; of the actor's inputs and weights
-        expected[kind] = operations
-    assert flops.sac_update(actor_mask, actor, critic_mask, critic, 17) == expected
-    dense = flops.sac_update({}, actor, {}, critic, 17)
-    assert dense["masked"] == dense["dense"] == expected["dense"]

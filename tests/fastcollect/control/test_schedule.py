@@ -7,14 +7,15 @@ import time
 
 import numpy as np
 import pytest
-from support.coded_env import CodedEnv, echo
+from support.coded_env import CodedEnv, EchoPolicy, echo
 from support.collectors import in_rounds, one_round, reproducible
 
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import mlp_policy
+from fastcollect.memory.segment import FieldSpec
+from fastcollect.policies import PolicyConfig, mlp_policy
 from fastcollect.support.errors import ConfigError, WorkerError
 from fastcollect.workers.groups import env_seeds
 
@@ -80,6 +81,35 @@ def test_model_workers_infer_padded_batches_with_the_jax_policy_in_rounds():
             collector.publish(weights[-1])
         stats = collector.stats()
     assert (stats.batches, stats.batch_rows) == (3 * 5, 3 * 5 * 6)  # all four groups in one call, each step
+
+
+class TellsRows(EchoPolicy):
+    """Writes beside each action how many rows it was called with, and which of the twins it is."""
+
+    batched = False
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.extras = {**self.extras, "call": FieldSpec((2,), np.dtype(np.int64))}
+
+    def act(self, observation, noise, action, extras):
+        super().act(observation, noise, action, extras)
+        extras["call"][...] = len(observation), self.batched
+
+
+class TellsRowsBatched(TellsRows):
+    batched = True
+
+
+@pytest.mark.parametrize(("config", "calls"), [(in_rounds, {(8, 1)}), (reproducible, {(2, 0), (1, 0)})])
+def test_only_reproducible_model_workers_infer_group_by_group_with_the_numpy_policy(config, calls):
+    paths = (f"{__name__}:{name}" for name in ("TellsRows", "TellsRowsBatched"))
+    policy = PolicyConfig(name="tells", **dict(zip(("inline", "batched"), paths, strict=True)))
+    shape = {"num_envs": 3, "models": 1, "group_size": None, "min_groups": 4, "deadline": 10.0}
+    shape |= {"min_groups": 1} if config is reproducible else {}
+    with Collector(config(policy=policy, **shape)) as collector:
+        blocks = one_round(collector) + one_round(collector)
+    assert {tuple(row) for b in blocks for row in b.extras["call"].reshape(-1, 2).tolist()} == calls
 
 
 class Slow(CodedEnv):

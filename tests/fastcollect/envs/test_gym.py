@@ -1,6 +1,5 @@
 """The gymnasium adapter against stock environments that are stepped on their own."""
 
-import io
 import sys
 from pathlib import Path
 
@@ -8,145 +7,22 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-
-from fastcollect.envs import gym
-from fastcollect.envs.base import (
-    BatchedEnv,
-    EnvStepError,
-    StateUnsupportedError,
-    StepBuffers,
-    UnsupportedSpaceError,
+from support.gym_envs import (
+    STOCK,
+    Counter,
+    Declared,
+    Pixels,
+    Spaces,
+    arguments,
+    draw_actions,
+    make_scaled,
+    make_stock,
+    run,
+    start,
 )
 
-
-class Counter(gymnasium.Env):
-    """observation = (mark, episode, step); episodes last 1 to 5 steps. What goes wrong is asked for."""
-
-    observation_space = spaces.Box(0, 10_000, (3,), np.int32)
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-
-    def __init__(self, mark=0, fail_step=None, fail_reset=None, info=None):
-        self.mark, self.fail_step, self.fail_reset, self.info = mark, fail_step, fail_reset, info or {}
-        self.episode, self.steps, self.seeds, self.actions = -1, 0, [], []
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.seeds.append(seed)
-        self.episode += 1
-        self.steps = 0
-        if self.episode == self.fail_reset:
-            raise OSError("no more episodes")
-        return self.observe(), {}
-
-    def step(self, action):
-        self.actions.append(action)
-        self.steps += 1
-        if self.steps == self.fail_step:
-            raise ZeroDivisionError("the simulator exploded")
-        ended = self.steps == self.length(self.episode)
-        truncates = self.episode % 2 == 0
-        return self.observe(), float(self.steps), ended and not truncates, ended and truncates, self.info
-
-    def observe(self):
-        return np.array([self.mark, self.episode, self.steps], np.int32)
-
-    def length(self, episode):
-        return 1 + (self.mark + 3 * episode) % 5
-
-
-class Pixels(gymnasium.Env):
-    """uint8 images drawn from np_random, in reset and in every step."""
-
-    observation_space = spaces.Box(0, 255, (8, 6, 3), np.uint8)
-    action_space = spaces.Discrete(4)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.draw(), {}
-
-    def step(self, action):
-        return self.draw(), float(action), bool(self.np_random.random() < 0.1), False, {}
-
-    def draw(self):
-        return self.np_random.integers(0, 256, (8, 6, 3), np.uint8)
-
-
-class Spaces(gymnasium.Env):
-    """Nothing but its spaces."""
-
-    def __init__(self, observation, action):
-        self.observation_space, self.action_space = observation, action
-
-
-class OwnGenerator(Pixels):
-    """Draws from a generator that nobody seeds."""
-
-    def draw(self):
-        return np.random.default_rng().integers(0, 256, (8, 6, 3), np.uint8)
-
-
-class NoGenerator:
-    """Not even a gymnasium.Env: the four names are enough to step it."""
-
-    observation_space = Counter.observation_space
-    action_space = Counter.action_space
-
-    def reset(self, *, seed=None):
-        return np.zeros(3, np.int32), {}
-
-    def step(self, action):
-        return np.zeros(3, np.int32), 0.0, False, False, {}
-
-    def close(self):
-        pass
-
-
-class Declared(Counter):
-    has_success = True
-
-
-def make_scaled(scale):
-    """A factory: wrappers are the user's own choice."""
-    return gymnasium.wrappers.TransformReward(gymnasium.make("Pendulum-v1"), lambda r: scale * r)
-
-
-def start(n, **kwargs):
-    env = gym.make(np.arange(n), **kwargs)
-    assert isinstance(env, BatchedEnv)
-    out = StepBuffers.allocate(env.spec, n)
-    env.reset(out.observation)
-    return env, out
-
-
-def draw_actions(env, steps, seed=0):
-    rng = np.random.default_rng(seed)
-    action = env.spec.action
-    if action.discrete:
-        return rng.integers(0, action.num_actions, (steps, env.num_envs))
-    return rng.uniform(-1, 1, (steps, env.num_envs, *action.shape)).astype(action.dtype)
-
-
-def run(env, out, actions):
-    for action in actions:
-        env.step(action, out)
-
-
-STOCK = {
-    "Pendulum-v1": {},
-    "CartPole-v1": {},
-    "MountainCarContinuous-v0": {"max_episode_steps": 15},
-    "Acrobot-v1": {"max_episode_steps": 30},
-    "FrozenLake-v1": {"is_slippery": True},
-    "Pixels": {},
-}
-
-
-def make_stock(name, kwargs):
-    return Pixels() if name == "Pixels" else gymnasium.make(name, **kwargs)
-
-
-def arguments(name, kwargs):
-    return {"entry_point": Pixels} if name == "Pixels" else {"env_id": name, "env_kwargs": kwargs}
+from fastcollect.envs import gym
+from fastcollect.envs.base import EnvStepError, StateUnsupportedError, StepBuffers, UnsupportedSpaceError
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -371,53 +247,3 @@ def test_misuse():
         env.step(np.zeros((2, 3), np.float32), out)
     with pytest.raises(ValueError, match="seeds"):
         gym.make(np.array([-1]), entry_point=Counter)
-
-
-def saved(env):
-    file = io.BytesIO()
-    np.savez(file, **env.get_state())
-    file.seek(0)
-    return dict(np.load(file, allow_pickle=False))
-
-
-@pytest.mark.parametrize("steps", [0, 9, 70])
-@pytest.mark.parametrize("name", STOCK)
-def test_state_continues_bitwise(name, steps):
-    """0 and 9 steps are within first episodes, 70 beyond them for most."""
-    env, out = start(3, **arguments(name, STOCK[name]))
-    actions = draw_actions(env, steps + 60)
-    run(env, out, actions[:steps])
-    other = gym.make(np.arange(50, 53), **arguments(name, STOCK[name]))
-    other_out = StepBuffers.allocate(env.spec, 3)
-    other.set_state(saved(env))
-    for action in actions[steps:]:
-        env.step(action, out)
-        other.step(action, other_out)
-        assert out.observation.tobytes() == other_out.observation.tobytes()
-        assert out.reward.tobytes() == other_out.reward.tobytes()
-        np.testing.assert_array_equal(out.terminated, other_out.terminated)
-    again = saved(other)
-    assert {k: v.tobytes() for k, v in saved(env).items()} == {k: v.tobytes() for k, v in again.items()}
-
-
-def test_state_is_refused_where_it_would_be_wrong():
-    env, out = start(2, entry_point=OwnGenerator)
-    with pytest.raises(StateUnsupportedError, match="environment 0: replaying"):
-        env.set_state(env.get_state())
-    env, out = start(2, entry_point=NoGenerator)
-    env.reset(out.observation)
-    with pytest.raises(StateUnsupportedError, match="environment 0 has no np_random"):
-        env.get_state()
-    env, _ = start(2, entry_point=Counter, record_actions=False)
-    for call in (env.get_state, lambda: env.set_state({})):
-        with pytest.raises(StateUnsupportedError, match="record_actions=False"):
-            call()
-    with pytest.raises(ValueError, match="expected"):
-        start(3, entry_point=Pixels)[0].set_state(start(2, entry_point=Pixels)[0].get_state())
-
-
-def test_actions_of_finished_episodes_are_forgotten():
-    env, out = start(4, env_id="CartPole-v1")
-    for action in draw_actions(env, 500):
-        env.step(action, out)
-        assert len(env._log._blocks) < 150
