@@ -62,10 +62,10 @@ class Inbox(Protocol):
 class ModelInbox(Inbox, Protocol[Answers]):
     """A model worker's inbox, which learns of env workers while it runs."""
 
-    def attach(self, fds: Sequence[int]) -> Answers:
+    def attach(self, worker: int, fds: Sequence[int]) -> Sender:
         """Take in what ``Line.model_fds`` gave, and own it; returns the way to answer that env worker."""
 
-    def detach(self, sender: Answers) -> None:
+    def detach(self, worker: int) -> None:
         """Forget an env worker that is gone."""
 
 

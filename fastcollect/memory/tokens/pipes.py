@@ -52,6 +52,7 @@ class PipeInbox:
 
     def __init__(self, fd: int, *others: int) -> None:
         self._fd = fd
+        self._answers: dict[int, int] = {}  # env worker -> its inbox
         self._poll = select.poll()
         for each in (fd, *others):
             self._poll.register(each, select.POLLIN)
@@ -68,13 +69,14 @@ class PipeInbox:
         except BlockingIOError:
             return ()
 
-    def attach(self, fds: Sequence[int]) -> PipeSender:
+    def attach(self, worker: int, fds: Sequence[int]) -> PipeSender:
         """See ModelInbox.attach; requests of all env workers come through the same pipe."""
+        (self._answers[worker],) = fds
         return PipeSender(fds[0])
 
-    def detach(self, sender: PipeSender) -> None:
+    def detach(self, worker: int) -> None:
         """See ModelInbox.detach."""
-        os.close(sender.fd)
+        os.close(self._answers.pop(worker))
 
 
 class PipeLine(PipeSender):
