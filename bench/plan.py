@@ -1,63 +1,45 @@
-"""From what the user asked for to the rows that ``bench.fps`` measures."""
+"""From what the user asked for to the cases that count environment steps, and from those to rows."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
 import tyro
 
-from bench.methods import METHODS, Request
-from fastcollect.control.config import CollectorConfig
-from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, nearest, resolve
+from bench.harness.command import Problems
+from bench.harness.isolated import MeasurementError, measure
+from bench.harness.results import Row, console, measured
+from bench.harness.turns import take_turns
+from bench.methods import METHODS, names
+from bench.methods.base import Choice, Parallelism, Request, is_cheap
+from fastcollect.envs.registry import EnvConfig, nearest, resolve
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.command import check_writable
 from fastcollect.support.cpu import cpu_count
-from fastcollect.support.errors import ConfigError
+from fastcollect.support.errors import WorkerError
 from fastcollect.tuning import profile
 
 WARM_UP = 0.5
-SYNC_ENVS, ENVPOOL_ENVS, LIMIT_ENVS, VECTOR_ENVS = 8, 64, 16, 2048
-LEAST_ASYNC_ENVS = 8
-"""AsyncVectorEnv's processes where there are fewer CPUs: with 8 it was faster than with 32 on two of them."""
-
-SLOW_WORKER_ENVS, WORKER_ENVS, CHEAP_WORKER_ENVS = 16, 64, 1024
-"""Of each process of a peer that has few. Stock Meta-World and Crafter take a second to build, and with 32 of
-the former Sample Factory was no faster."""
-
-ENVPOOL_CANDIDATES = (256, 1024, 4096)
-"""Where a step costs next to nothing EnvPool is tried with these sizes, and its best one is taken."""
-
-Setting = tuple[int, int, int]  # n, N, M
+_GUESSED_START = 4.0  # seconds, until the first round tells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare environment steps per second in interleaved rounds."""
+    """What environment steps are counted of."""
 
     env: str = "reach-v3"
-    """Environment: a Meta-World task, CartPole-v1, HalfCheetah-v5, or any other name the engine resolves."""
+    """A Meta-World task, CartPole-v1, HalfCheetah-v5, or any other that the collector resolves."""
 
-    methods: str = "engine,gymnasium-sync,gymnasium-async,envpool,physics-limit"
-    """Comma-separated: engine, engine-fast, engine-serial, env-only, env-only-fast, naive, gymnasium-single,
-    gymnasium-sync, gymnasium-async, sb3-dummy, sb3-subproc, sample-factory, pufferlib, envpool,
-    physics-limit, engine-learner, and with a GPU engine-gpu and engine-learner-gpu. What cannot run here is a
-    row that says why; `make peers` installs most peers."""
-
-    seconds: float = 5.0
-    """Seconds on the clock for each method in each round, after start-up and 0.5 s of warm-up."""
-
-    rounds: int = 3
-    """Rounds; the table shows the median, the slowest and the fastest."""
+    methods: tuple[str, ...] = ("ours", "gymnasium-sync", "gymnasium-async", "envpool", "physics-limit")
+    """What to measure; a name that does not exist is answered with the list of those that do. What cannot run
+    here is a row that says why; `make peers` installs most peers."""
 
     num_envs: Annotated[int | None, tyro.conf.arg(name="n")] = None
-    """Environments of each env worker, for the engine's own methods. Default: the tuned profile's, else 64
-    (4096 for CartPole-v1)."""
+    """Environments of each env worker, for our own methods. Default: the tuned profile's, else 64 (4096 for
+    CartPole-v1)."""
 
     num_env_workers: Annotated[int | None, tyro.conf.arg(name="N")] = None
     """Env workers, and processes of physics-limit. Default: the tuned profile's, else one for each CPU."""
@@ -65,203 +47,157 @@ class Options:
     num_model_workers: Annotated[int | None, tyro.conf.arg(name="M")] = None
     """Model workers; 0 infers inside the env workers. Default: the tuned profile's, else 0."""
 
-    configs: str = ""
-    """Several settings of engine and engine-fast in one run, "n,N,M;n,N,M", for example "64,2,0;128,2,1";
-    each becomes a row. Instead of --n, --N and --M."""
+    configs: tuple[str, ...] = ()
+    """Several settings of our methods, such as 64,2,0 128,2,1, a row for each, instead of --n, --N, --M."""
 
     policy: str | None = None
     """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
     CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
 
-    json: Path | None = None
-    """Where to write the result; whole or not at all."""
+    @property
+    def given(self) -> tuple[int | None, int | None, int | None]:
+        """n, N and M as far as they were given."""
+        return self.num_envs, self.num_env_workers, self.num_model_workers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Request):
-    """One line of the table. label: unique, the method's name or, with several settings, both.
+class Case:
+    """What becomes a row. label: unique, the method's name or, with several settings, both.
 
-    policy_name: None for a method without a policy. origin: where n, N, M come from: "chosen", "profile",
+    policy_name: None for a method without a policy. origin: where n, N and M come from: "chosen", "profile",
     "default", or "fixed" for a peer.
     """
 
     label: str
+    request: Request
     policy_name: str | None
     origin: str
 
-    def requests(self) -> list[Request]:
-        """One for each process that is measured at the same time."""
-        processes = self.N if self.method == "physics-limit" else 1
-        own = {field.name: getattr(self, field.name) for field in fields(Request)}
-        return [Request(**{**own, "index": index}) for index in range(processes)]
+    def measure(self, warm_up: float, seconds: float) -> dict[str, Any]:
+        """One slice of fresh processes. Raises MeasurementError."""
+        processes = self.request.parallelism.N if METHODS[self.request.method].everywhere else 1
+        return measure([replace(self.request, index=k) for k in range(processes)], warm_up, seconds)
+
+    def row(self) -> Row:
+        """The row before anything is measured."""
+        request = self.request
+        return {
+            "env": request.env,
+            "method": request.method,
+            **asdict(request.parallelism),
+            "label": self.label,
+            "policy": self.policy_name,
+            "settings": self.origin,
+            "note": METHODS[request.method].note,
+        }
 
 
-def is_cheap(env: str) -> bool:
-    """Whether a step costs so little that only large batches amortise a call."""
-    return env == "CartPole-v1" or env.startswith("vector:")
-
-
-def make_plan(options: Options) -> list[Row]:
-    """The rows, in the order asked for. Raises ConfigError with everything that is wrong."""
-    problems = _number_problems(options)
-    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    problems += _method_problems(methods)
+def make_plan(options: Options, problems: Problems | None = None) -> list[Case]:
+    """The cases in the order asked for. Raises ConfigError with everything that is wrong."""
+    problems = problems or Problems(options)
+    check_methods(options.methods, names(Request), problems)
     try:
         resolve(EnvConfig(id=options.env))
     except (ValueError, ImportError) as error:
-        problems.append(f"--env: {error}")
-    policy: PolicyConfig | None = None
-    try:
-        policy = parse_policy(options.policy, options.env)
-    except ConfigError as error:
-        problems += [f"--policy: {problem}" for problem in error.problems]
-    explicit, setting_problems = _explicit_settings(options)
-    problems += setting_problems
-    if problems or policy is None:
-        raise ConfigError(problems)
-    return [row for method in methods for row in _rows(method, options, policy, explicit)]
+        problems.found.append(f"--env: {error}")
+    policy = problems.attempt(lambda: parse_policy(options.policy, options.env), "--policy: ")
+    explicit = _explicit(options, problems)
+    problems.raise_any()
+    return [case for method in options.methods for case in _cases(method, options, policy, explicit)]
 
 
-def _number_problems(options: Options) -> list[str]:
-    problems = []
-    if not (math.isfinite(options.seconds) and 0 < options.seconds <= 3600):
-        problems.append(f"--seconds is {options.seconds!r}; allowed: above 0, at most 3600")
-    if not 1 <= options.rounds <= 1000:
-        problems.append(f"--rounds is {options.rounds!r}; allowed: 1 to 1000")
-    try:
-        check_writable(options.json)
-    except ConfigError as error:
-        problems += [f"--json: {problem}" for problem in error.problems]
-    return problems
-
-
-def _method_problems(methods: Sequence[str]) -> list[str]:
-    allowed = ", ".join(METHODS)
+def check_methods(methods: Sequence[str], allowed: Sequence[str], problems: Problems) -> None:
+    """Every name that does not exist or comes twice is a problem."""
     if not methods:
-        return [f"--methods names none; allowed: {allowed}"]
-    problems = []
+        problems.found.append(f"--methods names none; allowed: {', '.join(allowed)}")
     for name, count in Counter(methods).items():
-        if name not in METHODS:
-            near = nearest(name, METHODS, 1)
+        if name not in allowed:
+            near = nearest(name, allowed, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            problems.append(f"--methods: there is no method {name!r}{hint} Allowed: {allowed}")
+            problems.found.append(
+                f"--methods: there is no method {name!r}{hint} Allowed: {', '.join(allowed)}"
+            )
         elif count > 1:
-            problems.append(f"--methods names {name!r} {count} times")
-    return problems
+            problems.found.append(f"--methods names {name!r} {count} times")
 
 
-def _explicit_settings(options: Options) -> tuple[list[Setting], list[str]]:
-    """Settings given by --configs, and what is wrong with them or with --n, --N, --M."""
-    given = (options.num_envs, options.num_env_workers, options.num_model_workers)
-    tried = tuple(low if value is None else value for value, low in zip(given, (1, 1, 0), strict=True))
-    problems = _setting_problems(tried, "")
-    if not options.configs:
-        return [], problems
-    if any(value is not None for value in given):
-        problems.append("--configs and --n, --N, --M exclude each other")
-    settings: list[Setting] = []
-    for text in options.configs.split(";"):
+def _explicit(options: Options, problems: Problems) -> list[Parallelism]:
+    """Settings given by --configs; what is wrong with them or with --n, --N and --M is kept."""
+    tried = [low if value is None else value for value, low in zip(options.given, (1, 1, 0), strict=True)]
+    problems.attempt(lambda: Parallelism(*tried).collector(EnvConfig(id="")))
+    if options.configs and any(value is not None for value in options.given):
+        problems.found.append("--configs and --n, --N, --M exclude each other")
+    settings: list[Parallelism] = []
+    for text in options.configs:
         numbers = [part.strip() for part in text.split(",")]
         if len(numbers) != 3 or not all(part.lstrip("-").isdecimal() for part in numbers):
-            problems.append(f"--configs: {text!r} is not n,N,M such as 64,2,0")
+            problems.found.append(f"--configs: {text!r} is not n,N,M such as 64,2,0")
             continue
-        setting = tuple(int(part) for part in numbers)
-        problems += _setting_problems(setting, f"--configs {text}: ")
+        setting = Parallelism(*map(int, numbers))
+        problems.attempt(lambda setting=setting: setting.collector(EnvConfig(id="")), f"--configs {text}: ")
         if setting in settings:
-            problems.append(f"--configs names {text!r} twice")
+            problems.found.append(f"--configs names {text!r} twice")
         settings.append(setting)
-    return settings, problems
+    return settings
 
 
-def _setting_problems(setting: Setting, prefix: str) -> list[str]:
-    n, workers, models = setting
-    try:
-        CollectorConfig(env=EnvConfig(id=""), num_envs=n, num_env_workers=workers, num_model_workers=models)
-    except ConfigError as error:
-        return [prefix + problem for problem in error.problems]
-    return []
+def default_setting(env: str) -> Parallelism:
+    """That of the collector where nothing was chosen or tuned."""
+    return Parallelism(4096 if is_cheap(env) else 64, cpu_count(), 0)
 
 
-def default_setting(env: str) -> Setting:
-    """n, N, M of the engine where nothing was chosen or tuned."""
-    return (4096 if is_cheap(env) else 64), cpu_count(), 0
-
-
-def _tuned_setting(options: Options, method: str, policy: PolicyConfig) -> tuple[Setting, str]:
-    """n, N, M of an engine method: what was given, then the tuned profile, then defaults."""
-    setting, origin = default_setting(options.env), "default"
+def _tuned(options: Options, method: str, policy: PolicyConfig) -> tuple[Parallelism, str]:
+    """n, N and M of one of our methods, and their origin: what was given, the tuned profile, the default."""
     kwargs = [{"physics": "fast"}, {}] if method.endswith("-fast") else [{}]
-    for each in kwargs:
-        tuned = profile.load(EnvConfig(id=options.env, kwargs=each), policy)
-        if tuned is not None:
-            setting = (tuned.num_envs, tuned.num_env_workers, tuned.num_model_workers)
-            origin = "profile"
-            break
-    given = (options.num_envs, options.num_env_workers, options.num_model_workers)
-    if any(value is not None for value in given):
-        origin = "chosen"
-    return tuple(s if g is None else g for g, s in zip(given, setting, strict=True)), origin
+    saved = [profile.load(EnvConfig(id=options.env, kwargs=each), policy) for each in kwargs]
+    found = next((Parallelism.of(each) for each in saved if each is not None), None)
+    setting = found or default_setting(options.env)
+    given = dict(zip("nNM", options.given, strict=True))
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(setting, **chosen), "chosen" if chosen else "profile" if found else "default"
 
 
-def _rows(method: str, options: Options, policy: PolicyConfig, explicit: list[Setting]) -> list[Row]:
-    if explicit:
-        tuned, origin = explicit[0], "chosen"
-    else:
-        tuned, origin = _tuned_setting(options, method, policy)
-    whole = method in ("engine", "engine-fast")
-    settings = explicit if explicit and whole else [_fixed(method, options.env, tuned, explicit)]
-    if method == "naive":
-        settings = [_naive_setting(options)]
-        origin = "fixed" if options.num_envs is options.num_env_workers is None else "chosen"
-    elif METHODS[method].role != "ours":
-        origin = "fixed"
+def _cases(name: str, options: Options, policy: PolicyConfig, explicit: list[Parallelism]) -> list[Case]:
+    tuned, origin = (explicit[0], "chosen") if explicit else _tuned(options, name, policy)
+    method, n, workers = METHODS[name], options.num_envs, options.num_env_workers
+    if method.role != "ours":
+        origin = "chosen" if method.obeys and (n or workers) else "fixed"
+    sizes = method.sizes(Choice(options.env, explicit or [tuned], n, workers))
     return [
-        Row(
-            label=method if len(settings) == 1 else f"{method} {n},{workers},{models}",
-            method=method,
-            env=options.env,
-            n=n,
-            N=workers,
-            M=models,
-            policy=options.policy,
-            policy_name=policy.name if METHODS[method].policy else None,
+        Case(
+            label=name if len(sizes) == 1 else f"{name} {size}",
+            request=Request(method=name, env=options.env, parallelism=size, policy=options.policy),
+            policy_name=policy.name if method.policy else None,
             origin=origin,
-            seconds=options.seconds,
-            warm_up=WARM_UP,
         )
-        for n, workers, models in settings
+        for size in sizes
     ]
 
 
-def _naive_setting(options: Options) -> Setting:
-    """What was given, else its own: a profile is tuned for the engine."""
-    return options.num_envs or _peer_envs(options.env), options.num_env_workers or cpu_count(), 1
+def _fitted(case: Case, seconds: float) -> Case:
+    """At the best of its method's candidates, where one size does not suit all environments."""
+    sizes = METHODS[case.request.method].candidates if is_cheap(case.request.env) else ()
+    trials: dict[float, Case] = {}
+    for n in sizes:
+        console(stderr=True).print(f"{case.label}, trying {n} environments")
+        size = replace(case.request.parallelism, n=n)
+        trial = replace(case, request=replace(case.request, parallelism=size))
+        try:
+            trials[trial.measure(WARM_UP, min(0.5, seconds))["rate"]] = trial
+        except MeasurementError:
+            return case  # its own round says why
+    return trials[max(trials)] if trials else case
 
 
-def _peer_envs(env: str) -> int:
-    """Environments of each process of a peer that has few."""
-    if is_cheap(env):
-        return CHEAP_WORKER_ENVS
-    return SLOW_WORKER_ENVS if env in METAWORLD_TASKS or env in CRAFTER else WORKER_ENVS
+def measure_cases(cases: Sequence[Case], seconds: float, rounds: int) -> list[Row]:
+    """The rows of a result, measured in turns."""
+    cases = [_fitted(case, seconds) for case in cases]
+    turns = {case.label: lambda case=case: case.measure(WARM_UP, seconds) for case in cases}
+    outcomes = take_turns(turns, rounds, WARM_UP + seconds + _GUESSED_START, "steps/s")
+    return measured([case.row() for case in cases], outcomes, "fps")
 
 
-def _fixed(method: str, env: str, tuned: Setting, explicit: list[Setting]) -> Setting:
-    """n, N, M of the one row of a method; a peer's N is 1 where n is all of its environments."""
-    if method == "physics-limit":
-        workers = max((setting[1] for setting in explicit), default=tuned[1])
-        return (VECTOR_ENVS if is_cheap(env) else LIMIT_ENVS), workers, 0
-    if method in ("engine-serial", "env-only", "env-only-fast"):
-        return tuned[0], 1, 0
-    processes = max(LEAST_ASYNC_ENVS, cpu_count())
-    envs = _peer_envs(env)
-    peers = {
-        "gymnasium-single": (1, 1, 0),
-        "gymnasium-sync": (SYNC_ENVS, 1, 0),
-        "gymnasium-async": (processes, 1, 0),
-        "sb3-dummy": (SYNC_ENVS, 1, 0),
-        "sb3-subproc": (processes, 1, 0),
-        "sample-factory": (min(envs, 256), cpu_count(), 1),
-        "pufferlib": (envs, cpu_count(), 0),
-        "envpool": (ENVPOOL_ENVS, 1, 0),
-    }
-    return peers.get(method, tuned)
+def require_any(rows: Sequence[Row]) -> None:
+    """Raises WorkerError if no row has a number."""
+    if not any(row["fps"] for row in rows):
+        raise WorkerError("none of the methods could be measured here")

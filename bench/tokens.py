@@ -24,8 +24,8 @@ import tyro
 from rich.table import Table
 
 from bench.channels import CHANNELS, Channel, fork_partner
+from bench.harness.results import console, machine_line, ratios, summary
 from bench.kills import USABLE_SECONDS, count_outcomes
-from bench.table import console, machine_line, ratios, summary
 from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file

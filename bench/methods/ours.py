@@ -1,27 +1,30 @@
-"""The engine and its parts."""
+"""The collector, whole and in parts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.methods.base import Request, Subject, UnsupportedError, draw_actions
+from bench.methods.base import Choice, Method, Request, Subject, UnsupportedError
+from bench.methods.stock import draw_actions
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
 from fastcollect.policies.choice import parse_policy
 
 if TYPE_CHECKING:
     from fastcollect.control.collector import Collector
+    from fastcollect.control.config import CollectorConfig
 
 QUANTILES = {"median": 0.5, "p99": 0.99}
 
 
 def env_config(request: Request) -> EnvConfig:
-    """The engine's environment of a method; the "-fast" ones leave out the second ``mj_forward``."""
+    """Our environment of a method; the "-fast" ones leave out the second ``mj_forward``."""
     if not request.method.endswith("-fast"):
         return EnvConfig(id=request.env)
     if request.env not in METAWORLD_TASKS:
@@ -29,26 +32,19 @@ def env_config(request: Request) -> EnvConfig:
     return EnvConfig(id=request.env, kwargs={"physics": "fast"})
 
 
-def _collector_config(request: Request) -> Any:
-    from fastcollect.control.config import CollectorConfig
-
-    return CollectorConfig(
-        env=env_config(request),
-        policy=parse_policy(request.policy, request.env),
-        num_envs=request.n,
-        num_env_workers=request.N,
-        num_model_workers=request.M,
-        model_device="gpu" if request.method == "engine-gpu" else "cpu",
-    )
+def _config(request: Request) -> CollectorConfig:
+    device = "gpu" if request.method == "ours-gpu" else "cpu"
+    policy = parse_policy(request.policy, request.env)
+    return request.parallelism.collector(env_config(request), policy, model_device=device)
 
 
-def engine(request: Request) -> Subject:
+def ours(request: Request) -> Subject:
     """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks."""
     from fastcollect.control.collector import Collector
 
-    collector = Collector(_collector_config(request))
+    collector = Collector(_config(request))
     facts = _facts_since_now(collector)
-    return Subject(lambda: len(collector.take()), collector.close, request.n * request.N, facts)
+    return Subject(lambda: len(collector.take()), collector.close, request.parallelism.total, facts)
 
 
 def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
@@ -62,54 +58,75 @@ def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
     return facts
 
 
-def engine_learner(request: Request) -> Subject:
+def ours_learner(request: Request) -> Subject:
     """The training loop: this process learns from the blocks, on its own default device or on the CPU."""
     on_gpu = request.method.endswith("-gpu")
     os.environ["JAX_PLATFORMS"] = "cuda" if on_gpu else "cpu"
-    from bench.training_loop import training_loop
-    from engine.algorithms.sac import SACConfig
-    from trainers.config.training import CollectConfig, TrainConfig
+    from bench.product import collecting_config, training_loop
 
     hidden = parse_policy(request.policy, request.env).kwargs.get("hidden")
     if hidden is None:
         raise UnsupportedError(f"{request.method} learns policies of hidden widths only, such as 256,256")
-    config = TrainConfig(
-        env=request.env,
-        start_steps=0,
-        sac=SACConfig(hidden=tuple(hidden)),
-        collect=CollectConfig(n=request.n, N=request.N, M=request.M),
-    )
+    config = collecting_config(request.env, hidden, request.parallelism)
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))
-        while not loop.learner.updates:
+        while not loop.updates:  # they are compiled before the clock starts
             loop.turn()
         loop.wait()
-        facts, begin = _facts_since_now(loop.collector), loop.learner.updates
+        facts, begin = _facts_since_now(loop.collector), loop.updates
         end = stack.pop_all().close
 
     def all_facts() -> dict[str, Any]:
-        return {**facts(), "updates": loop.learner.updates - begin}
+        return {**facts(), "updates": loop.updates - begin}
 
-    return Subject(loop.turn, end, request.n * request.N, all_facts)
+    return Subject(loop.turn, end, request.parallelism.total, all_facts)
 
 
-def engine_serial(request: Request) -> Subject:
+def ours_serial(request: Request) -> Subject:
     """The collector's serial twin: the same blocks in one process."""
     from fastcollect.control.serial import SerialCollector
 
-    collector = SerialCollector(_collector_config(request))
-    return Subject(lambda: len(collector.take()), collector.close, request.n)
+    collector = SerialCollector(_config(request))
+    return Subject(lambda: len(collector.take()), collector.close, request.parallelism.n)
 
 
 def env_only(request: Request) -> Subject:
-    """The engine's batched environment alone, in one process, with random actions."""
-    env = make_env(env_config(request), np.arange(request.n, dtype=np.int64))
-    buffers = StepBuffers.allocate(env.spec, request.n)
+    """Our batched environment alone, in one process, with random actions."""
+    num_envs = request.parallelism.n
+    env = make_env(env_config(request), np.arange(num_envs, dtype=np.int64))
+    buffers = StepBuffers.allocate(env.spec, num_envs)
     env.reset(buffers.observation)
-    actions = draw_actions(env.spec.action, request.n)
+    actions = draw_actions(env.spec.action, num_envs)
 
     def step() -> int:
         env.step(next(actions), buffers)
-        return request.n
+        return num_envs
 
-    return Subject(step, env.close, request.n)
+    return Subject(step, env.close, num_envs)
+
+
+_WHOLE = Method("ours", ours, "whole path: environments, policy, rings, blocks copied out", policy=True)
+_LEARNER = Method(
+    "ours-learner",
+    ours_learner,
+    "the training loop: as ours, and this process learns from the blocks, an update for 16 steps",
+    policy=True,
+)
+_ENV = Method(
+    "env-only",
+    env_only,
+    "our batched environment alone in one process, random actions, no policy",
+    sizes=Choice.one_process,
+)
+METHODS = (
+    _WHOLE,
+    replace(_WHOLE, name="ours-fast", note="as ours, with physics='fast' (no second mj_forward)"),
+    replace(_WHOLE, name="ours-gpu", note="as ours, with the model workers on the GPU"),
+    Method(
+        "ours-serial", ours_serial, "the same blocks in one process", policy=True, sizes=Choice.one_process
+    ),
+    _LEARNER,
+    replace(_LEARNER, name="ours-learner-gpu", note="as ours-learner, learner and model workers on the GPU"),
+    _ENV,
+    replace(_ENV, name="env-only-fast", note="as env-only, with physics='fast'"),
+)

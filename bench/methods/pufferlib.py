@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.methods.base import METAWORLD_TASKS, Actor, Request, Subject, make_stock
+from bench.methods.base import Method, Parallelism, Request, Subject, worker_envs
+from bench.methods.stock import Actor, make_stock
+from fastcollect.envs.registry import METAWORLD_TASKS
+from fastcollect.support.cpu import cpu_count
 
 
 def make_puffer(env_id: str, buf: Any = None, seed: int = 0) -> Any:
@@ -30,12 +33,12 @@ def pufferlib_vector(request: Request) -> Subject:
     import pufferlib.vector
 
     # Two batches take turns, as it recommends; each must be whole processes.
-    processes = request.N // 2 if request.N % 2 == 0 else 1
-    batch = request.n * processes
+    size = request.parallelism
+    batch = size.n * (size.N // 2 if size.N % 2 == 0 else 1)
     env = pufferlib.vector.make(
         partial(make_puffer, request.env),
-        num_envs=request.n * request.N,
-        num_workers=request.N,
+        num_envs=size.total,
+        num_workers=size.N,
         batch_size=batch,
         backend=pufferlib.vector.Multiprocessing,
         sync_traj=False,  # take what is ready; its trainer needs them in order, which is slower
@@ -46,7 +49,7 @@ def pufferlib_vector(request: Request) -> Subject:
     observation, *_, rows, _ = env.recv()
     # Whichever half is ready may be the same one for long, so that the other could still be starting.
     begun = set(rows)
-    while len(begun) < request.n * request.N:
+    while len(begun) < size.total:
         env.send(act(observation))
         observation, *_, rows, _ = env.recv()
         begun.update(rows)
@@ -57,4 +60,18 @@ def pufferlib_vector(request: Request) -> Subject:
         observation = env.recv()[0]
         return len(observation)
 
-    return Subject(step, env.close, request.n * request.N)
+    return Subject(step, env.close, size.total)
+
+
+METHODS = (
+    Method(
+        "pufferlib",
+        pufferlib_vector,
+        "PufferLib 3's vector environments (package pufferlib-core), N processes of n stock environments, "
+        "and the policy; resetting steps count",
+        peer="pufferlib",
+        role="peer",
+        policy=True,
+        sizes=lambda choice: [Parallelism(worker_envs(choice.env), cpu_count(), 0)],
+    ),
+)
