@@ -4,13 +4,14 @@ The emulator that plays it needs no logo in the header, so there is none; a real
 cartridge for that. Where the game keeps its state is in ``ADDRESSES``.
 """
 
-from __future__ import annotations
-
 import re
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastcollect.support.errors import CONFIG_EXIT_CODE
+import tyro
+
+from bench.harness.command import main
+from fastcollect.support.files import write_file
 
 SOURCE = Path(__file__).with_suffix(".asm")
 SIZE = 32 * 1024
@@ -151,18 +152,13 @@ def build() -> bytes:
     return assemble(SOURCE.read_text())
 
 
-def main(arguments: list[str]) -> int:
-    """Write the cartridge to the one file named; the exit code."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m bench.cartridge FILE", file=sys.stderr)
-        return CONFIG_EXIT_CODE
-    try:
-        Path(arguments[0]).write_bytes(build())
-    except OSError as error:
-        print(f"error: {arguments[0]!r} cannot be written: {error.strerror}", file=sys.stderr)
-        return CONFIG_EXIT_CODE
-    return 0
+@dataclass(frozen=True)
+class CartridgeArguments:
+    """What ``python -m bench.cartridge`` takes."""
+
+    file: tyro.conf.Positional[Path]
+    """Where to write the cartridge."""
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(CartridgeArguments, lambda chosen, _: write_file(chosen.file, build()), "bench.cartridge", __doc__)

@@ -7,18 +7,16 @@ environment all methods take turns in interleaved rounds (see ``bench.fps``); ra
 round. The folder gets table.md, table.csv, table.json and table.png.
 """
 
-from __future__ import annotations
-
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import cartridge, compare_page
+from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
 from bench.harness.command import Problems, Turns, document, main, save
 from bench.harness.results import console
 from bench.methods.base import Parallelism
-from bench.plan import Case, Options, default_setting, make_plan, measure_cases, require_any
 from bench.tuning import tuner_config
 from fastcollect.support.command import check_folder
 from fastcollect.support.files import write_file
@@ -99,8 +97,8 @@ def _column(name: str, env: str, arguments: CompareArguments) -> dict[str, Any]:
 
 
 def _ours(env: str, label: str, size: Parallelism) -> Case:
-    (case,) = make_plan(Options(env=env, methods=("ours",), configs=(str(size),)))
-    return replace(case, label=label)
+    (case,) = make_plan(Options(env=env, methods=("ours",)))
+    return case.resized(size).labelled(label)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ A document is {"machine", "command", "seconds", "rounds", "envs"}; each of "envs
 "rows"}, with rows as ``bench.fps`` reports them. A row is found by its label, the same in every column.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -33,20 +31,6 @@ def over(column: Column, label: str) -> float | None:
     return (cell(column, TUNED) or {}).get("ratios", {}).get(label)
 
 
-def _speed(column: Column, row: Row) -> str:
-    fps = row["fps"]
-    return f"{fps['median']:,.0f} ({fps['min']:,.0f} \u2013 {fps['max']:,.0f})"
-
-
-def _ratio(column: Column, row: Row) -> str:
-    ratio = over(column, row["label"])
-    return "" if ratio is None else f"{ratio:.2f}"
-
-
-def _cost(column: Column, row: Row) -> str:
-    return f"{row['start_seconds']:.1f} / {row['cpus_busy']:.1f} / {row['memory_mib'] / row['num_envs']:.1f}"
-
-
 def markdown(document: Document) -> str:
     """Steps a second; ratios; the winner's settings and what each method costs; what was not measured."""
     envs, every = document["envs"], labels(document)
@@ -62,15 +46,25 @@ def markdown(document: Document) -> str:
             lines.append([label, *(text(column, row) if row and row["fps"] else "" for column, row in cells)])
         return _markdown_table([title, *(column["env"] for column in envs)], lines)
 
+    def speed(column: Column, row: Row) -> str:
+        return "{median:,.0f} ({min:,.0f} \u2013 {max:,.0f})".format(**row["fps"])
+
+    def ratio(column: Column, row: Row) -> str:
+        return f"{found:.2f}" if (found := over(column, row["label"])) else ""
+
+    def cost(column: Column, row: Row) -> str:
+        memory = row["memory_mib"] / row["num_envs"]
+        return f"{row['start_seconds']:.1f} / {row['cpus_busy']:.1f} / {memory:.1f}"
+
     parts = [
         f"{rounds}, (min \u2013 max).",
-        table("steps per second", _speed, every),
+        table("steps per second", speed, every),
         "The tuned collector over each method, ratios taken within a round:",
-        table(f"{TUNED} \u00f7", _ratio, [label for label in every if label != TUNED]),
+        table(f"{TUNED} \u00f7", ratio, [label for label in every if label != TUNED]),
         "n environments in each of N workers, M model workers, as the tuner chose them:",
         _markdown_table(["environment", "n", "N", "M", "policy"], settings),
         "Start-up in seconds / processors in use / MiB an environment (shared pages counted once):",
-        table("costs", _cost, every),
+        table("costs", cost, every),
         *_missing(envs),
         f"{machine_line(document['machine'])}.  `{document['command']}`",
     ]

@@ -2,25 +2,56 @@
 
 Each method runs in fresh processes in every round, start-up and 0.5 s of warm-up outside the clock, the order
 changing from round to round. Ratios are taken within a round, so that a machine that drifts cancels out.
-
-Methods: ours (whole path with its policy), ours-fast (physics="fast"), ours-gpu (model workers on the GPU),
-ours-learner and ours-learner-gpu (the training loop), ours-serial (one process), env-only and env-only-fast
-(the batched environment alone, one process, random actions), naive (queues and pipes, the same policy),
-gymnasium-single, gymnasium-sync and gymnasium-async (with the same policy), sb3-dummy, sb3-subproc and
-pufferlib (their vector environments, the same policy), sample-factory (its own sampler and policy), envpool
-(random actions, no policy), physics-limit (the bare simulation loop).
 """
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Annotated, Any, Self
 
-from rich.table import Table
+import tyro
 
-from bench.harness.command import Output, Turns, document, main, save
-from bench.harness.results import Row, rate_table, references, show
-from bench.plan import Options, make_plan, measure_cases, require_any
+from bench.harness.command import Output, Problems, Turns, document, main, save
+from bench.harness.measure import MeasurementError, measure, take_turns
+from bench.harness.results import Row, console, measured, rate_table, show
+from bench.methods import METHODS, names
+from bench.methods.base import Choice, Parallelism, Request, is_cheap
+from fastcollect.envs.registry import EnvConfig, nearest, resolve
+from fastcollect.policies.base import PolicyConfig
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.cpu import cpu_count
+from fastcollect.support.errors import WorkerError
+from fastcollect.tuning import profile
+
+WARM_UP = 0.5
+_GUESSED_START = 4.0  # seconds, until the first round tells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What environment steps are counted of."""
+
+    env: str = "reach-v3"
+    """A Meta-World task, CartPole-v1, HalfCheetah-v5, or any other that the collector resolves."""
+    methods: tuple[str, ...] = ("ours", "gymnasium-sync", "gymnasium-async", "envpool", "physics-limit")
+    """What to measure; a name that does not exist is answered with the list of those that do. What cannot run
+    here is a row that says why; `make peers` installs most peers."""
+    num_envs: Annotated[tuple[int, ...], tyro.conf.arg(name="n")] = ()
+    """Environments of each env worker, for our own methods. Default: the tuned profile's, else 64 (4096 for
+    CartPole-v1). Several values of n, N or M become rows, each with each."""
+    num_env_workers: Annotated[tuple[int, ...], tyro.conf.arg(name="N")] = ()
+    """Env workers, and processes of physics-limit. Default: the tuned profile's, else one for each CPU."""
+    num_model_workers: Annotated[tuple[int, ...], tyro.conf.arg(name="M")] = ()
+    """Model workers; 0 infers inside the env workers. Default: the tuned profile's, else 0."""
+    policy: str | None = None
+    """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
+    CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
+
+    def sizes(self, default: Parallelism) -> list[Parallelism]:
+        """Those chosen, each n with each N and M."""
+        n, workers = self.num_envs or (default.n,), self.num_env_workers or (default.N,)
+        return [Parallelism(*each) for each in product(n, workers, self.num_model_workers or (default.M,))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +62,117 @@ class FpsArguments(Output, Turns, Options):
     """Seconds on the clock for each method in each round, after start-up and 0.5 s of warm-up."""
 
 
-def fps_table(rows: Sequence[Row], title: str) -> Table:
-    """The table of rows as they are in the file."""
-    head = {"method": lambda row: row["method"], **{k: lambda row, k=k: str(row[k]) for k in ("n", "N", "M")}}
-    tail = {
-        "start s": lambda row: f"{row['start_seconds']:.1f}",
-        "CPUs": lambda row: f"{row['cpus_busy']:.1f}",
-        "MiB/env": lambda row: f"{row['memory_mib'] / row['num_envs']:.1f}",
-    }
-    return rate_table(title, rows, "fps", against=references(rows, "fps"), head=head, tail=tail)
+@dataclass(frozen=True)
+class Case:
+    """What becomes a row, and the row before anything is measured; its "label" is unique."""
+
+    request: Request
+    row: Row
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """One slice of fresh processes. Raises MeasurementError."""
+        processes = self.request.parallelism.N if METHODS[self.request.method].everywhere else 1
+        return measure([replace(self.request, index=k) for k in range(processes)], WARM_UP, seconds)
+
+    def resized(self, size: Parallelism) -> Self:
+        """With other n, N and M."""
+        return Case(replace(self.request, parallelism=size), {**self.row, **asdict(size)})
+
+    def labelled(self, label: str) -> Self:
+        """With another label."""
+        return Case(self.request, {**self.row, "label": label})
+
+
+def make_plan(options: Options) -> list[Case]:
+    """The cases in the order asked for. Raises ConfigError with everything that is wrong."""
+    problems = Problems(options)
+    check_methods(options.methods, names(Request), problems)
+    try:
+        resolve(EnvConfig(id=options.env))
+    except (ValueError, ImportError) as error:
+        problems.found.append(f"--env: {error}")
+    policy = problems.attempt(lambda: parse_policy(options.policy, options.env), "--policy: ")
+    sizes = options.sizes(Parallelism(1, 1, 0))
+    for size in sizes:
+        problems.attempt(lambda size=size: size.collector(EnvConfig(id="")))
+    problems.require(len(set(sizes)) == len(sizes), "n, --N or --M", "given", "each value once")
+    problems.raise_any()
+    return [case for method in options.methods for case in _cases(method, options, policy)]
+
+
+def check_methods(methods: Sequence[str], allowed: Sequence[str], problems: Problems) -> None:
+    """Every name that does not exist or comes twice is a problem, and so is none."""
+    listed = f"llowed: {', '.join(allowed)}"
+    if not methods:
+        problems.found.append(f"--methods names none; a{listed}")
+    for name, count in Counter(methods).items():
+        if name not in allowed:
+            hint = "".join(f"; did you mean {near!r}?" for near in nearest(name, allowed, 1)) or "."
+            problems.found.append(f"--methods: there is no method {name!r}{hint} A{listed}")
+        elif count > 1:
+            problems.found.append(f"--methods names {name!r} {count} times")
+
+
+def default_setting(env: str) -> Parallelism:
+    """That of the collector where nothing was chosen or tuned."""
+    return Parallelism(4096 if is_cheap(env) else 64, cpu_count(), 0)
+
+
+def _cases(name: str, options: Options, policy: PolicyConfig) -> list[Case]:
+    """Of one method; "settings" tells where n, N and M come from, "fixed" for a peer's own."""
+    method, given = METHODS[name], (options.num_envs, options.num_env_workers, options.num_model_workers)
+    kwargs = [{"physics": "fast"}, {}] if name.endswith("-fast") else [{}]
+    saved = [profile.load(EnvConfig(id=options.env, kwargs=each), policy) for each in kwargs]
+    tuned = next((Parallelism.of(each) for each in saved if each is not None), None)
+    origin = "chosen" if any(given) else "profile" if tuned else "default"
+    if method.role != "ours":
+        origin = "chosen" if method.obeys and any(given[:2]) else "fixed"
+    ours = options.sizes(tuned or default_setting(options.env))
+    sizes = method.sizes(Choice(options.env, ours, *(values[0] if values else None for values in given[:2])))
+    row = {"env": options.env, "method": name, "policy": policy.name if method.policy else None}
+    row |= {"settings": origin, "note": method.note}
+    return [
+        Case(
+            Request(method=name, env=options.env, parallelism=size, policy=options.policy),
+            {**row, **asdict(size), "label": name if len(sizes) == 1 else f"{name} {size}"},
+        )
+        for size in sizes
+    ]
+
+
+def _fitted(case: Case, seconds: float) -> Case:
+    """At the best of its method's candidates, where one size does not suit all environments."""
+    trials: dict[float, Case] = {}
+    for n in METHODS[case.request.method].candidates if is_cheap(case.request.env) else ():
+        console(stderr=True).print(f"{case.row['label']}, trying {n} environments", markup=False)
+        trial = case.resized(replace(case.request.parallelism, n=n))
+        try:
+            trials[trial.measure(min(0.5, seconds))["rate"]] = trial
+        except MeasurementError:
+            return case  # its own round says why
+    return trials[max(trials)] if trials else case
+
+
+def measure_cases(cases: Sequence[Case], seconds: float, rounds: int) -> list[Row]:
+    """The rows of a result, measured in turns."""
+    cases = [_fitted(case, seconds) for case in cases]
+    turns = {case.row["label"]: lambda case=case: case.measure(seconds) for case in cases}
+    outcomes = take_turns(turns, rounds, WARM_UP + seconds + _GUESSED_START, "steps/s")
+    return measured([case.row for case in cases], outcomes, "fps")
+
+
+def require_any(rows: Sequence[Row]) -> None:
+    """Raises WorkerError if no row has a number."""
+    if not any(row["fps"] for row in rows):
+        raise WorkerError("none of the methods could be measured here")
+
+
+HEAD = {"method": lambda row: row["method"], **{key: lambda row, key=key: str(row[key]) for key in "nNM"}}
+TAIL = {
+    "start s": lambda row: f"{row['start_seconds']:.1f}",
+    "CPUs": lambda row: f"{row['cpus_busy']:.1f}",
+    "MiB/env": lambda row: f"{row['memory_mib'] / row['num_envs']:.1f}",
+}
 
 
 def compare(arguments: FpsArguments, command: str) -> None:
@@ -47,11 +180,11 @@ def compare(arguments: FpsArguments, command: str) -> None:
     rows = measure_cases(make_plan(arguments), arguments.seconds, arguments.rounds)
     result = document(command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows)
     save(arguments.json, result)
-    policies = [f", policy {row['policy']}" for row in rows if row["policy"]]
+    policy = next((f", policy {row['policy']}" for row in rows if row["policy"]), "")
     rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
-    title = f"{arguments.env}: environment steps per second, {rounds}{(policies or [''])[0]}"
+    title = f"{arguments.env}: environment steps per second, {rounds}{policy}"
     notes = {row["method"]: f"{row['method']}: {row['note']}" for row in rows if row["fps"]}
-    show(result, fps_table(rows, title), *notes.values())
+    show(result, rate_table(title, rows, "fps", HEAD, TAIL), *notes.values())
     require_any(rows)
 
 

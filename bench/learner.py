@@ -8,19 +8,16 @@ Each samples a replay of its own and updates twin critics, actor, temperature an
 batch. "ours-collecting" is the whole loop: env workers step a real environment at the enforced ratio.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from dataclasses import dataclass
 
+from bench.fps import check_methods
 from bench.harness.command import Output, Problems, Turns, document, main, save
-from bench.harness.isolated import MeasurementError, Slice, started
-from bench.harness.results import Row, console, measured, rate_table, references, show
-from bench.harness.turns import Outcome, take_turns
+from bench.harness.measure import MeasurementError, Outcome, Slice, started, take_turns
+from bench.harness.results import Row, console, measured, rate_table, show
 from bench.methods import names
 from bench.methods.learners import LearnerRequest
-from bench.plan import check_methods
 from fastcollect.support.errors import ConfigError
 
 RATE = "updates_per_second"
@@ -96,9 +93,7 @@ def compare(arguments: LearnerArguments, command: str) -> None:
         f"{arguments.seconds:g} s, ratios within a round"
     )
     head = {"method": lambda row: row["method"], "batch": lambda row: str(row["batch"])}
-    tables = [
-        rate_table(title, part, RATE, against=references(part, RATE), head=head, digits=1) for part in parts
-    ]
+    tables = [rate_table(title, part, RATE, head, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))
 

@@ -8,8 +8,6 @@ them before and half after ours, and its wall clock is projected from that rate.
 its account. Controls, if --flags asks for them, are part of the study and of both accounts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -23,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.command import Output, Problems, document, main, save
-from bench.harness.isolated import MeasurementError, measure
+from bench.harness.measure import MeasurementError, measure
 from bench.harness.results import plain_table, show
 from bench.methods.original_protocol import StudyRequest, stock_arguments
-from bench.product import TrainArguments, study_arguments, study_problems
+from bench.product import TrainArguments, study
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
@@ -70,9 +68,10 @@ def check(arguments: PipelineArguments) -> TrainArguments:
             for stage in STAGES
             if os.path.lexists(runs / stage)
         ]
-    chosen = problems.attempt(lambda: study_arguments(_flags(arguments, "--stage", "dense")), "--flags: ")
+    read = problems.attempt(lambda: study(_flags(arguments, "--stage", "dense")), "--flags: ")
+    chosen, refused = read or (None, [])
+    problems.found += refused
     if chosen is not None:
-        problems.found += study_problems(chosen)
         problems.attempt(lambda: stock_arguments(chosen.env_kwargs))
     problems.raise_any()
     return chosen

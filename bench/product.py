@@ -1,17 +1,15 @@
 """What the benchmarks know of how the product trains: the one file to change when training changes."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bench.methods.base import Parallelism
+from bench.methods.learners import LearnerRequest
 from engine.algorithms import sac
 from engine.networks import mlp, tanh_gaussian
 from engine.normalizer import Moments
@@ -23,9 +21,6 @@ from trainers.command import TrainArguments, control_rounds, parse, train_config
 from trainers.config.training import CollectConfig, ReplayConfig, TrainConfig, check_prune
 from trainers.run.learner import Learner, as_numpy
 from trainers.run.session import collector_config, yielding_launcher
-
-if TYPE_CHECKING:
-    from bench.methods.learners import LearnerRequest
 
 
 @dataclass(frozen=True)
@@ -165,17 +160,15 @@ class SingleUpdates:
             float(value)
 
 
-def study_arguments(flags: Sequence[str]) -> TrainArguments:
-    """What train.py makes of its flags. Raises ConfigError; exits with 2 for flags that do not exist."""
-    return parse(flags)
+def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:
+    """What train.py makes of its flags, and what it would refuse before a dense run and a ticket.
 
-
-def study_problems(arguments: TrainArguments) -> list[str]:
-    """What train.py would refuse before it starts a dense run and a ticket."""
-    problems: list[str] = []
+    Raises ConfigError for flags that cannot be read; exits with 2 for those that do not exist.
+    """
+    arguments, problems = parse(flags), []
     for check in (train_config, lambda each: check_prune(each.prune), control_rounds):
         try:
             check(arguments)
         except ConfigError as error:
             problems += error.problems
-    return problems
+    return arguments, problems

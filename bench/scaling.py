@@ -9,21 +9,18 @@ The action latency is the time from a group's observations written to its action
 what it waits for another group's step included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.table import Table
 
+from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
 from bench.harness.command import Output, Problems, Turns, document, main, save
 from bench.harness.results import panels, png, rate_table, show
-from bench.plan import Case, Options, default_setting, make_plan, measure_cases, require_any
+from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.cpu import cpu_count
 from fastcollect.support.files import write_file
 from fastcollect.tuning.report import STATES
 
@@ -45,7 +42,7 @@ class ScalingArguments(Output, Turns):
     """Environment."""
     policy: str | None = None
     """Of the axes N, n and M: hidden widths, "cnn" or "random". Default: what suits the environment."""
-    num_envs: Annotated[int | None, tyro.conf.arg(name="n")] = None
+    n: int | None = None
     """Environments of each env worker on the axes N, policy, M and learner. Default: the collector's."""
 
 
@@ -61,34 +58,36 @@ def points_to(most: int) -> list[int]:
 def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
     """Cases and the axes on which they lie. Raises ConfigError with everything that is wrong."""
     problems = Problems(arguments)
-    cores, own, cases = cpu_count(), arguments.policy, {}
-    middle = default_setting(arguments.env).n if arguments.num_envs is None else arguments.num_envs
-    whole = Options(
-        env=arguments.env, num_envs=middle, num_env_workers=cores, num_model_workers=0, policy=own
-    )
+    middle, own, cases = default_setting(arguments.env), arguments.policy, {}
+    if arguments.n is not None:
+        middle = replace(middle, n=arguments.n)
+    problems.attempt(lambda: middle.collector(EnvConfig(id="")))
+    problems.attempt(lambda: make_plan(Options(env=arguments.env, policy=own)))
+    problems.raise_any()
 
-    def point(method: str = "ours", **changes: Any) -> str:
-        (case,) = make_plan(replace(whole, methods=(method,), **changes), problems)
-        size = case.request.parallelism
-        label = f"n={size.n} N={size.N} M={size.M} {case.policy_name}{method.removeprefix('ours')}"
-        cases.setdefault(label, replace(case, label=label))
+    def point(method: str = "ours", policy: str | None = own, **sizes: int) -> str:
+        (case,) = make_plan(Options(env=arguments.env, methods=(method,), policy=policy))
+        size = replace(middle, **sizes)
+        what = f"{case.row['policy']}{method.removeprefix('ours').replace('-', ', ')}"
+        label = f"n={size.n} N={size.N} M={size.M} {what}"
+        cases.setdefault(label, case.resized(size).labelled(label))
         return label
 
+    counts, gpu = points_to(middle.N), _GPU.exists()
     axes: Axes = {
-        "N": {str(N): point(num_env_workers=N) for N in points_to(cores)},
-        "n": {str(n): point(num_envs=n) for n in points_to(middle * 4)[::2]},
+        "N": {str(N): point(N=N) for N in counts},
+        "n": {str(n): point(n=n) for n in points_to(middle.n * 4)[::2]},
         "policy": {},
-        "M": {str(M): point(num_model_workers=M) for M in (0, *points_to(cores))},
+        "M": {str(M): point(M=M) for M in (0, *counts)},
     }
-    gpu = _GPU.exists()
     if parse_policy(own, arguments.env).name.startswith("mlp"):
         axes["policy"] = {policy: point(policy=policy) for policy in POLICIES}
         axes["learner"] = {"none": point(), "CPU": point("ours-learner")}
         if gpu:
-            axes["learner"] |= {"GPU": point("ours-learner-gpu")}
-            axes["learner"] |= {"GPU, M=1": point("ours-learner-gpu", num_model_workers=1)}
+            on_gpu = {"GPU": point("ours-learner-gpu"), "GPU, M=1": point("ours-learner-gpu", M=1)}
+            axes["learner"] |= on_gpu
     if gpu:
-        axes["M"] |= {f"{M} GPU": point("ours-gpu", num_model_workers=M) for M in points_to(cores)}
+        axes["M"] |= {f"{M} GPU": point("ours-gpu", M=M) for M in counts}
     return list(cases.values()), {name: points for name, points in axes.items() if points}
 
 
@@ -120,14 +119,8 @@ def _table(axis: str, result: Mapping[str, Any]) -> Table:
         name: lambda row, quantile=quantile: f"{row['action_latency_seconds'][quantile] * 1e3:.2f}"
         for name, quantile in _LATENCIES.items()
     }
-    return rate_table(
-        f"{first['env']} along {axis}, with {fixed}",
-        list(points.values()),
-        "fps",
-        against=[first["label"]],
-        head={axis: lambda row: names[row["label"]]},
-        tail=tail,
-    )
+    title, head = f"{first['env']} along {axis}, with {fixed}", {axis: lambda row: names[row["label"]]}
+    return rate_table(title, list(points.values()), "fps", head, tail)
 
 
 def picture(result: Mapping[str, Any]) -> bytes:

@@ -3,8 +3,6 @@
 python -m bench.soak --env CartPole-v1 --steps 10000000 --json FILE
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
     python -m bench.tuning --env reach-v3 --budget 120 --json FILE
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

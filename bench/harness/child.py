@@ -5,8 +5,6 @@ because libraries print to standard output as they like, comes once the first st
 that is two numbers of seconds, to run for unmeasured and then measured; each is answered. All of it is JSON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

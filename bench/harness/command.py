@@ -1,7 +1,5 @@
 """From the command line to a result file: the flags that commands share, and everything wrong at once."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -4,12 +4,9 @@ A row is what a table or a result file says about one method: a dict with a "lab
 an "error".
 """
 
-from __future__ import annotations
-
 import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -33,53 +30,45 @@ def ratios(rounds: Mapping[str, Sequence[float] | None]) -> dict[str, dict[str, 
     rounds: by label, the rate of each round, or None for what could not be measured. A machine that drifts
     from round to round changes both rates, so it cancels; a ratio of medians would not.
     """
-    measured = {label: values for label, values in rounds.items() if values}
-    return {
-        a: {
-            b: statistics.median(x / y for x, y in zip(measured[a], measured[b], strict=True))
-            for b in measured
-            if b != a
-        }
-        for a in measured
-    }
+    found = {label: values for label, values in rounds.items() if values}
+
+    def ratio(a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
+
+    return {a: {b: ratio(a, b) for b in found if b != a} for a in found}
 
 
-def measured(rows: Sequence[Row], outcomes: Mapping[str, list[Row] | str], rate: str) -> list[Row]:
-    """The rows with what their turns gave, by label: see ``bench.harness.turns.take_turns``.
+def measured(rows: Sequence[Row], outcomes: Mapping[str, Any], rate: str) -> list[Row]:
+    """The rows with what their turns gave, by label: see ``bench.harness.measure.take_turns``.
 
     row[rate] is the summary, None beside an "error"; row[rate + "_rounds"] every round's rate, "ratios" those
     to the other rows by label, "start_seconds" a median; the other facts are the last round's.
     """
-    lists = {label: got for label, got in outcomes.items() if not isinstance(got, str)}
-    rates = {label: [each["rate"] for each in got] for label, got in lists.items()}
+    done = {label: got for label, got in outcomes.items() if not isinstance(got, str)}
+    rates = {label: [each["rate"] for each in got] for label, got in done.items()}
     among, found = ratios(rates), []
     for row in rows:
-        label = row["label"]
-        if label not in lists:
+        if (label := row["label"]) not in done:
             found.append({**row, rate: None, "error": outcomes[label]})
             continue
-        facts = {name: value for name, value in lists[label][-1].items() if name != "rate"}
-        start = statistics.median(each["start_seconds"] for each in lists[label])
+        facts = {name: value for name, value in done[label][-1].items() if name != "rate"}
+        facts["start_seconds"] = statistics.median(each["start_seconds"] for each in done[label])
         numbers = {rate: summary(rates[label]), f"{rate}_rounds": rates[label], "ratios": among[label]}
-        found.append({**row, **numbers, **facts, "start_seconds": start})
+        found.append({**row, **numbers, **facts})
     return found
 
 
 def rate_table(
-    title: str,
-    rows: Sequence[Row],
-    rate: str,
-    *,
-    against: Sequence[str],
-    head: Columns,
-    tail: Columns = MappingProxyType({}),
-    digits: int = 0,
+    title: str, rows: Sequence[Row], rate: str, head: Columns, tail: Columns | None = None, digits: int = 0
 ) -> Table:
-    """A line for each row: its head, median, min and max of the rate, ratios to other labels, its tail.
+    """A line for each row: its head, median, min and max of the rate, ratios to other rows, its tail.
 
-    against: the labels of those others. A row that was not measured shows its head and "none".
+    The others are every peer and limit that was measured; without any, the first row. A row that was not
+    measured shows its head and "none".
     """
-    numbers, lines = ("median", "min", "max"), []
+    found, tail, numbers = [row for row in rows if row[rate]], tail or {}, ("median", "min", "max")
+    others = [row["label"] for row in found if METHODS[row["method"]].role != "ours"]
+    against, lines = others or [row["label"] for row in found[:1]], []
     for row in rows:
         line = [text(row) for text in head.values()]
         if row[rate] is None:
@@ -89,13 +78,6 @@ def rate_table(
         line += [f"{row['ratios'][label]:.2f}" if label in row["ratios"] else "" for label in against]
         lines.append([*line, *(text(row) for text in tail.values())])
     return plain_table(title, [*head, *numbers, *(f"\u00d7 {label}" for label in against), *tail], lines)
-
-
-def references(rows: Sequence[Row], rate: str) -> list[str]:
-    """Labels that the others are compared with: measured peers and limits; without any, the first."""
-    found = [row for row in rows if row[rate]]
-    others = [row["label"] for row in found if METHODS[row["method"]].role != "ours"]
-    return others or [row["label"] for row in found[:1]]
 
 
 def plain_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> Table:
@@ -111,10 +93,8 @@ def plain_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]]
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Where it was measured, in one line."""
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, {machine['system']}; "
-        f"{versions}; commit {machine['commit']}"
-    )
+    size = f"{machine['cpus']} CPUs, {machine['memory_gib']} GiB"
+    return f"{machine['cpu']}, {size}, {machine['system']}; {versions}; commit {machine['commit']}"
 
 
 def console(stderr: bool = False) -> Console:
@@ -125,13 +105,10 @@ def console(stderr: bool = False) -> Console:
 
 def show(result: Mapping[str, Any], *parts: Table | str) -> None:
     """Print tables and sentences, why each row without numbers has none, and where it was measured."""
-    screen = console()
-    for part in parts:
-        screen.print(part, markup=False)
-    for row in result.get("rows", ()):
-        if "error" in row:
-            screen.print(f"{row['label']} was not measured: {row['error']}", markup=False)
-    screen.print(machine_line(result["machine"]), markup=False)
+    missing = [row for row in result.get("rows", ()) if "error" in row]
+    why = [f"{row['label']} was not measured: {row['error']}" for row in missing]
+    for part in (*parts, *why, machine_line(result["machine"])):
+        console().print(part, markup=False)
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:

@@ -16,8 +16,6 @@ _FILES = (
     "naive",
     "vector_envs",
     "sample_factory",
-    "pufferlib",
-    "envpool",
     "physics",
     "original_protocol",
 )

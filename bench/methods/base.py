@@ -1,13 +1,11 @@
 """What every method is made of. Imports nothing that a peer's virtual environment lacks."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig
@@ -33,7 +31,7 @@ class Parallelism:
         return self.n * self.N
 
     @classmethod
-    def of(cls, found: Any) -> Parallelism:
+    def of(cls, found: Any) -> Self:
         """That of a tuner's candidate or a saved profile."""
         return cls(found.num_envs, found.num_env_workers, found.num_model_workers)
 

@@ -1,7 +1,5 @@
 """Learners of the same algorithm on the same batches: ours, SBX's and Stable-Baselines3's."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 from collections.abc import Callable

@@ -6,8 +6,6 @@ its pipe for the actions, and after 32 steps sends what happened through another
 model process computes the actions of all the workers that wait.
 """
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import os
@@ -52,11 +50,11 @@ def naive(request: Request) -> Subject:
         # Every worker has begun when the slowest one's first rollout is here.
         waiting = set(range(size.N))
         while waiting:
-            waiting.discard(_take(rollouts, processes)["worker"])
+            waiting.discard(_take(rollouts, processes)[0])
     except BaseException:
         close()
         raise
-    return Subject(lambda: _take(rollouts, processes)["reward"].size, close, size.total)
+    return Subject(lambda: _take(rollouts, processes)[3].size, close, size.total)
 
 
 def run_worker(
@@ -67,28 +65,24 @@ def run_worker(
     envs = [make_stock(request.env) for _ in range(request.parallelism.n)]
     first = index * len(envs)
     current = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(envs, first)])
-    names = ("observation", "action", "reward", "terminated", "truncated")
     while True:
         steps = []
         for _ in range(ROLLOUT_STEPS):
             observations.put((index, current))
             action = actions.recv()
-            following, *outcome = _step(envs, action)
+            results = [_step(env, each) for env, each in zip(envs, action, strict=True)]
+            following, *outcome = map(np.stack, zip(*results, strict=True))
             steps.append((current, action, *outcome))
             current = following
-        columns = map(np.stack, zip(*steps, strict=True))
-        rollouts.put({"worker": index, **dict(zip(names, columns, strict=True))})
+        rollouts.put((index, *map(np.stack, zip(*steps, strict=True))))
 
 
-def _step(envs: Sequence[Any], actions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """One step of every environment: next observation, reward, terminated, truncated."""
-    results = []
-    for env, action in zip(envs, actions, strict=True):
-        observation, reward, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            observation, _ = env.reset()
-        results.append((observation, reward, terminated, truncated))
-    return tuple(np.stack(column) for column in zip(*results, strict=True))
+def _step(env: Any, action: np.ndarray) -> tuple[Any, ...]:
+    """One step of one environment: next observation, reward, terminated, truncated."""
+    observation, reward, terminated, truncated, _ = env.step(action)
+    if terminated or truncated:
+        observation, _ = env.reset()
+    return observation, reward, terminated, truncated
 
 
 def run_model(parent: int, request: Request, observations: Any, actions: Sequence[Connection]) -> None:
@@ -109,8 +103,11 @@ def run_model(parent: int, request: Request, observations: Any, actions: Sequenc
             actions[index].send(rows)
 
 
-def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> dict[str, Any]:
-    """The next rollout. Raises RuntimeError when a process has ended, since then none may come."""
+def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> tuple[Any, ...]:
+    """The next rollout: whose it is, observations, actions, rewards, terminated, truncated.
+
+    Raises RuntimeError when a process has ended, since then none may come.
+    """
     while True:
         try:
             return rollouts.get(timeout=_POLL_SECONDS)

@@ -5,8 +5,6 @@ one batch, one compiled update and one read of every metric at a time; the norma
 batch. Nothing here is used by the product.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +50,9 @@ class OriginalProtocol:
         import gymnasium
         import metaworld  # noqa: F401  (registers its environments)
 
-        from bench.product import SingleUpdates, study_arguments
+        from bench.product import SingleUpdates, study
 
-        arguments = study_arguments(request.flags)
+        arguments, _ = study(request.flags)
         self.envs = gymnasium.make_vec(
             "Meta-World/MT1",
             env_name=arguments.env,

@@ -1,24 +1,19 @@
 """The collector, whole and in parts."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bench.methods.base import Choice, Method, Request, Subject, UnsupportedError
 from bench.methods.stock import draw_actions
+from fastcollect.control.collector import Collector
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
 from fastcollect.policies.choice import parse_policy
-
-if TYPE_CHECKING:
-    from fastcollect.control.collector import Collector
-    from fastcollect.control.config import CollectorConfig
 
 QUANTILES = {"median": 0.5, "p99": 0.99}
 
@@ -32,19 +27,22 @@ def env_config(request: Request) -> EnvConfig:
     return EnvConfig(id=request.env, kwargs={"physics": "fast"})
 
 
-def _config(request: Request) -> CollectorConfig:
-    device = "gpu" if request.method == "ours-gpu" else "cpu"
-    policy = parse_policy(request.policy, request.env)
-    return request.parallelism.collector(env_config(request), policy, model_device=device)
-
-
 def ours(request: Request) -> Subject:
-    """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks."""
-    from fastcollect.control.collector import Collector
+    """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks.
 
-    collector = Collector(_config(request))
+    Or the collector's serial twin: the same blocks in one process.
+    """
+    size, policy = request.parallelism, parse_policy(request.policy, request.env)
+    device = "gpu" if request.method == "ours-gpu" else "cpu"
+    config = size.collector(env_config(request), policy, model_device=device)
+    if request.method == "ours-serial":
+        from fastcollect.control.serial import SerialCollector
+
+        serial = SerialCollector(config)
+        return Subject(lambda: len(serial.take()), serial.close, size.total)
+    collector = Collector(config)
     facts = _facts_since_now(collector)
-    return Subject(lambda: len(collector.take()), collector.close, request.parallelism.total, facts)
+    return Subject(lambda: len(collector.take()), collector.close, size.total, facts)
 
 
 def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
@@ -82,14 +80,6 @@ def ours_learner(request: Request) -> Subject:
     return Subject(loop.turn, end, request.parallelism.total, all_facts)
 
 
-def ours_serial(request: Request) -> Subject:
-    """The collector's serial twin: the same blocks in one process."""
-    from fastcollect.control.serial import SerialCollector
-
-    collector = SerialCollector(_config(request))
-    return Subject(lambda: len(collector.take()), collector.close, request.parallelism.n)
-
-
 def env_only(request: Request) -> Subject:
     """Our batched environment alone, in one process, with random actions."""
     num_envs = request.parallelism.n
@@ -122,9 +112,7 @@ METHODS = (
     _WHOLE,
     replace(_WHOLE, name="ours-fast", note="as ours, with physics='fast' (no second mj_forward)"),
     replace(_WHOLE, name="ours-gpu", note="as ours, with the model workers on the GPU"),
-    Method(
-        "ours-serial", ours_serial, "the same blocks in one process", policy=True, sizes=Choice.one_process
-    ),
+    replace(_WHOLE, name="ours-serial", note="the same blocks in one process", sizes=Choice.one_process),
     _LEARNER,
     replace(_LEARNER, name="ours-learner-gpu", note="as ours-learner, learner and model workers on the GPU"),
     _ENV,

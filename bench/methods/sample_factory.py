@@ -1,7 +1,5 @@
 """Sample Factory's own sampler with its own policy, and nothing that learns from what it collects."""
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 from typing import Any

@@ -1,7 +1,5 @@
 """Stock environments, one copy each, and what acts in them for the peers that have no policy."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Any

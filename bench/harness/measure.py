@@ -1,9 +1,8 @@
-"""Measurements in processes of their own, so that imports, thread pools and memory never leak.
+"""Measurements in processes of their own and in interleaved rounds.
 
-The other side of the pipe is ``bench.harness.child``, run by our interpreter or by a peer's own.
+So imports, thread pools and memory never leak, and a machine that drifts changes all methods alike. The other
+side of the pipe is ``bench.harness.child``, run by our interpreter or by a peer's own.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -14,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.harness.results import console
 from bench.methods import METHODS
-from bench.methods.base import Method
 from fastcollect.support.cpu import THREAD_CAPS
 
 _START_SECONDS = 300.0  # stock worlds of Crafter take seconds each
@@ -32,6 +31,8 @@ PEERS = _ROOT / ".venv-peers"
 
 Slice = Callable[[float, float], dict[str, Any]]
 """Measures once: seconds that do not count, seconds that do. Raises MeasurementError."""
+Outcome = list[dict[str, Any]] | str
+"""What every round gave, or the text of the first error."""
 
 
 class MeasurementError(RuntimeError):
@@ -84,9 +85,43 @@ def peer_python(peer: str) -> Path:
     return folder / "bin" / "python"
 
 
-def _environment(method: Method) -> dict[str, str]:
-    paths = [str(_ROOT)] if method.peer else [str(_ROOT), *(path for path in sys.path if path)]
-    return {**os.environ, **(THREAD_CAPS if method.capped else {}), "PYTHONPATH": os.pathsep.join(paths)}
+def order(labels: Sequence[str], number: int) -> list[str]:
+    """The turns of a round: each label is first, second, ... in turn; every other round goes backwards."""
+    first = number % max(1, len(labels))
+    turned = [*labels[first:], *labels[:first]]
+    return turned if number % 2 == 0 else turned[::-1]
+
+
+def take_turns(
+    turns: Mapping[str, Callable[[], dict[str, Any]]], rounds: int, guess: float, unit: str
+) -> dict[str, Outcome]:
+    """Every label's turn in every round; after its first MeasurementError a label is left out.
+
+    A turn returns a slice with its "rate". What is running, how fast each was and about how many seconds are
+    left is told on standard error; ``guess`` is what a turn may take until its first one tells.
+    """
+    screen, cost = console(stderr=True), dict.fromkeys(turns, guess)
+    found: dict[str, Outcome] = {label: [] for label in turns}
+    # Twice a second: drawing takes time from what is measured.
+    with screen.status("starting", refresh_per_second=2) as status:
+        for number in range(rounds):
+            for label in order(list(turns), number):
+                done = found[label]
+                if isinstance(done, str):
+                    continue
+                going = {each: len(got) for each, got in found.items() if isinstance(got, list)}
+                left = sum(cost[each] * (rounds - count) for each, count in going.items())
+                head = f"round {number + 1}/{rounds}  {label}"
+                status.update(f"{head}  (about {left:.0f} s left)")
+                start = time.monotonic()
+                try:
+                    done.append(turns[label]())
+                    text = f"{done[-1]['rate']:,.0f} {unit}"
+                except MeasurementError as error:
+                    found[label] = text = str(error)
+                cost[label] = time.monotonic() - start
+                screen.print(f"{head}: {text}", markup=False)
+    return found
 
 
 class _Child:
@@ -96,6 +131,8 @@ class _Child:
         self._name, self._buffer = request.method, b""
         method = METHODS[request.method]
         python = sys.executable if method.peer is None else peer_python(method.peer)
+        paths = [str(_ROOT)] if method.peer else [str(_ROOT), *filter(None, sys.path)]
+        caps = THREAD_CAPS if method.capped else {}
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._read, write = os.pipe()
         try:
@@ -105,7 +142,7 @@ class _Child:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=[write],
-                env=_environment(method),
+                env={**os.environ, **caps, "PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=True,  # a group to kill, which Ctrl-C does not reach by itself
             )
         finally:
