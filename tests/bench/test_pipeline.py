@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.original_protocol import stock_arguments
 from support.training import environment
 
 from bench import original_protocol, pipeline
-from bench.original_protocol import stock_arguments
 from bench.pipeline import PipelineArguments, accounts, check, trained
 from engine.algorithms.sac import SACConfig
 from fastcollect.support.errors import ConfigError
