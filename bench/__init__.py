@@ -7,5 +7,5 @@ can be measured, and ``product`` is the only file that knows how the product tra
 import sys
 
 # First, because it may change the interpreter; a peer's own lacks on purpose what the commands need.
-if "bench.harness.child" not in sys.orig_argv:
+if ".venv-peers" not in sys.prefix:
     import fastcollect.support.project_environment  # noqa: F401

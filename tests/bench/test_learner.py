@@ -11,7 +11,11 @@ import pytest
 from support.training import environment
 
 from bench import learner
-from bench.learner import LearnerArguments, check, measure
+from bench.harness import measure
+from bench.harness.measure import MeasurementError, started
+from bench.learner import LearnerArguments, check, measure_batch
+from bench.methods import METHODS
+from bench.methods.learners import LearnerRequest
 from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bench.methods.gymnasium_vector import single
-from bench.plan import Options, make_plan
 
 from bench.cartridge import build
-from bench.methods import METHODS, Request, UnsupportedError, naive
+from bench.fps import Options, make_plan
+from bench.harness import measure
+from bench.methods import METHODS, naive, names
+from bench.methods.base import Parallelism, Request, UnsupportedError
 from bench.methods.sample_factory import encoder_arguments
+from bench.methods.vector_envs import single
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_METHODS = [name for name in names(Request) if METHODS[name].peer]

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.isolated import measure
 
 from bench import fps, scaling
-from bench.methods import Request
-from bench.scaling import ScalingArguments, points_to
+from bench.harness.measure import measure
+from bench.methods.base import Parallelism, Request
+from bench.scaling import ScalingArguments, make_cases, points_to
 from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
