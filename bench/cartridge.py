@@ -15,14 +15,8 @@ from fastcollect.support.files import write_file
 
 SOURCE = Path(__file__).with_suffix(".asm")
 SIZE = 32 * 1024
-ADDRESSES = {
-    "score": 0xC0A0,
-    "misses": 0xC0A1,
-    "lives": 0xC0A2,
-    "ball_x": 0xC0A3,
-    "ball_y": 0xC0A4,
-    "paddle_x": 0xC0A5,
-}
+_BYTES = ("score", "misses", "lives", "ball_x", "ball_y", "paddle_x")
+ADDRESSES = {name: 0xC0A0 + number for number, name in enumerate(_BYTES)}
 """Bytes of the game; what they mean stands at the top of ``cartridge.asm``."""
 
 # n: a byte, nn: two bytes, e: a jump of -128 to 127 bytes; then the opcode. Only what the game uses.

@@ -98,7 +98,7 @@ def _column(name: str, env: str, arguments: CompareArguments) -> dict[str, Any]:
 
 def _ours(env: str, label: str, size: Parallelism) -> Case:
     (case,) = make_plan(Options(env=env, methods=("ours",)))
-    return case.resized(size).labelled(label)
+    return case.resized(size, label)
 
 
 if __name__ == "__main__":

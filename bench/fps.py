@@ -74,13 +74,9 @@ class Case:
         processes = self.request.parallelism.N if METHODS[self.request.method].everywhere else 1
         return measure([replace(self.request, index=k) for k in range(processes)], WARM_UP, seconds)
 
-    def resized(self, size: Parallelism) -> Self:
-        """With other n, N and M."""
-        return Case(replace(self.request, parallelism=size), {**self.row, **asdict(size)})
-
-    def labelled(self, label: str) -> Self:
-        """With another label."""
-        return Case(self.request, {**self.row, "label": label})
+    def resized(self, size: Parallelism, label: str) -> Self:
+        """With other n, N and M, and another label."""
+        return Case(replace(self.request, parallelism=size), {**self.row, **asdict(size), "label": label})
 
 
 def make_plan(options: Options) -> list[Case]:
@@ -145,7 +141,7 @@ def _fitted(case: Case, seconds: float) -> Case:
     trials: dict[float, Case] = {}
     for n in METHODS[case.request.method].candidates if is_cheap(case.request.env) else ():
         console(stderr=True).print(f"{case.row['label']}, trying {n} environments", markup=False)
-        trial = case.resized(replace(case.request.parallelism, n=n))
+        trial = case.resized(replace(case.request.parallelism, n=n), case.row["label"])
         try:
             trials[trial.measure(min(0.5, seconds))["rate"]] = trial
         except MeasurementError:

@@ -10,12 +10,12 @@ import numpy as np
 
 from bench.methods.base import Parallelism
 from bench.methods.learners import LearnerRequest
+from bench.methods.stock import spec_of
 from engine.algorithms import sac
 from engine.networks import mlp, tanh_gaussian
 from engine.normalizer import Moments
 from fastcollect.control.collector import Collector
 from fastcollect.control.probe import env_spec
-from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.support.errors import ConfigError
 from trainers.command import TrainArguments, control_rounds, parse, train_config
 from trainers.config.training import CollectConfig, ReplayConfig, TrainConfig, check_prune
@@ -95,15 +95,8 @@ def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], 
     Returns a function that dispatches some updates and says how many, and one that returns when all of them
     are computed.
     """
-    config, ones = learner_config(request, storage), np.ones(request.actions)
-    spec = EnvSpec(
-        observation_shape=(request.observations,),
-        observation_dtype=np.dtype(np.float32),
-        observation_low=np.float32(-np.inf),
-        observation_high=np.float32(np.inf),
-        action=ActionSpec(shape=ones.shape, dtype=np.dtype(np.float32), low=-ones, high=ones),
-    )
-    learner = Learner(config, spec, sac.DENSE)
+    config = learner_config(request, storage)
+    learner = Learner(config, spec_of(*request.spaces), sac.DENSE)
     envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
     shape = (request.rows // envs, envs)
     rows = {

@@ -26,11 +26,6 @@ from fastcollect.tuning.report import STATES
 
 POLICIES = ("16,16", "64,64", "256,256", "512,512")
 _GPU = Path("/dev/nvidiactl")
-_SHARES = {
-    "stepping": ("stepping",),
-    "inferring": ("inferring",),
-    "waiting": ("waiting_actions", "waiting_learner"),
-}
 _LATENCIES = {"action ms": "median", "p99 ms": "p99"}
 
 
@@ -70,7 +65,7 @@ def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
         size = replace(middle, **sizes)
         what = f"{case.row['policy']}{method.removeprefix('ours').replace('-', ', ')}"
         label = f"n={size.n} N={size.N} M={size.M} {what}"
-        cases.setdefault(label, case.resized(size).labelled(label))
+        cases.setdefault(label, case.resized(size, label))
         return label
 
     counts, gpu = points_to(middle.N), _GPU.exists()
@@ -108,17 +103,21 @@ def _points(axis: str, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: rows[label] for name, label in result["axes"][axis].items()}
 
 
+def _named(prefix: str, shares: Mapping[str, float]) -> list[float]:
+    """Of the states whose names begin so: waiting is for actions or for the learner."""
+    return [share for state, share in shares.items() if state.startswith(prefix)]
+
+
 def _table(axis: str, result: Mapping[str, Any]) -> Table:
     points = _points(axis, result)
     first, names = next(iter(points.values())), {row["label"]: name for name, row in points.items()}
     fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
     tail = {
-        name: lambda row, states=states: f"{sum(row['shares']['env_worker'][s] for s in states):.0%}"
-        for name, states in _SHARES.items()
-    } | {
-        name: lambda row, quantile=quantile: f"{row['action_latency_seconds'][quantile] * 1e3:.2f}"
-        for name, quantile in _LATENCIES.items()
+        name: lambda row, name=name: f"{sum(_named(name, row['shares']['env_worker'])):.0%}"
+        for name in ("stepping", "inferring", "waiting")
     }
+    for name, quantile in _LATENCIES.items():
+        tail[name] = lambda row, key=quantile: f"{row['action_latency_seconds'][key] * 1e3:.2f}"
     title, head = f"{first['env']} along {axis}, with {fixed}", {axis: lambda row: names[row["label"]]}
     return rate_table(title, list(points.values()), "fps", head, tail)
 

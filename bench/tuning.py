@@ -12,6 +12,7 @@ from bench.harness.results import console, show
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
+from fastcollect.support.errors import WorkerError
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
 from fastcollect.tuning.results import Candidate, Trial
 
@@ -66,7 +67,10 @@ def compare(arguments: TuningArguments, command: str) -> None:
         phase = f"a race of {arguments.final_seconds:g} s"
         pick = picked.best.candidate
         finalists = list(dict.fromkeys([pick, *list(swept)[:_FINALISTS]]))
-        final = Tuner(config, report).race(finalists, arguments.final_seconds).last()
+        raced = Tuner(config, report).race(finalists, arguments.final_seconds).last()
+    final = {candidate: trial for candidate, trial in raced.items() if trial.error is None}
+    if pick not in final:
+        raise WorkerError(f"the pick failed in the race: {raced[pick].error}")
     over = pick_over(final, pick)
     trials = len(picked.trials)
     result = document(

@@ -35,6 +35,12 @@ class LearnerRequest:
     discount: float = 0.97
     peer_updates: int = 64
 
+    @property
+    def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
+        """Of observations and actions."""
+        box = gymnasium.spaces.Box
+        return box(-np.inf, np.inf, (self.observations,), np.float32), box(-1, 1, (self.actions,), np.float32)
+
 
 def _versions(*packages: str) -> Callable[[], dict[str, Any]]:
     """Of the packages that decide a method's speed."""
@@ -75,10 +81,8 @@ def peer(request: LearnerRequest) -> Subject:
         from sbx import SAC
     else:
         from stable_baselines3 import SAC
-    space = partial(gymnasium.spaces.Box, dtype=np.float32)
     env = gymnasium.Env()  # spaces and nothing else: what a peer needs to know of an environment
-    env.observation_space = space(-np.inf, np.inf, (request.observations,))
-    env.action_space = space(-1, 1, (request.actions,))
+    env.observation_space, env.action_space = request.spaces
     model = SAC(
         "MlpPolicy",
         env,

@@ -108,18 +108,23 @@ def draw_actions(action: ActionSpec, num_envs: int, dtype: np.dtype | None = Non
     return itertools.cycle(list(batches.astype(dtype)))
 
 
+def spec_of(observation_space: Any, action_space: Any) -> EnvSpec:
+    """The specification of an environment with gymnasium's spaces."""
+    shape, dtype, low, high = observation_bounds(observation_space)
+    return EnvSpec(
+        observation_shape=shape,
+        observation_dtype=dtype,
+        observation_low=low,
+        observation_high=high,
+        action=action_spec(action_space),
+    )
+
+
 class Actor:
     """The row's policy in NumPy for a peer that has none: the one that env workers use when M is 0."""
 
     def __init__(self, request: Request, observation_space: Any, action_space: Any, num_envs: int) -> None:
-        shape, dtype, low, high = observation_bounds(observation_space)
-        spec = EnvSpec(
-            observation_shape=shape,
-            observation_dtype=dtype,
-            observation_low=low,
-            observation_high=high,
-            action=action_spec(action_space),
-        )
+        spec = spec_of(observation_space, action_space)
         self._policy = parse_policy(request.policy, request.env).build(spec, batched=False)
         self._policy.load(self._policy.initial_parameters(0))
         self._action = np.zeros((num_envs, *spec.action.shape), spec.action.dtype)
