@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import cartridge, compare_page
 from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
-from bench.harness.command import Problems, Turns, document, main, save
+from bench.harness.command import Problems, Turns, main, save
 from bench.harness.results import console
 from bench.methods.base import Parallelism
 from bench.tuning import tuner_config
@@ -57,9 +57,14 @@ def compare(arguments: CompareArguments, command: str) -> None:
             console(stderr=True).print(f"{name} ({number} of {len(envs)})", markup=False)
             columns.append(_column(name, env, arguments))
     require_any([row for column in columns for row in column["rows"]])
-    result = document(command, seconds=arguments.seconds, rounds=arguments.rounds, envs=columns)
+    result = save(
+        arguments.out / "table.json",
+        command,
+        seconds=arguments.seconds,
+        rounds=arguments.rounds,
+        envs=columns,
+    )
     page = compare_page.markdown(result)
-    save(arguments.out / "table.json", result)
     write_file(arguments.out / "table.csv", compare_page.csv_text(result))
     write_file(arguments.out / "table.md", page)
     write_file(arguments.out / "table.png", compare_page.picture(result))

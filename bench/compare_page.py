@@ -14,6 +14,8 @@ from bench.harness.results import Row, machine_line, panels, png
 DEFAULT, TUNED = "ours, default", "ours, tuned"
 Document = Mapping[str, Any]
 Column = Mapping[str, Any]
+_SPEED = "{median:,.0f} ({min:,.0f} \u2013 {max:,.0f})"
+_COST = "{start_seconds:.1f} / {cpus_busy:.1f} / {each:.1f}"
 
 
 def labels(document: Document) -> list[str]:
@@ -31,6 +33,15 @@ def over(column: Column, label: str) -> float | None:
     return (cell(column, TUNED) or {}).get("ratios", {}).get(label)
 
 
+def _ratio(column: Column, row: Row) -> str:
+    ratio = over(column, row["label"])
+    return f"{ratio:.2f}" if ratio else ""
+
+
+def _memory(row: Row) -> float:
+    return row["memory_mib"] / row["num_envs"]
+
+
 def markdown(document: Document) -> str:
     """Steps a second; ratios; the winner's settings and what each method costs; what was not measured."""
     envs, every = document["envs"], labels(document)
@@ -46,25 +57,15 @@ def markdown(document: Document) -> str:
             lines.append([label, *(text(column, row) if row and row["fps"] else "" for column, row in cells)])
         return _markdown_table([title, *(column["env"] for column in envs)], lines)
 
-    def speed(column: Column, row: Row) -> str:
-        return "{median:,.0f} ({min:,.0f} \u2013 {max:,.0f})".format(**row["fps"])
-
-    def ratio(column: Column, row: Row) -> str:
-        return f"{found:.2f}" if (found := over(column, row["label"])) else ""
-
-    def cost(column: Column, row: Row) -> str:
-        memory = row["memory_mib"] / row["num_envs"]
-        return f"{row['start_seconds']:.1f} / {row['cpus_busy']:.1f} / {memory:.1f}"
-
     parts = [
         f"{rounds}, (min \u2013 max).",
-        table("steps per second", speed, every),
+        table("steps per second", lambda _, row: _SPEED.format(**row["fps"]), every),
         "The tuned collector over each method, ratios taken within a round:",
-        table(f"{TUNED} \u00f7", ratio, [label for label in every if label != TUNED]),
+        table(f"{TUNED} \u00f7", _ratio, [label for label in every if label != TUNED]),
         "n environments in each of N workers, M model workers, as the tuner chose them:",
         _markdown_table(["environment", "n", "N", "M", "policy"], settings),
         "Start-up in seconds / processors in use / MiB an environment (shared pages counted once):",
-        table("costs", cost, every),
+        table("costs", lambda _, row: _COST.format(**row, each=_memory(row)), every),
         *_missing(envs),
         f"{machine_line(document['machine'])}.  `{document['command']}`",
     ]
@@ -102,7 +103,7 @@ def csv_text(document: Document) -> str:
                 line |= {f"fps_{key}": round(value, 1) for key, value in row["fps"].items()}
                 line["tuned_over_this"] = "" if ratio is None else round(ratio, 3)
                 line |= {key: round(row[key], 2) for key in ("start_seconds", "cpus_busy")}
-                line["memory_mib_per_env"] = round(row["memory_mib"] / row["num_envs"], 2)
+                line["memory_mib_per_env"] = round(_memory(row), 2)
             writer.writerow(line)
     return stream.getvalue()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 import tyro
 
-from bench.harness.command import Output, Problems, Turns, document, main, save
+from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.measure import MeasurementError, measure, take_turns
 from bench.harness.results import Row, console, measured, rate_table, show
 from bench.methods import METHODS, names
@@ -157,9 +157,9 @@ def measure_cases(cases: Sequence[Case], seconds: float, rounds: int) -> list[Ro
     return measured([case.row for case in cases], outcomes, "fps")
 
 
-def require_any(rows: Sequence[Row]) -> None:
+def require_any(rows: Sequence[Row], rate: str = "fps") -> None:
     """Raises WorkerError if no row has a number."""
-    if not any(row["fps"] for row in rows):
+    if not any(row[rate] for row in rows):
         raise WorkerError("none of the methods could be measured here")
 
 
@@ -174,8 +174,7 @@ TAIL = {
 def compare(arguments: FpsArguments, command: str) -> None:
     """Measure, write, show. Raises ConfigError before anything is started, WorkerError if nothing ran."""
     rows = measure_cases(make_plan(arguments), arguments.seconds, arguments.rounds)
-    result = document(command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows)
-    save(arguments.json, result)
+    result = save(arguments.json, command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows)
     policy = next((f", policy {row['policy']}" for row in rows if row["policy"]), "")
     rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
     title = f"{arguments.env}: environment steps per second, {rounds}{policy}"

@@ -12,13 +12,12 @@ import contextlib
 import math
 from dataclasses import dataclass
 
-from bench.fps import check_methods
-from bench.harness.command import Output, Problems, Turns, document, main, save
+from bench.fps import check_methods, require_any
+from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.measure import MeasurementError, Outcome, Slice, started, take_turns
 from bench.harness.results import Row, console, measured, rate_table, show
 from bench.methods import names
 from bench.methods.learners import LearnerRequest
-from fastcollect.support.errors import ConfigError
 
 RATE = "updates_per_second"
 
@@ -79,15 +78,12 @@ def measure_batch(arguments: LearnerArguments, batch: int) -> list[Row]:
 
 
 def compare(arguments: LearnerArguments, command: str) -> None:
-    """Measure, write, show. Raises ConfigError for wrong values, and where nothing could be measured."""
+    """Measure, write, show. Raises ConfigError for wrong values, WorkerError if nothing ran."""
     check(arguments)
     parts = [measure_batch(arguments, batch) for batch in arguments.batches]
     rows = [row for part in parts for row in part]
-    if all("error" in row for row in rows):
-        raise ConfigError([row["error"] for row in rows])
     kept = ("hidden", "seconds", "rounds", "settle", "env", "updates_per_step")
-    result = document(command, **{name: getattr(arguments, name) for name in kept}, rows=rows)
-    save(arguments.json, result)
+    result = save(arguments.json, command, **{name: getattr(arguments, name) for name in kept}, rows=rows)
     title = (
         f"SAC updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
         f"{arguments.seconds:g} s, ratios within a round"
@@ -96,6 +92,7 @@ def compare(arguments: LearnerArguments, command: str) -> None:
     tables = [rate_table(title, part, RATE, head, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))
+    require_any(rows, RATE)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.harness.command import Output, Problems, document, main, save
+from bench.harness.command import Output, Problems, main, save
 from bench.harness.measure import MeasurementError, measure
 from bench.harness.results import plain_table, show
 from bench.methods.original_protocol import StudyRequest, stock_arguments
@@ -131,7 +131,8 @@ def pipeline(arguments: PipelineArguments, command: str) -> None:
         dense, ticket = (json.loads((runs / stage / "summary.json").read_text()) for stage in STAGES)
     made = trained(dense, ticket, from_zero=chosen.rewind.step == "zero")
     rows = accounts(made, stages, [before, after])
-    result = document(
+    result = save(
+        arguments.json,
         command,
         env=arguments.env,
         seed=arguments.seed,
@@ -142,7 +143,6 @@ def pipeline(arguments: PipelineArguments, command: str) -> None:
             *ticket["rounds"],
         ],
     )
-    save(arguments.json, result)
     lines = [
         [
             row["method"],

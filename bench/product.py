@@ -117,40 +117,40 @@ def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], 
     return update, lambda: jax.block_until_ready((learner.state, learner.acting))
 
 
-class SingleUpdates:
-    """The product's losses as the original study calls them: one row to act, one batch to update.
+def single_updates(
+    arguments: TrainArguments, observations: int, actions: int
+) -> tuple[Callable, Callable, float, int]:
+    """The product's losses as the original study calls them, and their discount and batch size.
 
-    Acting is not compiled, every metric is read after every update, and the normaliser is updated from each
-    batch.
+    The first function gives an action (actions,) for one observation (observations,) and is not compiled; the
+    second updates once from a batch of transitions, named as in ``engine.algorithms.sac.Batch``, from which
+    the normaliser is updated, too, and reads every metric.
     """
+    config, key = arguments.sac, jax.random.key(0)
+    state, moments = sac.init(config, 0, observations, actions), Moments.empty(observations)
 
-    def __init__(self, arguments: TrainArguments, observations: int, actions: int) -> None:
-        self.config = config = arguments.sac
-        self._state = sac.init(config, 0, observations, actions)
-        self._moments, self._key = Moments.empty(observations), jax.random.key(0)
+    @jax.jit
+    def update(state: sac.SACState, batch: sac.Batch) -> tuple[sac.SACState, dict[str, jax.Array]]:
+        return sac.update(config, state, sac.DENSE, batch, sac.noises(state, 1, batch.action.shape)[0])
 
-        @jax.jit
-        def update(state: sac.SACState, batch: sac.Batch) -> tuple[sac.SACState, dict[str, jax.Array]]:
-            return sac.update(config, state, sac.DENSE, batch, sac.noises(state, 1, batch.action.shape)[0])
-
-        self._update = update
-
-    def act(self, row: np.ndarray) -> np.ndarray:
-        """An action (actions,) for one observation (observations,)."""
-        mean, scale = self._moments.scaling(1e-4)
-        self._key, key = jax.random.split(self._key)
-        head = mlp(self._state.actor, jnp.asarray((row - mean) * scale, jnp.float32)[None])
-        noise = jax.random.normal(key, (1, head.shape[1] // 2))
+    def act(row: np.ndarray) -> np.ndarray:
+        nonlocal key
+        mean, scale = moments.scaling(1e-4)
+        key, own = jax.random.split(key)
+        head = mlp(state.actor, jnp.asarray((row - mean) * scale, jnp.float32)[None])
+        noise = jax.random.normal(own, (1, head.shape[1] // 2))
         return np.asarray(tanh_gaussian(head, noise)[0])[0]
 
-    def learn(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Update once from a batch of transitions, named as in ``engine.algorithms.sac.Batch``."""
+    def learn(batch: Mapping[str, np.ndarray]) -> None:
+        nonlocal state, moments
         for name in ("observation", "next_observation"):
-            self._moments = self._moments.update(batch[name])
-        prepared = sac.prepare(self.config, sac.Batch(**batch), *self._moments.scaling(1e-4))
-        self._state, metrics = self._update(self._state, prepared)
+            moments = moments.update(batch[name])
+        prepared = sac.prepare(config, sac.Batch(**batch), *moments.scaling(1e-4))
+        state, metrics = update(state, prepared)
         for value in metrics.values():
             float(value)
+
+    return act, learn, config.discount, config.batch_size
 
 
 def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:

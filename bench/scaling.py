@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
-from bench.harness.command import Output, Problems, Turns, document, main, save
+from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.results import panels, png, rate_table, show
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
@@ -90,9 +90,10 @@ def measure(arguments: ScalingArguments, command: str) -> None:
     """Measure, write, show. Raises WorkerError if nothing could be measured."""
     cases, axes = make_cases(arguments)
     rows = measure_cases(cases, arguments.seconds, arguments.rounds)
-    result = document(command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows, axes=axes)
+    result = save(
+        arguments.json, command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows, axes=axes
+    )
     require_any(rows)
-    save(arguments.json, result)
     if arguments.json is not None:
         write_file(arguments.json.with_suffix(".png"), picture(result))
     show(result, *(_table(axis, result) for axis in axes))

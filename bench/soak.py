@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from bench.harness.command import Output, Problems, document, main, save
+from bench.harness.command import Output, Problems, main, save
 from bench.harness.results import console, plain_table, show
 from bench.methods.base import Parallelism
 from fastcollect.control.collector import Collector
@@ -53,8 +53,7 @@ def soak(arguments: SoakArguments, command: str) -> None:
             rows.append({"steps": taken, **memory(collector)})
             status.update(f"{taken:,} of {arguments.steps:,} steps, {left:.0f} s left")
     growth = {kind: rows[-1][kind] / rows[0][kind] - 1 for kind in rows[0] if kind != "steps"}
-    result = document(command, env=arguments.env, rows=rows, growth=growth)
-    save(arguments.json, result)
+    result = save(arguments.json, command, env=arguments.env, rows=rows, growth=growth)
     lines = [[f"{row['steps']:,}", *(f"{row[kind]:.1f}" for kind in growth)] for row in rows]
     lines.append(["growth", *(f"{value:+.1%}" for value in growth.values())])
     show(result, plain_table(f"resident MiB, {taken / seconds:,.0f} steps/s", list(rows[0]), lines, left=0))

@@ -7,7 +7,7 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.harness.command import Output, Problems, document, main, save
+from bench.harness.command import Output, Problems, main, save
 from bench.harness.results import console, show
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
@@ -73,7 +73,8 @@ def compare(arguments: TuningArguments, command: str) -> None:
         raise WorkerError(f"the pick failed in the race: {raced[pick].error}")
     over = pick_over(final, pick)
     trials = len(picked.trials)
-    result = document(
+    result = save(
+        arguments.json,
         command,
         env=arguments.env,
         policy=config.collector.policy.name,
@@ -84,7 +85,6 @@ def compare(arguments: TuningArguments, command: str) -> None:
         },
         pick_over_best=min(over.values()),
     )
-    save(arguments.json, result)
     lines = [
         f"  {c}: {t.fps:,.0f} steps/s (median of {len(t.slices)} turns), pick / this = {over[c]:.3f}"
         for c, t in final.items()

@@ -78,12 +78,12 @@ def main(arguments: type[T], act: Callable[[T, str], None], module: str, descrip
     run(lambda: act(chosen, shlex.join(["python", "-m", module, *sys.argv[1:]])))
 
 
-def document(command: str, **content: Any) -> dict[str, Any]:
-    """A result file's content: the machine, the command, and what was found."""
-    return {"machine": machine(), "command": command, **content}
+def save(file: Path | None, command: str, **content: Any) -> dict[str, Any]:
+    """A result: the machine, the command, and what was found; written as JSON if the user named a file.
 
-
-def save(file: Path | None, content: dict[str, Any]) -> None:
-    """Write a document as JSON if the user named a file. Raises ConfigError naming the file."""
+    Raises ConfigError naming a file that cannot be written.
+    """
+    result = {"machine": machine(), "command": command, **content}
     if file is not None:
-        write_file(file, json.dumps(content, indent=2) + "\n")
+        write_file(file, json.dumps(result, indent=2) + "\n")
+    return result

@@ -43,67 +43,46 @@ def stock_arguments(env_kwargs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-class OriginalProtocol:
-    """Steps and updates as the original's loop makes them."""
-
-    def __init__(self, request: StudyRequest) -> None:
-        import gymnasium
-        import metaworld  # noqa: F401  (registers its environments)
-
-        from bench.product import SingleUpdates, study
-
-        arguments, _ = study(request.flags)
-        self.envs = gymnasium.make_vec(
-            "Meta-World/MT1",
-            env_name=arguments.env,
-            num_envs=request.num_envs,
-            vectorization_mode="sync",
-            **stock_arguments(arguments.env_kwargs),
-        )
-        self._observation, _ = self.envs.reset(seed=0)
-        size, actions = self._observation.shape[1], self.envs.single_action_space.shape[0]
-        self._learner, self._ratio = SingleUpdates(arguments, size, actions), arguments.updates_per_step
-        self._rng, self._capacity = np.random.default_rng(0), request.capacity
-        shapes = {"observation": (size,), "action": (actions,), "reward": (), "bootstrap": ()}
-        shapes["next_observation"] = (size,)
-        self._replay = {
-            name: np.zeros((self._capacity, *shape), np.float32) for name, shape in shapes.items()
-        }
-        self.env_steps = self.updates = 0
-
-    def turn(self) -> int:
-        """Step until updates are due, and make them; returns the environment steps."""
-        before, updates = self.env_steps, self.updates
-        while self.updates == updates:
-            self._step()
-            while self.env_steps * self._ratio >= self.updates + 1:
-                self._learn()
-        return self.env_steps - before
-
-    def _step(self) -> None:
-        # One environment at a time, operation by operation.
-        action = np.stack([self._learner.act(row) for row in self._observation])
-        following, reward, terminated, _, _ = self.envs.step(action)
-        rows = (self.env_steps + np.arange(len(action))) % self._capacity
-        bootstrap = self._learner.config.discount * ~terminated
-        transition = {"observation": self._observation, "action": action, "reward": reward}
-        transition |= {"next_observation": following, "bootstrap": bootstrap}
-        for name, values in transition.items():
-            self._replay[name][rows] = values
-        self._observation = following
-        self.env_steps += len(action)
-
-    def _learn(self) -> None:
-        held = min(self.env_steps, self._capacity)
-        rows = self._rng.integers(held, size=self._learner.config.batch_size)
-        self._learner.learn({name: array[rows] for name, array in self._replay.items()})
-        self.updates += 1
-
-
 def build(request: StudyRequest) -> Subject:
-    """Environment steps of the original's loop."""
-    loop = OriginalProtocol(request)
-    return Subject(loop.turn, loop.envs.close, request.num_envs)
+    """Environment steps as the original's loop makes them, with the updates that they bring."""
+    import gymnasium
+    import metaworld  # noqa: F401  (registers its environments)
+
+    from bench.product import single_updates, study
+
+    arguments, _ = study(request.flags)
+    stock = {"vectorization_mode": "sync", **stock_arguments(arguments.env_kwargs)}
+    envs = gymnasium.make_vec("Meta-World/MT1", env_name=arguments.env, num_envs=request.num_envs, **stock)
+    observation, _ = envs.reset(seed=0)
+    size, actions = observation.shape[1], envs.single_action_space.shape[0]
+    act, learn, discount, batch_size = single_updates(arguments, size, actions)
+    shapes = {"observation": (size,), "action": (actions,), "reward": (), "bootstrap": ()}
+    shapes["next_observation"] = (size,)
+    replay = {name: np.zeros((request.capacity, *shape), np.float32) for name, shape in shapes.items()}
+    env_steps, updates, rng = 0, 0, np.random.default_rng(0)
+
+    def step() -> int:
+        """Step until updates are due, and make them."""
+        nonlocal observation, env_steps, updates
+        before, updated = env_steps, updates
+        while updates == updated:
+            # One environment at a time, operation by operation.
+            action = np.stack([act(row) for row in observation])
+            following, reward, terminated, _, _ = envs.step(action)
+            rows = (env_steps + np.arange(len(action))) % request.capacity
+            transition = {"observation": observation, "action": action, "reward": reward}
+            transition |= {"next_observation": following, "bootstrap": discount * ~terminated}
+            for name, values in transition.items():
+                replay[name][rows] = values
+            observation = following
+            env_steps += len(action)
+            while env_steps * arguments.updates_per_step >= updates + 1:
+                rows = rng.integers(min(env_steps, request.capacity), size=batch_size)
+                learn({name: array[rows] for name, array in replay.items()})
+                updates += 1
+        return env_steps - before
+
+    return Subject(step, envs.close, request.num_envs, lambda: {"updates": updates})
 
 
 METHODS = (Method("original-protocol", build, request=StudyRequest, role="peer", capped=False),)

@@ -22,9 +22,9 @@ def make_stock(env_id: str) -> Any:
     if env_id in METAWORLD_TASKS:
         return gymnasium.make("metaworld:Meta-World/MT1", env_name=env_id)  # imports what registers it
     if env_id in CRAFTER:
-        return StockCrafter(reward=env_id == "CrafterReward-v1")
+        return _StockCrafter(reward=env_id == "CrafterReward-v1")
     if env_id.startswith("gameboy:"):
-        return OneCopy(env_id)
+        return _OneCopy(env_id)
     stock_id = stock_name(env_id)
     if stock_id not in gymnasium.registry:
         raise UnsupportedError(f"gymnasium has no environment {stock_id!r}")
@@ -37,8 +37,8 @@ def stock_name(env_id: str) -> str:
     return rest if prefix in ("gym", "vector", "envpool") and rest else env_id
 
 
-class StockCrafter(gymnasium.Env):
-    """Crafter as it comes, with gymnasium's interface."""
+class _StockCrafter(gymnasium.Env):
+    """Crafter as it comes, with gymnasium's interface; a seed is the game's from then on."""
 
     def __init__(self, reward: bool) -> None:
         import crafter
@@ -48,20 +48,18 @@ class StockCrafter(gymnasium.Env):
         self.action_space = gymnasium.spaces.Discrete(self._game.action_space.n)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """See gymnasium.Env.reset; a seed is the game's from then on."""
         if seed is not None:
             self._game._seed = seed
         return self._game.reset(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """See gymnasium.Env.step."""
         observation, reward, done, info = self._game.step(action)
         dead = info["discount"] == 0
         return observation, reward, dead, done and not dead, {}
 
 
-class OneCopy(gymnasium.Env):
-    """One copy of an environment of ours, for which there is no other implementation."""
+class _OneCopy(gymnasium.Env):
+    """One copy of an environment of ours, for which there is no other implementation; its seed is fixed."""
 
     def __init__(self, env_id: str) -> None:
         self._env = make_env(EnvConfig(id=env_id), np.zeros(1, np.int64))
@@ -75,14 +73,12 @@ class OneCopy(gymnasium.Env):
         self._out, self._begun = StepBuffers.allocate(spec, 1), False
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """See gymnasium.Env.reset; the seed stays the first one."""
         if not self._begun:  # later episodes begin within the step that ends the one before
             self._env.reset(self._out.observation)
             self._begun = True
         return self._out.observation[0].copy(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """See gymnasium.Env.step."""
         out = self._out
         self._env.step(np.array([action]), out)
         ends = bool(out.terminated[0]), bool(out.truncated[0])
@@ -90,7 +86,6 @@ class OneCopy(gymnasium.Env):
         return observation[0].copy(), float(out.reward[0]), *ends, {}
 
     def close(self) -> None:
-        """Free the environment."""
         self._env.close()
 
 
