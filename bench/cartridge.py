@@ -155,4 +155,4 @@ class CartridgeArguments:
 
 
 if __name__ == "__main__":
-    main(CartridgeArguments, lambda chosen, _: write_file(chosen.file, build()), "bench.cartridge", __doc__)
+    main(CartridgeArguments, lambda chosen: write_file(chosen.file, build()), __doc__)

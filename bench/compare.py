@@ -43,7 +43,7 @@ class CompareArguments(Turns):
     """Seconds of search for each environment."""
 
 
-def compare(arguments: CompareArguments, command: str) -> None:
+def compare(arguments: CompareArguments) -> None:
     """Tune, measure, write. Raises ConfigError before anything is started, WorkerError if nothing ran."""
     with tempfile.TemporaryDirectory(prefix="fastcollect-cartridge-") as folder:
         envs = {name: name for name in arguments.envs}
@@ -57,13 +57,7 @@ def compare(arguments: CompareArguments, command: str) -> None:
             console(stderr=True).print(f"{name} ({number} of {len(envs)})", markup=False)
             columns.append(_column(name, env, arguments))
     require_any([row for column in columns for row in column["rows"]])
-    result = save(
-        arguments.out / "table.json",
-        command,
-        seconds=arguments.seconds,
-        rounds=arguments.rounds,
-        envs=columns,
-    )
+    result = save(arguments, arguments.out / "table.json", envs=columns)
     page = compare_page.markdown(result)
     write_file(arguments.out / "table.csv", compare_page.csv_text(result))
     write_file(arguments.out / "table.md", page)
@@ -107,4 +101,4 @@ def _ours(env: str, label: str, size: Parallelism) -> Case:
 
 
 if __name__ == "__main__":
-    main(CompareArguments, compare, "bench.compare", __doc__)
+    main(CompareArguments, compare, __doc__)

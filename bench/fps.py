@@ -171,10 +171,10 @@ TAIL = {
 }
 
 
-def compare(arguments: FpsArguments, command: str) -> None:
+def compare(arguments: FpsArguments) -> None:
     """Measure, write, show. Raises ConfigError before anything is started, WorkerError if nothing ran."""
     rows = measure_cases(make_plan(arguments), arguments.seconds, arguments.rounds)
-    result = save(arguments.json, command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows)
+    result = save(arguments, arguments.json, rows=rows)
     policy = next((f", policy {row['policy']}" for row in rows if row["policy"]), "")
     rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
     title = f"{arguments.env}: environment steps per second, {rounds}{policy}"
@@ -184,4 +184,4 @@ def compare(arguments: FpsArguments, command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(FpsArguments, compare, "bench.fps", __doc__)
+    main(FpsArguments, compare, __doc__)

@@ -77,13 +77,12 @@ def measure_batch(arguments: LearnerArguments, batch: int) -> list[Row]:
     return measured(rows, outcomes, RATE)
 
 
-def compare(arguments: LearnerArguments, command: str) -> None:
+def compare(arguments: LearnerArguments) -> None:
     """Measure, write, show. Raises ConfigError for wrong values, WorkerError if nothing ran."""
     check(arguments)
     parts = [measure_batch(arguments, batch) for batch in arguments.batches]
     rows = [row for part in parts for row in part]
-    kept = ("hidden", "seconds", "rounds", "settle", "env", "updates_per_step")
-    result = save(arguments.json, command, **{name: getattr(arguments, name) for name in kept}, rows=rows)
+    result = save(arguments, arguments.json, rows=rows)
     title = (
         f"SAC updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
         f"{arguments.seconds:g} s, ratios within a round"
@@ -96,4 +95,4 @@ def compare(arguments: LearnerArguments, command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(LearnerArguments, compare, "bench.learner", __doc__)
+    main(LearnerArguments, compare, __doc__)

@@ -119,7 +119,7 @@ def accounts(
     ]
 
 
-def pipeline(arguments: PipelineArguments, command: str) -> None:
+def pipeline(arguments: PipelineArguments) -> None:
     """Measure, write, show. Raises ConfigError for wrong values, before anything is started."""
     chosen = check(arguments)
     with tempfile.TemporaryDirectory(prefix="fastcollect-pipeline-") as temporary:
@@ -131,18 +131,10 @@ def pipeline(arguments: PipelineArguments, command: str) -> None:
         dense, ticket = (json.loads((runs / stage / "summary.json").read_text()) for stage in STAGES)
     made = trained(dense, ticket, from_zero=chosen.rewind.step == "zero")
     rows = accounts(made, stages, [before, after])
-    result = save(
-        arguments.json,
-        command,
-        env=arguments.env,
-        seed=arguments.seed,
-        rows=rows,
-        speedup=rows[1]["wall_seconds"] / rows[0]["wall_seconds"],
-        results=[
-            {"stage": "dense", **{key: dense[key] for key in ("success_any", "success_last", "return_mean")}},
-            *ticket["rounds"],
-        ],
-    )
+    speedup = rows[1]["wall_seconds"] / rows[0]["wall_seconds"]
+    summary = {key: dense[key] for key in ("success_any", "success_last", "return_mean")}
+    results = [{"stage": "dense", **summary}, *ticket["rounds"]]
+    result = save(arguments, arguments.json, rows=rows, speedup=speedup, results=results)
     lines = [
         [
             row["method"],
@@ -154,7 +146,7 @@ def pipeline(arguments: PipelineArguments, command: str) -> None:
     ]
     names = ("method", "how", "env steps", "updates", "minutes")
     table = plain_table("one seed: dense and ticket", names, lines, left=2)
-    show(result, table, f"{result['speedup']:.1f} times faster")
+    show(result, table, f"{speedup:.1f} times faster")
 
 
 def _ours(arguments: PipelineArguments, runs: Path) -> dict[str, float]:
@@ -183,4 +175,4 @@ def original_pace(arguments: PipelineArguments) -> float:
 
 
 if __name__ == "__main__":
-    main(PipelineArguments, pipeline, "bench.pipeline", __doc__)
+    main(PipelineArguments, pipeline, __doc__)

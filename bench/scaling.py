@@ -86,13 +86,11 @@ def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
     return list(cases.values()), {name: points for name, points in axes.items() if points}
 
 
-def measure(arguments: ScalingArguments, command: str) -> None:
+def measure(arguments: ScalingArguments) -> None:
     """Measure, write, show. Raises WorkerError if nothing could be measured."""
     cases, axes = make_cases(arguments)
     rows = measure_cases(cases, arguments.seconds, arguments.rounds)
-    result = save(
-        arguments.json, command, seconds=arguments.seconds, rounds=arguments.rounds, rows=rows, axes=axes
-    )
+    result = save(arguments, arguments.json, rows=rows, axes=axes)
     require_any(rows)
     if arguments.json is not None:
         write_file(arguments.json.with_suffix(".png"), picture(result))
@@ -149,4 +147,4 @@ def picture(result: Mapping[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    main(ScalingArguments, measure, "bench.scaling", __doc__)
+    main(ScalingArguments, measure, __doc__)

@@ -34,7 +34,7 @@ class SoakArguments(Output):
     """How often memory is read."""
 
 
-def soak(arguments: SoakArguments, command: str) -> None:
+def soak(arguments: SoakArguments) -> None:
     """Collect, reading memory at even distances; the first checkpoint comes after a tenth of the steps."""
     problems, size = Problems(arguments), Parallelism(arguments.n, arguments.N, arguments.M)
     least = "at least 2, and a step for each"
@@ -53,7 +53,7 @@ def soak(arguments: SoakArguments, command: str) -> None:
             rows.append({"steps": taken, **memory(collector)})
             status.update(f"{taken:,} of {arguments.steps:,} steps, {left:.0f} s left")
     growth = {kind: rows[-1][kind] / rows[0][kind] - 1 for kind in rows[0] if kind != "steps"}
-    result = save(arguments.json, command, env=arguments.env, rows=rows, growth=growth)
+    result = save(arguments, arguments.json, rows=rows, growth=growth)
     lines = [[f"{row['steps']:,}", *(f"{row[kind]:.1f}" for kind in growth)] for row in rows]
     lines.append(["growth", *(f"{value:+.1%}" for value in growth.values())])
     show(result, plain_table(f"resident MiB, {taken / seconds:,.0f} steps/s", list(rows[0]), lines, left=0))
@@ -70,4 +70,4 @@ def memory(collector: Collector) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(SoakArguments, soak, "bench.soak", __doc__)
+    main(SoakArguments, soak, __doc__)

@@ -46,7 +46,7 @@ def pick_over(final: Mapping[Candidate, Trial], pick: Candidate) -> dict[Candida
     return {candidate: final[pick].score / trial.score for candidate, trial in final.items()}
 
 
-def compare(arguments: TuningArguments, command: str) -> None:
+def compare(arguments: TuningArguments) -> None:
     """Tune, sweep, and let the two answers race."""
     problems = Problems(arguments)
     problems.positive("final-seconds", arguments.final_seconds)
@@ -74,9 +74,8 @@ def compare(arguments: TuningArguments, command: str) -> None:
     over = pick_over(final, pick)
     trials = len(picked.trials)
     result = save(
+        arguments,
         arguments.json,
-        command,
-        env=arguments.env,
         policy=config.collector.policy.name,
         tuner={"pick": str(pick), "seconds": picked.seconds, "trials": trials},
         sweep={str(c): {"score": t.score, "fps": t.fps} for c, t in swept.items()},
@@ -94,4 +93,4 @@ def compare(arguments: TuningArguments, command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(TuningArguments, compare, "bench.tuning", __doc__)
+    main(TuningArguments, compare, __doc__)

@@ -72,18 +72,21 @@ class Problems:
             raise ConfigError(list(dict.fromkeys(self.found)))
 
 
-def main(arguments: type[T], act: Callable[[T, str], None], module: str, description: str | None) -> NoReturn:
-    """Be ``python -m module``: read the flags, call ``act`` with them and the command's text, exit."""
-    chosen = tyro.cli(arguments, prog=f"python -m {module}", description=description)
-    run(lambda: act(chosen, shlex.join(["python", "-m", module, *sys.argv[1:]])))
+def main(arguments: type[T], act: Callable[[T], object], description: str | None) -> NoReturn:
+    """Be a command: read the flags, call ``act`` with them, exit."""
+    chosen = tyro.cli(arguments, prog=shlex.join(["python", *sys.orig_argv[1:3]]), description=description)
+    run(lambda: act(chosen))
 
 
-def save(file: Path | None, command: str, **content: Any) -> dict[str, Any]:
-    """A result: the machine, the command, and what was found; written as JSON if the user named a file.
+def save(arguments: Any, file: Path | None, **content: Any) -> dict[str, Any]:
+    """A result: the machine, the command, its settings, what was found; written as JSON if there is a file.
 
     Raises ConfigError naming a file that cannot be written.
     """
-    result = {"machine": machine(), "command": command, **content}
+    settings = {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)}
+    settings.pop("json", None)
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    result = {"machine": machine(), "command": command, **settings, **content}
     if file is not None:
         write_file(file, json.dumps(result, indent=2) + "\n")
     return result

@@ -106,7 +106,7 @@ def test_wrong_values_are_gathered_before_anything_runs(tmp_path):
         out=tmp_path / "out", envs=("CartPole-v1", "NoSuch-v0"), methods=("nosuch",), tune_seconds=0
     )
     with pytest.raises(ConfigError) as error:
-        compare(wrong, "")
+        compare(wrong)
     text = "\n".join(error.value.problems)
     assert all(part in text for part in ("NoSuch-v0", "'nosuch'", "--tune-seconds is 0"))
     assert not (tmp_path / "out").exists()

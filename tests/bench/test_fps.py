@@ -6,19 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
 import pytest
 
 from bench import fps
-from bench.fps import Options, make_plan
+from bench.fps import FpsArguments, Options, make_plan
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.errors import ConfigError
 from fastcollect.tuning import profile
 
 ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [field.name for field in fields(FpsArguments) if field.name != "json"]
 
 
 def command(*arguments, **environment):
@@ -96,7 +98,7 @@ def test_a_real_run_writes_the_documented_file(tmp_path):
     assert process.returncode == 0, err
     found = json.loads(result.read_text())
     assert list(tmp_path.iterdir()) == [result]
-    assert list(found) == ["machine", "command", "seconds", "rounds", "rows"]
+    assert list(found) == ["machine", "command", *FLAGS, "rows"]
     assert found["command"] == "python -m bench.fps " + " ".join(arguments)
     assert found["machine"]["cpu"]
     assert (found["seconds"], found["rounds"]) == (0.3, 1)

@@ -16,7 +16,7 @@ from bench.harness.measure import MeasurementError, started
 from bench.learner import LearnerArguments, check, measure_batch
 from bench.methods import METHODS
 from bench.methods.learners import LearnerRequest
-from fastcollect.support.errors import ConfigError
+from fastcollect.support.errors import ConfigError, WorkerError
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "support.tiny_env:TinyEnv"
@@ -148,14 +148,15 @@ def test_every_method_has_the_same_turns_in_a_process_that_lives_on(monkeypatch)
     assert len(processes) == 2
 
 
-def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path):
+def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measure, "PEERS", tmp_path)
     arguments = LearnerArguments(methods=("sbx",), rounds=1, seconds=0.01)
     (row,) = measure_batch(arguments, 8)
     assert row["updates_per_second"] is None
     assert row["error"] == "sbx: learners is not installed; make peers installs it"
-    with pytest.raises(ConfigError, match="make peers"):
-        learner.compare(arguments, "")
+    with pytest.raises(WorkerError, match="none of the methods"):
+        learner.compare(arguments)
+    assert "make peers installs it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["sbx", "sb3"])

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 from support.training import environment
 
 from bench import pipeline
 from bench.harness import command as harness
-from bench.methods.original_protocol import OriginalProtocol, StudyRequest, build, stock_arguments
+from bench.methods.original_protocol import StudyRequest, build, stock_arguments
 from bench.pipeline import PipelineArguments, accounts, check, trained
 from fastcollect.support.errors import ConfigError
 
@@ -77,7 +78,7 @@ def test_the_stages_write_to_the_callers_folder_and_the_file_says_what_they_made
     monkeypatch.setattr(pipeline.subprocess, "run", instead)
     monkeypatch.setattr(harness, "machine", lambda: {"versions": {}} | dict.fromkeys(MACHINE, 1))
     flags = "--rewind.step zero --env-kwargs horizon=400"
-    pipeline.pipeline(PipelineArguments(runs=Path("kept"), json=Path("out.json"), flags=flags, seed=4), "")
+    pipeline.pipeline(PipelineArguments(runs=Path("kept"), json=Path("out.json"), flags=flags, seed=4))
     before, dense, drawn, after = commands
     assert dense[1:] == [*stage("dense"), "--run", f"{tmp_path}/kept/dense", *common(flags)]
     source = ("--from", f"{tmp_path}/kept/dense", "--run", f"{tmp_path}/kept/ticket")
@@ -183,29 +184,28 @@ def original(updates_per_step):
     return StudyRequest(method="original-protocol", flags=flags, num_envs=1)
 
 
-def test_the_originals_episodes_end_at_the_horizon():
-    envs = OriginalProtocol(original(1.0)).envs
+def test_the_originals_episodes_end_at_the_horizon(monkeypatch):
+    made, make_vec = [], gymnasium.make_vec
+    monkeypatch.setattr(
+        gymnasium, "make_vec", lambda *args, **kw: made.append(make_vec(*args, **kw)) or made[0]
+    )
+    subject = build(original(1.0))
     try:
+        (envs,) = made
         truncated = [bool(envs.step(envs.action_space.sample())[3].all()) for _ in range(3)]
     finally:
-        envs.close()
+        subject.close()
     assert truncated == [False, False, True]
 
 
 @pytest.mark.parametrize(("ratio", "steps", "updates"), [(0.5, [2, 2], 2), (2.0, [1, 1], 4)])
 def test_the_original_keeps_the_ratio_and_no_step_is_without_an_update(ratio, steps, updates):
-    loop = OriginalProtocol(original(ratio))
+    subject = build(original(ratio))
     try:
-        assert [loop.turn() for _ in range(2)] == steps
+        assert [subject.step() for _ in range(2)] == steps
     finally:
-        loop.envs.close()
-    assert (loop.env_steps, loop.updates) == (sum(steps), updates)
-
-
-def test_the_original_is_measured_in_environment_steps():
-    subject = build(original(0.5))
-    assert (subject.step(), subject.num_envs) == (2, 1)
-    subject.close()
+        subject.close()
+    assert (subject.facts(), subject.num_envs) == ({"updates": updates}, 1)
 
 
 @pytest.mark.timeout(300)
