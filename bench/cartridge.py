@@ -41,7 +41,7 @@ class AssemblyError(ValueError):
 
 
 def _form(entry: str) -> tuple[re.Pattern[str], bytes, str]:
-    """A pattern whose group is the operand that is a number, the opcode, and that number's kind, if any."""
+    """A pattern whose group is the operand that is a number, the opcode, and that number's kind or ""."""
     form, opcode = entry.rsplit(" ", 1)
     kind = re.search(r"\b(nn|n|e)\b", form.partition(" ")[2])
     pattern = re.escape(form)
@@ -72,11 +72,11 @@ class _Assembler:
 
     def _line(self, text: str) -> None:
         mnemonic, _, operands = text.partition(" ")
-        if text.endswith(":"):
-            self._define(text[:-1], self.place)
-        elif "=" in text:
-            name, _, value = text.partition("=")
-            self._define(name.strip(), self._value(value))
+        if text.endswith(":") or "=" in text:
+            name, _, value = text.rstrip(":").partition("=")
+            if not self.final and name.strip() in self.symbols:
+                raise AssemblyError(f"{name.strip()} is there already")
+            self.symbols[name.strip()] = self._value(value) if value else self.place
         elif mnemonic == "org":
             place = self._value(operands)
             if place < self.place:
@@ -87,11 +87,6 @@ class _Assembler:
                 self._emit(item[1:-1].encode("ascii") if item.startswith('"') else self._number("n", item))
         elif text:
             self._emit(self._instruction(f"{mnemonic} {operands.replace(' ', '')}".strip()))
-
-    def _define(self, name: str, value: int) -> None:
-        if not self.final and name in self.symbols:
-            raise AssemblyError(f"{name} is there already")
-        self.symbols[name] = value
 
     def _instruction(self, text: str) -> bytes:
         for pattern, opcode, kind in _FORMS:

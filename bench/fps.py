@@ -16,7 +16,7 @@ from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.measure import MeasurementError, measure, take_turns
 from bench.harness.results import Row, console, measured, rate_table, show
 from bench.methods import METHODS, names
-from bench.methods.base import Choice, Parallelism, Request, is_cheap
+from bench.methods.base import Parallelism, Request, is_cheap
 from fastcollect.envs.registry import EnvConfig, nearest, resolve
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
@@ -121,10 +121,11 @@ def _cases(name: str, options: Options, policy: PolicyConfig) -> list[Case]:
     saved = [profile.load(EnvConfig(id=options.env, kwargs=each), policy) for each in kwargs]
     tuned = next((Parallelism.of(each) for each in saved if each is not None), None)
     origin = "chosen" if any(given) else "profile" if tuned else "default"
+    sizes = method.sizes(options.env, options.sizes(tuned or default_setting(options.env)))
     if method.role != "ours":
         origin = "chosen" if method.obeys and any(given[:2]) else "fixed"
-    ours = options.sizes(tuned or default_setting(options.env))
-    sizes = method.sizes(Choice(options.env, ours, *(values[0] if values else None for values in given[:2])))
+    if method.obeys:  # what was given, else its own: a profile is tuned for the collector
+        sizes = replace(options, num_model_workers=()).sizes(sizes[0])
     row = {"env": options.env, "method": name, "policy": policy.name if method.policy else None}
     row |= {"settings": origin, "note": method.note}
     return [

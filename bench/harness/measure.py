@@ -76,13 +76,12 @@ def measure(requests: Sequence[Any], warm_up: float, seconds: float) -> dict[str
 def peer_python(peer: str) -> Path:
     """A peer's interpreter. Raises MeasurementError that says why it is missing."""
     folder = PEERS / peer
-    if not (folder / ".installed").exists():
-        log = folder / "install.log"
-        why = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-        if why:
-            raise MeasurementError(f"make peers could not install {peer}: {why[0]}")
-        raise MeasurementError(f"{peer} is not installed; make peers installs it")
-    return folder / "bin" / "python"
+    if (folder / ".installed").exists():
+        return folder / "bin" / "python"
+    log = folder / "install.log"
+    if log.exists() and (lines := log.read_text(errors="replace").strip().splitlines()):
+        raise MeasurementError(f"make peers could not install {peer}: {lines[-1]}")
+    raise MeasurementError(f"{peer} is not installed; make peers installs it")
 
 
 def order(labels: Sequence[str], number: int) -> list[str]:

@@ -72,22 +72,13 @@ class Subject:
     wait: Callable[[], None] = lambda: None
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a method's n, N and M can be made from.
+Sizes = Callable[[str, Sequence[Parallelism]], Sequence[Parallelism]]
+"""From an environment and what was chosen for our methods (else tuned, else default) to a method's own."""
 
-    ours: what the user chose for our methods, one or several, else the tuned profile's, else the default.
-    n, N: those that the user gave, None where not.
-    """
 
-    env: str
-    ours: Sequence[Parallelism]
-    n: int | None = None
-    N: int | None = None
-
-    def one_process(self) -> list[Parallelism]:
-        """For a method whose environments live in one process."""
-        return [Parallelism(self.ours[0].n, 1, 0)]
+def one_process(_: str, ours: Sequence[Parallelism]) -> list[Parallelism]:
+    """Of a method whose environments live in one process."""
+    return [Parallelism(ours[0].n, 1, 0)]
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class Method:
     peer: str | None = None
     role: str = "ours"
     policy: bool = False
-    sizes: Callable[[Choice], Sequence[Parallelism]] = lambda choice: choice.ours
+    sizes: Sizes = lambda env, ours: ours
     obeys: bool = False
     everywhere: bool = False
     candidates: Sequence[int] = ()

@@ -124,8 +124,7 @@ METHODS = (
         "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue",
         role="peer",
         policy=True,
-        # A profile is tuned for the collector.
-        sizes=lambda choice: [Parallelism(choice.n or worker_envs(choice.env), choice.N or cpu_count(), 1)],
+        sizes=lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 1)],
         obeys=True,
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Choice, Method, Request, Subject, UnsupportedError
+from bench.methods.base import Method, Request, Subject, UnsupportedError, one_process
 from bench.methods.stock import draw_actions
 from fastcollect.control.collector import Collector
 from fastcollect.envs.base import StepBuffers
@@ -106,13 +106,13 @@ _ENV = Method(
     "env-only",
     env_only,
     "our batched environment alone in one process, random actions, no policy",
-    sizes=Choice.one_process,
+    sizes=one_process,
 )
 METHODS = (
     _WHOLE,
     replace(_WHOLE, name="ours-fast", note="as ours, with physics='fast' (no second mj_forward)"),
     replace(_WHOLE, name="ours-gpu", note="as ours, with the model workers on the GPU"),
-    replace(_WHOLE, name="ours-serial", note="the same blocks in one process", sizes=Choice.one_process),
+    replace(_WHOLE, name="ours-serial", note="the same blocks in one process", sizes=one_process),
     _LEARNER,
     replace(_LEARNER, name="ours-learner-gpu", note="as ours-learner, learner and model workers on the GPU"),
     _ENV,

@@ -7,6 +7,7 @@ import numpy as np
 
 from bench.methods.base import Method, Parallelism, Request, Subject, UnsupportedError, is_cheap
 from bench.methods.stock import RESEED_STEPS, draw_actions, make_stock, stock_name
+from bench.methods.vector_envs import stepped
 from fastcollect.envs.gym_vector import action_spec
 
 _FRAMES, _START_FRAMES = 4, 120
@@ -25,14 +26,8 @@ def physics_limit(request: Request) -> Subject:
     if spec is not None and spec.vector_entry_point is not None:
         mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
         vector = gymnasium.make_vec(spec.id, num_envs=num_envs, vectorization_mode=mode)
-        vector.reset(seed=request.index)
         actions = draw_actions(action_spec(vector.single_action_space), num_envs)
-
-        def step() -> int:
-            vector.step(next(actions))
-            return num_envs
-
-        return Subject(step, vector.close, num_envs)
+        return stepped(vector, lambda _: next(actions), vector.reset(seed=request.index))
     stock = make_stock(request.env)
     stock.reset(seed=request.index)
     if not isinstance(stock.unwrapped, MujocoEnv):
@@ -138,9 +133,7 @@ METHODS = (
         "bare simulation loops in N processes at once, inputs drawn beforehand, no policy",
         role="limit",
         # As many processes as the largest of ours has.
-        sizes=lambda choice: [
-            Parallelism(2048 if is_cheap(choice.env) else 16, max(size.N for size in choice.ours), 0)
-        ],
+        sizes=lambda env, ours: [Parallelism(2048 if is_cheap(env) else 16, max(each.N for each in ours), 0)],
         everywhere=True,
     ),
 )

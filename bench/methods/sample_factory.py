@@ -104,6 +104,6 @@ METHODS = (
         peer="sample-factory",
         role="peer",
         policy=True,
-        sizes=lambda choice: [Parallelism(min(worker_envs(choice.env), 256), cpu_count(), 1)],
+        sizes=lambda env, _: [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)],
     ),
 )

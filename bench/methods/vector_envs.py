@@ -36,7 +36,7 @@ def gymnasium_vector(request: Request) -> Subject:
     kind = AsyncVectorEnv if request.method == "gymnasium-async" else SyncVectorEnv
     env = kind([partial(make_stock, request.env)] * request.parallelism.n)
     act = Actor(request, env.single_observation_space, env.single_action_space, env.num_envs)
-    return _stepped(env, act, env.reset(seed=0)[0])
+    return stepped(env, act, env.reset(seed=0)[0])
 
 
 def sb3_vector(request: Request) -> Subject:
@@ -47,10 +47,12 @@ def sb3_vector(request: Request) -> Subject:
     env = kind([partial(make_stock, request.env)] * request.parallelism.n)
     act = Actor(request, env.observation_space, env.action_space, env.num_envs)
     env.seed(0)
-    return _stepped(env, act, env.reset())
+    return stepped(env, act, env.reset())
 
 
-def _stepped(env: Any, act: Actor, observation: Any) -> Subject:
+def stepped(env: Any, act: Callable[[Any], Any], observation: Any) -> Subject:
+    """A vector environment that is given an action for what its last step showed."""
+
     def step() -> int:
         nonlocal observation
         observation, *_ = env.step(act(observation))
@@ -142,7 +144,7 @@ def envpool_vector(request: Request) -> Subject:
 def _method(name: str, build: Callable, envs: int, note: str, **more: Any) -> Method:
     """n is all of its environments."""
     sizes = [Parallelism(envs, 1, 0)]
-    return Method(name, build, note, **{"role": "peer", "policy": True, "sizes": lambda choice: sizes} | more)
+    return Method(name, build, note, **{"role": "peer", "policy": True, "sizes": lambda env, _: sizes} | more)
 
 
 # Where there are fewer CPUs: with 8 processes AsyncVectorEnv was faster than with 32 on two of them.
@@ -161,7 +163,7 @@ METHODS = (
     _method(
         *("pufferlib", puffer_vector, 0, _PUFFER),
         peer="pufferlib",
-        sizes=lambda choice: [Parallelism(worker_envs(choice.env), cpu_count(), 0)],
+        sizes=lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 0)],
     ),
     _method("envpool", envpool_vector, 64, _POOL, policy=False, candidates=(256, 1024, 4096)),
 )
