@@ -135,15 +135,11 @@ def pipeline(arguments: PipelineArguments) -> None:
     summary = {key: dense[key] for key in ("success_any", "success_last", "return_mean")}
     results = [{"stage": "dense", **summary}, *ticket["rounds"]]
     result = save(arguments, arguments.json, rows=rows, speedup=speedup, results=results)
-    lines = [
-        [
-            row["method"],
-            "projected from its rate" if row["projected"] else "measured",
-            *(f"{row[key]:,}" for key in ("env_steps", "updates")),
-            f"{row['wall_seconds'] / 60:.1f}",
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        how, minutes = "projected from its rate" if row["projected"] else "measured", row["wall_seconds"] / 60
+        numbers = (f"{row['env_steps']:,}", f"{row['updates']:,}", f"{minutes:.1f}")
+        lines.append([row["method"], how, *numbers])
     names = ("method", "how", "env steps", "updates", "minutes")
     table = plain_table("one seed: dense and ticket", names, lines, left=2)
     show(result, table, f"{speedup:.1f} times faster")

@@ -67,28 +67,22 @@ def compare(arguments: TuningArguments) -> None:
         phase = f"a race of {arguments.final_seconds:g} s"
         pick = picked.best.candidate
         finalists = list(dict.fromkeys([pick, *list(swept)[:_FINALISTS]]))
-        raced = Tuner(config, report).race(finalists, arguments.final_seconds).last()
-    final = {candidate: trial for candidate, trial in raced.items() if trial.error is None}
-    if pick not in final:
-        raise WorkerError(f"the pick failed in the race: {raced[pick].error}")
-    over = pick_over(final, pick)
-    trials = len(picked.trials)
-    result = save(
-        arguments,
-        arguments.json,
-        policy=config.collector.policy.name,
-        tuner={"pick": str(pick), "seconds": picked.seconds, "trials": trials},
-        sweep={str(c): {"score": t.score, "fps": t.fps} for c, t in swept.items()},
-        final={
-            str(c): {"fps": t.fps, "slices": t.slices, "pick_over_this": over[c]} for c, t in final.items()
-        },
-        pick_over_best=min(over.values()),
-    )
-    lines = [
-        f"  {c}: {t.fps:,.0f} steps/s (median of {len(t.slices)} turns), pick / this = {over[c]:.3f}"
-        for c, t in final.items()
-    ]
-    best = f"the pick reaches {result['pick_over_best']:.3f} of the best of the exhaustive sweep"
+        final = Tuner(config, report).race(finalists, arguments.final_seconds).last()
+    if error := final[pick].error:
+        raise WorkerError(f"the pick failed in the race: {error}")
+    final = {each: trial for each, trial in final.items() if trial.error is None}
+    over, trials, raced = pick_over(final, pick), len(picked.trials), {}
+    lines = []
+    for each, trial in final.items():
+        raced[str(each)] = {"fps": trial.fps, "slices": trial.slices, "pick_over_this": over[each]}
+        turns = f"median of {len(trial.slices)} turns"
+        lines.append(f"  {each}: {trial.fps:,.0f} steps/s ({turns}), pick / this = {over[each]:.3f}")
+    least = min(over.values())
+    tuner = {"pick": str(pick), "seconds": picked.seconds, "trials": trials}
+    sweep = {str(each): {"score": trial.score, "fps": trial.fps} for each, trial in swept.items()}
+    found = {"tuner": tuner, "sweep": sweep, "final": raced, "pick_over_best": least}
+    result = save(arguments, arguments.json, policy=config.collector.policy.name, **found)
+    best = f"the pick reaches {least:.3f} of the best of the exhaustive sweep"
     show(result, f"tuner: {pick} after {picked.seconds:.0f} s, {trials} trials", *lines, best)
 
 

@@ -111,17 +111,13 @@ def peer(request: LearnerRequest) -> Subject:
 
     if request.method == "sb3":  # computes as it goes
         return Subject(update, facts=_versions("stable-baselines3", "torch", "numpy"))
-    return Subject(
-        update,
-        facts=_versions("sbx-rl", "jax", "flax", "optax", "numpy"),
-        wait=lambda: _wait_for(model.policy.qf_state, model.policy.actor_state, model.ent_coef_state),
-    )
 
+    def wait() -> None:
+        import jax
 
-def _wait_for(*states: Any) -> None:
-    import jax
+        jax.block_until_ready((model.policy.qf_state, model.policy.actor_state, model.ent_coef_state))
 
-    jax.block_until_ready(states)
+    return Subject(update, facts=_versions("sbx-rl", "jax", "flax", "optax", "numpy"), wait=wait)
 
 
 _learner = partial(Method, request=LearnerRequest, capped=False)

@@ -117,14 +117,6 @@ def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess
                 raise RuntimeError(f"a process of the naive design ended; exit codes: {codes}") from None
 
 
-METHODS = (
-    Method(
-        "naive",
-        naive,
-        "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue",
-        role="peer",
-        policy=True,
-        sizes=lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 1)],
-        obeys=True,
-    ),
-)
+_NOTE = "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue"
+_SIZES = lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 1)]  # noqa: E731
+METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=_SIZES, obeys=True),)

@@ -28,10 +28,7 @@ def env_config(request: Request) -> EnvConfig:
 
 
 def ours(request: Request) -> Subject:
-    """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks.
-
-    Or the collector's serial twin: the same blocks in one process.
-    """
+    """The whole path, drained by this process: workers of every kind, or the collector's serial twin."""
     size, policy = request.parallelism, parse_policy(request.policy, request.env)
     device = "gpu" if request.method == "ours-gpu" else "cpu"
     config = size.collector(env_config(request), policy, model_device=device)
@@ -73,11 +70,8 @@ def ours_learner(request: Request) -> Subject:
         loop.wait()
         facts, begin = _facts_since_now(loop.collector), loop.updates
         end = stack.pop_all().close
-
-    def all_facts() -> dict[str, Any]:
-        return {**facts(), "updates": loop.updates - begin}
-
-    return Subject(loop.turn, end, request.parallelism.total, all_facts)
+    counted = lambda: {**facts(), "updates": loop.updates - begin}  # noqa: E731
+    return Subject(loop.turn, end, request.parallelism.total, counted)
 
 
 def env_only(request: Request) -> Subject:
@@ -96,18 +90,10 @@ def env_only(request: Request) -> Subject:
 
 
 _WHOLE = Method("ours", ours, "whole path: environments, policy, rings, blocks copied out", policy=True)
-_LEARNER = Method(
-    "ours-learner",
-    ours_learner,
-    "the training loop: as ours, and this process learns from the blocks, an update for 16 steps",
-    policy=True,
-)
-_ENV = Method(
-    "env-only",
-    env_only,
-    "our batched environment alone in one process, random actions, no policy",
-    sizes=one_process,
-)
+_LOOP = "the training loop: as ours, and this process learns from the blocks, an update for 16 steps"
+_LEARNER = Method("ours-learner", ours_learner, _LOOP, policy=True)
+_ALONE = "our batched environment alone in one process, random actions, no policy"
+_ENV = Method("env-only", env_only, _ALONE, sizes=one_process)
 METHODS = (
     _WHOLE,
     replace(_WHOLE, name="ours-fast", note="as ours, with physics='fast' (no second mj_forward)"),

@@ -1,6 +1,7 @@
 """The simulation alone: what a process could reach if everything else were free."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -126,14 +127,9 @@ def _metaworld_inputs(stock: Any, rng: np.random.Generator, num_envs: int) -> tu
     return mocap, np.stack([action[..., 3], -action[..., 3]], axis=-1)
 
 
-METHODS = (
-    Method(
-        "physics-limit",
-        physics_limit,
-        "bare simulation loops in N processes at once, inputs drawn beforehand, no policy",
-        role="limit",
-        # As many processes as the largest of ours has.
-        sizes=lambda env, ours: [Parallelism(2048 if is_cheap(env) else 16, max(each.N for each in ours), 0)],
-        everywhere=True,
-    ),
-)
+def _sizes(env: str, ours: Sequence[Parallelism]) -> list[Parallelism]:
+    return [Parallelism(2048 if is_cheap(env) else 16, max(each.N for each in ours), 0)]
+
+
+_NOTE = "bare simulation loops in N processes at once, inputs drawn beforehand, no policy"
+METHODS = (Method("physics-limit", physics_limit, _NOTE, role="limit", sizes=_sizes, everywhere=True),)

@@ -49,8 +49,7 @@ def arguments(request: Request, folder: str) -> list[str]:
     Batched sampling was the faster of its two. Two groups of environments that take turns were slower
     than one with hidden widths, and no slower with the policy for images.
     """
-    encoder = encoder_arguments(request)
-    size = request.parallelism
+    encoder, size = encoder_arguments(request), request.parallelism
     turns = 1 if encoder[0] == "--encoder_mlp_layers" or size.n % 2 else 2
     chosen = {
         "env": request.env,
@@ -95,15 +94,7 @@ def sample_factory(request: Request) -> Subject:
     return Subject(step, close, request.parallelism.total)
 
 
-METHODS = (
-    Method(
-        "sample-factory",
-        sample_factory,
-        "its sampler with its own policy of the same widths, which has a critic too: N rollout workers of n "
-        "stock environments, one inference worker, rollouts copied out; no learner",
-        peer="sample-factory",
-        role="peer",
-        policy=True,
-        sizes=lambda env, _: [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)],
-    ),
-)
+_NOTE = """its sampler with its own policy of the same widths, which has a critic too: N rollout workers of n \
+stock environments, one inference worker, rollouts copied out; no learner"""
+_SIZES = lambda env, _: [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)]  # noqa: E731
+METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _SIZES),)

@@ -141,6 +141,10 @@ def envpool_vector(request: Request) -> Subject:
     return Subject(step, pool.close, size)
 
 
+def _puffer_sizes(env: str, _: object) -> list[Parallelism]:
+    return [Parallelism(worker_envs(env), cpu_count(), 0)]
+
+
 def _method(name: str, build: Callable, envs: int, note: str, **more: Any) -> Method:
     """n is all of its environments."""
     sizes = [Parallelism(envs, 1, 0)]
@@ -160,10 +164,6 @@ METHODS = (
     _method("gymnasium-async", gymnasium_vector, _PROCESSES, f"AsyncVectorEnv, {_EACH} {_RESETS}"),
     _method("sb3-dummy", sb3_vector, _SEVERAL, f"{_SB3} DummyVecEnv and the policy", peer="learners"),
     _method("sb3-subproc", sb3_vector, _PROCESSES, f"{_SB3} SubprocVecEnv and the policy", peer="learners"),
-    _method(
-        *("pufferlib", puffer_vector, 0, _PUFFER),
-        peer="pufferlib",
-        sizes=lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 0)],
-    ),
+    Method("pufferlib", puffer_vector, _PUFFER, "pufferlib", "peer", True, _puffer_sizes),
     _method("envpool", envpool_vector, 64, _POOL, policy=False, candidates=(256, 1024, 4096)),
 )
