@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import tiny_env
 from support.content import histories
-from support.training import artifact, assert_same, evaluations, interrupted, tiny_config, train, wanted
+from support.training import artifact, assert_same, evaluations, tiny_config, train, wanted
 
 from engine.algorithms import base
 from trainers.run.evaluation import Evaluation
