@@ -96,10 +96,10 @@ def _tune(line: Sequence[str]) -> None:
 
 def _train(line: Sequence[str]) -> None:
     from fastcollect.support.command import run
-    from trainers.command import parse, train
+    from trainers.command import main
 
     sys.argv = ["train.py", *line]
-    run(lambda: train(parse(line)))
+    run(lambda: main(line))
 
 
 def _run_module(module: str, line: Sequence[str]) -> None:

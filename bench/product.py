@@ -16,6 +16,7 @@ from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
 from engine.networks import mlp, tanh_gaussian
 from fastcollect.control.parallelism import Parallelism
+from fastcollect.control.source import BlockSource
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
 from trainers.run.learner import Learner, learner_config, make_algorithm
@@ -28,6 +29,11 @@ class TrainingLoop:
     """A session that nobody looks on, run by turns."""
 
     session: Session
+
+    @property
+    def collector(self) -> BlockSource:
+        """What collects."""
+        return self.session.source
 
     @property
     def updates(self) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from bench import fps
 from bench.fps import FpsArguments, Options, make_plan
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.errors import ConfigError
@@ -57,13 +58,15 @@ def test_rows_that_exclude_each_other_are_told_by_their_labels():
         methods=("ours", "env-only"), num_envs=(8, 16), num_env_workers=(2,), num_model_workers=(0, 1)
     )
     assert [case.row["label"] for case in rows] == [
-        "ours 8,2,0",
+        "ours n=8 N=2 M=0",
         "ours 8,2,1",
         "ours 16,2,0",
         "ours 16,2,1",
         "env-only",
     ]
-    assert [str(case.request.parallelism) for case in rows] == ["8,2,0", "8,2,1", "16,2,0", "16,2,1", "8,1,0"]
+    assert [str(case.request.parallelism) for case in rows] == [
+        f"n={n} N={N} M={M}" for n, N, M in ((8, 2, 0), (8, 2, 1), (16, 2, 0), (16, 2, 1), (8, 1, 0))
+    ]
     assert [[case.row[key] for key in "nNM"] for case in rows][1] == [8, 2, 1]
     with pytest.raises(ConfigError, match="each value once"):
         plan(num_envs=(8, 8))
@@ -200,7 +203,7 @@ def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
 
 def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
-    tuned = profile.Profile(num_envs=96, num_env_workers=3, num_model_workers=1, fps=1.0)
+    tuned = profile.Profile(Parallelism(96, 3, 1), 1.0)
     assert settings(*plan())[::2] == (4096, 0)
     assert plan()[0].row["settings"] == "default"
     profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)

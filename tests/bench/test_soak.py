@@ -11,7 +11,8 @@ import pytest
 
 from bench.soak import memory
 from bench.tuning import pick_over
-from fastcollect.tuning.results import Candidate, Trial
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.tuning.results import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +62,7 @@ GROWN = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); print(flush=T
 
 
 def test_the_pick_is_compared_with_every_finalist_by_what_they_scored_side_by_side():
-    pick, better, worse = (Candidate(n, 1, 0) for n in (64, 128, 256))
+    pick, better, worse = (Parallelism(n, 1, 0) for n in (64, 128, 256))
     scores = {pick: 0.9, better: 1.2, worse: 0.6}
     final = {each: Trial(candidate=each, rung=0, score=score) for each, score in scores.items()}
     assert pick_over(final, pick) == {pick: 1.0, better: pytest.approx(0.75), worse: pytest.approx(1.5)}
