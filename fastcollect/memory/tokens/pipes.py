@@ -22,6 +22,7 @@ from fastcollect.memory.tokens.base import (
 )
 
 _READ_BYTES = CAPACITY * TOKEN.size  # a pipe's size: whole tokens, since every write is a multiple of one
+_pack, _unpack = TOKEN.pack, TOKEN.iter_unpack
 
 
 def _pipe() -> tuple[int, int]:
@@ -42,7 +43,7 @@ class PipeSender:
     def send(self, kind: Kind, worker: int, group: int = 0, sequence: int = 0) -> None:
         """See Sender.send."""
         try:
-            os.write(self.fd, TOKEN.pack(kind, worker, group, sequence))
+            os.write(self.fd, _pack(kind, worker, group, sequence))
         except BrokenPipeError as error:
             raise PeerGoneError from error
 
@@ -65,7 +66,7 @@ class PipeInbox:
     def read(self) -> Iterable[Token]:
         """See Inbox.read."""
         try:
-            return TOKEN.iter_unpack(os.read(self._fd, _READ_BYTES))
+            return _unpack(os.read(self._fd, _READ_BYTES))
         except BlockingIOError:
             return ()
 
