@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -42,16 +40,15 @@ class Moments(struct.PyTreeNode):
             count, self.mean + delta * share, self.squares + squares + delta**2 * (self.count * share)
         )
 
-    def scaling(self, variance_floor: Any) -> tuple[Any, Any]:
+    def scaling(self, variance_floor: Any) -> tuple[np.ndarray, np.ndarray]:
         """(mean, 1 / sqrt(variance + floor)), (o,) float32: the identity before anything was seen.
 
         The floor keeps an input that hardly moved so far from exploding when it does. Moments of several
-        runs, stacked along a first axis, give as many rows.
+        runs, stacked along a first axis, give as many rows; their floors are (runs, 1).
         """
-        numpy = jnp if isinstance(self.mean, jax.Array) else np
-        count = numpy.asarray(self.count)[..., None]
-        scale = 1 / numpy.sqrt(self.squares / numpy.maximum(count, 1) + variance_floor)
+        count = np.asarray(self.count)[..., None]
+        scale = 1 / np.sqrt(self.squares / np.maximum(count, 1) + variance_floor)
         return (
-            numpy.where(count > 0, self.mean, 0).astype(np.float32),
-            numpy.where(count > 0, scale, 1).astype(np.float32),
+            np.where(count > 0, self.mean, 0).astype(np.float32),
+            np.where(count > 0, scale, 1).astype(np.float32),
         )

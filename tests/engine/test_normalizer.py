@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.algorithms.base import stacked
 from engine.normalizer import Moments
 
 WIDTH = 3
@@ -97,3 +98,12 @@ def test_update_leaves_the_moments_and_the_rows_it_was_given():
     assert (first.mean == 1).all()
     assert (first.squares == 0).all()
     assert (rows == 5).all()
+
+
+def test_stacked_moments_scale_as_each_of_them_does():
+    rng = np.random.default_rng(3)
+    several = [Moments.empty(WIDTH), *(moments_of(rng.normal(k, k, (9 * k, WIDTH))) for k in (1, 2))]
+    floors = [1e-4, 1e-2, 1.0]
+    mean, scale = stacked(several).scaling(np.array(floors)[:, None])
+    for i, (moments, floor) in enumerate(zip(several, floors, strict=True)):
+        assert np.array_equal((mean[i], scale[i]), moments.scaling(floor))
