@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from bench.harness.command import main
+from fastcollect.support.command import check_writable
 from fastcollect.support.files import write_file
 
 SOURCE = Path(__file__).with_suffix(".asm")
@@ -150,5 +151,11 @@ class CartridgeArguments:
     """Where to write the cartridge."""
 
 
+def write(arguments: CartridgeArguments) -> None:
+    """Write the cartridge. Raises ConfigError if it cannot be written there."""
+    check_writable(arguments.file)
+    write_file(arguments.file, build())
+
+
 if __name__ == "__main__":
-    main(CartridgeArguments, lambda chosen: write_file(chosen.file, build()), __doc__)
+    main(CartridgeArguments, write, __doc__)

@@ -170,4 +170,5 @@ def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:
 
     Raises ConfigError for flags that cannot be read; exits with 2 for those that do not exist.
     """
-    return read(flags).built(stage="ticket")
+    given = [] if "--stage" in flags else ["--stage", "ticket"]
+    return read([*given, *flags]).built(stage="ticket")

@@ -59,9 +59,9 @@ def test_rows_that_exclude_each_other_are_told_by_their_labels():
     )
     assert [case.row["label"] for case in rows] == [
         "ours n=8 N=2 M=0",
-        "ours 8,2,1",
-        "ours 16,2,0",
-        "ours 16,2,1",
+        "ours n=8 N=2 M=1",
+        "ours n=16 N=2 M=0",
+        "ours n=16 N=2 M=1",
         "env-only",
     ]
     assert [str(case.request.parallelism) for case in rows] == [
@@ -203,7 +203,7 @@ def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
 
 def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
-    tuned = profile.Profile(Parallelism(96, 3, 1), 1.0)
+    tuned = profile.Profile(parallelism=Parallelism(96, 3, 1), fps=1.0)
     assert settings(*plan())[::2] == (4096, 0)
     assert plan()[0].row["settings"] == "default"
     profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)
