@@ -7,6 +7,7 @@ cartridge for that. Where the game keeps its state is in ``ADDRESSES``.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -145,7 +146,7 @@ def build() -> bytes:
 class CartridgeArguments:
     """What ``python -m bench.cartridge`` takes."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Where to write the cartridge."""
 
 

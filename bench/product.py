@@ -159,7 +159,8 @@ def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:
     Raises ConfigError for flags that cannot be read; exits with 2 for those that do not exist.
     """
     arguments, problems = parse(flags), []
-    for check in (train_config, lambda each: check_prune(each.prune), control_rounds):
+    # Rounds of controls can be checked only if the pruning, which makes rounds, is right.
+    for check in (train_config, lambda each: (check_prune(each.prune), control_rounds(each))):
         try:
             check(arguments)
         except ConfigError as error:
