@@ -4,28 +4,23 @@ The emulator that plays it needs no logo in the header, so there is none; a real
 cartridge for that. Where the game keeps its state is in ``ADDRESSES``.
 """
 
-from __future__ import annotations
-
 import re
-import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from fastcollect.support.errors import CONFIG_EXIT_CODE
+import tyro
+
+from bench.harness.command import main
+from fastcollect.support.files import write_file
 
 SOURCE = Path(__file__).with_suffix(".asm")
 SIZE = 32 * 1024
-ADDRESSES = {
-    "score": 0xC0A0,
-    "misses": 0xC0A1,
-    "lives": 0xC0A2,
-    "ball_x": 0xC0A3,
-    "ball_y": 0xC0A4,
-    "paddle_x": 0xC0A5,
-}
+_BYTES = ("score", "misses", "lives", "ball_x", "ball_y", "paddle_x")
+ADDRESSES = {name: 0xC0A0 + number for number, name in enumerate(_BYTES)}
 """Bytes of the game; what they mean stands at the top of ``cartridge.asm``."""
 
-# n: a byte, nn: two bytes, e: a jump of -128 to 127 bytes. Only what the game uses.
+# n: a byte, nn: two bytes, e: a jump of -128 to 127 bytes; then the opcode. Only what the game uses.
 _INSTRUCTIONS = """
 nop 00|halt 76|di F3|ei FB|ret C9|ret c D8|reti D9|call nn CD|jp nn C3
 jr e 18|jr nz,e 20|jr z,e 28|jr nc,e 30|jr c,e 38
@@ -38,31 +33,25 @@ srl h CB3C|rr l CB1D
 """
 
 
+_REGISTERS = "a|b|c|d|e|h|l|hl|de"
+_RANGES = {"n": (1, 0, 0xFF), "nn": (2, 0, 0xFFFF), "e": (1, -128, 127)}
+
+
 class AssemblyError(ValueError):
     """A line of the source that cannot be assembled; the text names it."""
 
 
-def _table() -> dict[str, list[tuple[tuple[str, ...], bytes]]]:
-    """By mnemonic: the operands of each form and its opcode, exact operands before numbers."""
-    table: dict[str, list[tuple[tuple[str, ...], bytes]]] = {}
-    for entry in _INSTRUCTIONS.replace("\n", "|").strip("|").split("|"):
-        form, opcode = entry.rsplit(" ", 1)
-        mnemonic, _, operands = form.partition(" ")
-        split = tuple(operands.split(",")) if operands else ()
-        table.setdefault(mnemonic, []).append((split, bytes.fromhex(opcode)))
-    for forms in table.values():
-        forms.sort(key=lambda form: sum(_kind(operand) != "" for operand in form[0]))
-    return table
+def _form(entry: str) -> tuple[re.Pattern[str], bytes, str]:
+    """A pattern whose group is the operand that is a number, the opcode, and that number's kind or ""."""
+    form, opcode = entry.rsplit(" ", 1)
+    kind = re.search(r"\b(nn|n|e)\b", form.partition(" ")[2])
+    pattern = re.escape(form)
+    if kind:  # registers' names are never numbers
+        pattern = re.sub(rf"\b{kind[0]}\b", lambda _: rf"((?!(?:{_REGISTERS})\b)[^(),]+)", pattern)
+    return re.compile(pattern), bytes.fromhex(opcode), kind[0] if kind else ""
 
 
-def _kind(operand: str) -> str:
-    """ "n", "nn" or "e" for a form's operand that is a number; empty for one that is spelt out."""
-    inner = operand.strip("()")
-    return inner if inner in ("n", "nn", "e") else ""
-
-
-_TABLE = _table()
-_WIDTH = {"n": 1, "nn": 2, "e": 1}
+_FORMS = [_form(entry) for entry in re.split(r"[|\n]", _INSTRUCTIONS.strip())]
 
 
 class _Assembler:
@@ -70,110 +59,71 @@ class _Assembler:
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
-        self.memory = bytearray(SIZE)
-        self.place = 0
-        self.final = False
+        self.memory, self.place, self.final = bytearray(SIZE), 0, False
 
     def run(self, source: str) -> bytearray:
         for self.final in (False, True):
             self.place = 0
             for number, text in enumerate(source.splitlines(), start=1):
                 try:
-                    self._line(text)
-                except (AssemblyError, ValueError) as error:
+                    self._line(text.partition(";")[0].strip())
+                except ValueError as error:
                     raise AssemblyError(f"line {number}, {text.strip()!r}: {error}") from None
         return self.memory
 
     def _line(self, text: str) -> None:
-        text = text.partition(";")[0].strip()
-        if not text:
-            return
-        if text.endswith(":"):
-            self._define(text[:-1], self.place)
-        elif "=" in text:
-            name, _, value = text.partition("=")
-            self._define(name.strip(), self._value(value))
-        else:
-            mnemonic, _, operands = text.partition(" ")
-            self._statement(mnemonic, operands.strip())
-
-    def _define(self, name: str, value: int) -> None:
-        if not self.final and name in self.symbols:
-            raise AssemblyError(f"{name} is there already")
-        self.symbols[name] = value
-
-    def _statement(self, mnemonic: str, operands: str) -> None:
-        if mnemonic == "org":
+        mnemonic, _, operands = text.partition(" ")
+        if text.endswith(":") or "=" in text:
+            name, _, value = text.rstrip(":").partition("=")
+            if not self.final and name.strip() in self.symbols:
+                raise AssemblyError(f"{name.strip()} is there already")
+            self.symbols[name.strip()] = self._value(value) if value else self.place
+        elif mnemonic == "org":
             place = self._value(operands)
             if place < self.place:
                 raise AssemblyError(f"what comes before ends at {self.place:#06x}")
             self.place = place
         elif mnemonic == "db":
-            for item in operands.split(","):
-                item = item.strip()
-                self._emit(item[1:-1].encode("ascii") if item.startswith('"') else self._bytes("n", item))
-        else:
-            self._instruction(mnemonic, tuple(part.replace(" ", "") for part in operands.split(",") if part))
+            for item in map(str.strip, operands.split(",")):
+                self._emit(item[1:-1].encode("ascii") if item.startswith('"') else self._number("n", item))
+        elif text:
+            self._emit(self._instruction(f"{mnemonic} {operands.replace(' ', '')}".strip()))
 
-    def _instruction(self, mnemonic: str, given: tuple[str, ...]) -> None:
-        for form, opcode in _TABLE.get(mnemonic, []):
-            if len(form) == len(given) and all(map(_fits, form, given)):
-                numbers = [(kind, text) for kind, text in zip(map(_kind, form), given, strict=True) if kind]
-                after = self.place + len(opcode) + sum(_WIDTH[kind] for kind, _ in numbers)
-                code = opcode + b"".join(self._bytes(kind, text, after) for kind, text in numbers)
-                return self._emit(code)
+    def _instruction(self, text: str) -> bytes:
+        for pattern, opcode, kind in _FORMS:
+            if match := pattern.fullmatch(text):
+                # A jump counts from the instruction after it, which is two bytes long.
+                return opcode + (self._number(kind, match[1], self.place + 2) if kind else b"")
         raise AssemblyError("no such instruction among those this assembler knows")
 
-    def _bytes(self, kind: str, text: str, after: int = 0) -> bytes:
-        """The number of an operand; in the first pass, of the right width only."""
-        value = self._value(text.strip("()"))
+    def _number(self, kind: str, text: str, after: int = 0) -> bytes:
+        """The bytes of an operand; in the first pass, of the right width only."""
+        width, low, high = _RANGES[kind]
+        value = self._value(text) - (after if kind == "e" else 0)
         if not self.final:
-            return bytes(_WIDTH[kind])
-        if kind == "e":
-            return self._in_range(value - after, -128, 127).to_bytes(1, "little", signed=True)
-        return self._in_range(value, 0, 256 ** _WIDTH[kind] - 1).to_bytes(_WIDTH[kind], "little")
-
-    @staticmethod
-    def _in_range(value: int, low: int, high: int) -> int:
+            return bytes(width)
         if not low <= value <= high:
             raise AssemblyError(f"{value} is not from {low} to {high}")
-        return value
+        return value.to_bytes(width, "little", signed=low < 0)
 
     def _value(self, text: str) -> int:
         """A number, a name, or sums and differences of them."""
-        total = 0
-        for sign, term in _terms(text):
-            known = self.symbols.get(term, None if self.final else 0)
-            total += sign * (int(term, 0) if term[0].isdigit() else self._known(term, known))
+        compact, total = text.replace(" ", ""), 0
+        if not re.fullmatch(r"\w+([+-]\w+)*", compact):
+            raise AssemblyError(f"{text.strip()!r} is no number, name or sum of them")
+        for sign, term in re.findall(r"([+-]?)(\w+)", compact):
+            if self.final and not term[0].isdigit() and term not in self.symbols:
+                raise AssemblyError(f"nothing is called {term!r}")
+            value = int(term, 0) if term[0].isdigit() else self.symbols.get(term, 0)
+            total += -value if sign == "-" else value
         return total
 
-    @staticmethod
-    def _known(name: str, value: int | None) -> int:
-        if value is None:
-            raise AssemblyError(f"nothing is called {name!r}")
-        return value
-
     def _emit(self, code: bytes) -> None:
-        end = self._in_range(self.place + len(code), 0, SIZE)
+        end = self.place + len(code)
+        if end > SIZE:
+            raise AssemblyError(f"{end} bytes are more than {SIZE}")
         self.memory[self.place : end] = code
         self.place = end
-
-
-def _terms(text: str) -> Iterator[tuple[int, str]]:
-    compact = text.replace(" ", "")
-    if not re.fullmatch(r"\w+([+-]\w+)*", compact):
-        raise AssemblyError(f"{text.strip()!r} is no number, name or sum of them")
-    for sign, term in re.findall(r"([+-]?)(\w+)", compact):
-        yield (-1 if sign == "-" else 1), term
-
-
-def _fits(form: str, given: str) -> bool:
-    """Whether an operand can stand for a form's; registers' names are never numbers."""
-    if not _kind(form):
-        return form == given
-    in_memory = given.startswith("(")
-    inner = given.strip("()")
-    return in_memory == form.startswith("(") and inner not in ("a", "b", "c", "d", "e", "h", "l", "hl", "de")
 
 
 def assemble(source: str) -> bytes:
@@ -192,18 +142,13 @@ def build() -> bytes:
     return assemble(SOURCE.read_text())
 
 
-def main(arguments: list[str]) -> int:
-    """Write the cartridge to the one file named; the exit code."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m bench.cartridge FILE", file=sys.stderr)
-        return CONFIG_EXIT_CODE
-    try:
-        Path(arguments[0]).write_bytes(build())
-    except OSError as error:
-        print(f"error: {arguments[0]!r} cannot be written: {error.strerror}", file=sys.stderr)
-        return CONFIG_EXIT_CODE
-    return 0
+@dataclass(frozen=True)
+class CartridgeArguments:
+    """What ``python -m bench.cartridge`` takes."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """Where to write the cartridge."""
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(CartridgeArguments, lambda chosen: write_file(chosen.file, build()), __doc__)

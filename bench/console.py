@@ -96,10 +96,9 @@ def _tune(line: Sequence[str]) -> None:
 
 def _train(line: Sequence[str]) -> None:
     from fastcollect.support.command import run
-    from trainers.command import parse, train
+    from trainers.command import main as train
 
-    sys.argv = ["train.py", *line]
-    run(lambda: train(parse(line)))
+    run(lambda: train(line))
 
 
 def _run_module(module: str, line: Sequence[str]) -> None:

@@ -1,191 +1,190 @@
-"""Environment steps per second of the engine, its peers and the physics below them, in interleaved rounds.
+"""Environment steps per second of the collector, its peers and the physics below them, in interleaved rounds.
 
-Each method runs in fresh processes in every round, start-up and warm-up outside the clock, the order
-rotating from round to round. Ratios are taken within a round, so that a machine that drifts cancels out.
-
-Methods: engine (whole path with its policy), engine-fast (physics="fast"), engine-serial (one process),
-env-only and env-only-fast (the batched environment alone, one process, random actions), gymnasium-single,
-gymnasium-sync and gymnasium-async (with the same policy), naive (queues and pipes, the same policy),
-sb3-dummy, sb3-subproc and pufferlib (their vector environments, the same policy), sample-factory (its own
-sampler and policy), envpool (random actions, no policy), physics-limit (the bare simulation loop).
+Each method runs in fresh processes in every round, start-up and 0.5 s of warm-up outside the clock, the order
+changing from round to round. Ratios are taken within a round, so that a machine that drifts cancels out.
 """
 
-from __future__ import annotations
-
-import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
-
-# isort: split
-import json
-import shlex
-import statistics
-import sys
-import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Annotated, Any, Self
 
 import tyro
-from rich.console import Console
 
-from bench.isolated import MeasurementError, measure
-from bench.methods import METHODS
-from bench.plan import ENVPOOL_CANDIDATES, Options, Row, is_cheap, make_plan
-from bench.table import console, fps_table, machine_line, ratios, summary
-from fastcollect.support.command import run
+from bench.harness.command import Output, Problems, Turns, main, save
+from bench.harness.measure import MeasurementError, measure, take_turns
+from bench.harness.results import Row, console, measured, rate_table, show
+from bench.methods import METHODS, names
+from bench.methods.base import Request, is_cheap
+from fastcollect.control.config import CollectorConfig
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.envs.registry import EnvConfig, nearest, resolve
+from fastcollect.policies.base import PolicyConfig
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.cpu import cpu_count
 from fastcollect.support.errors import WorkerError
-from fastcollect.support.files import write_file
-from fastcollect.support.machine import machine
+from fastcollect.tuning import profile
 
-Results = dict[str, list[dict[str, Any]] | str]
-"""By label: the results of every round, or the text of the first error."""
-
+WARM_UP = 0.5
 _GUESSED_START = 4.0  # seconds, until the first round tells
 
 
-class Progress:
-    """Says on standard error what is running and how long it will take."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What environment steps are counted of."""
 
-    def __init__(self, screen: Console, rows: Sequence[Row], rounds: int) -> None:
-        self._screen, self._rounds = screen, rounds
-        guess = rows[0].seconds + _GUESSED_START
-        self._cost = {row.label: guess for row in rows}
-        self._remaining = {row.label: rounds for row in rows}
-        # Twice a second: drawing takes time from what is measured.
-        self._status = screen.status("starting", refresh_per_second=2)
+    env: str = "reach-v3"
+    """A Meta-World task, CartPole-v1, HalfCheetah-v5, or any other that the collector resolves."""
+    methods: tuple[str, ...] = ("ours", "gymnasium-sync", "gymnasium-async", "envpool", "physics-limit")
+    """What to measure; a name that does not exist is answered with the list of those that do. What cannot run
+    here is a row that says why; `make peers` installs most peers."""
+    num_envs: Annotated[tuple[int, ...], tyro.conf.arg(name="n")] = ()
+    """Environments of each env worker, for our own methods. Default: the tuned profile's, else 64 (4096 for
+    CartPole-v1). Several values of n, N or M become rows, each with each."""
+    num_env_workers: Annotated[tuple[int, ...], tyro.conf.arg(name="N")] = ()
+    """Env workers, and processes of physics-limit. Default: the tuned profile's, else one for each CPU."""
+    num_model_workers: Annotated[tuple[int, ...], tyro.conf.arg(name="M")] = ()
+    """Model workers; 0 infers inside the env workers. Default: the tuned profile's, else 0."""
+    policy: str | None = None
+    """Hidden widths like 256,256, "cnn" for images, or "random". Default: 256,256 for Meta-World, 16,16 for
+    CartPole, "cnn" for Crafter and the Game Boy, 64,64 otherwise."""
 
-    def __enter__(self) -> Progress:
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def begin(self, round_number: int, label: str) -> None:
-        """A measurement begins."""
-        left = sum(self._cost[each] * count for each, count in self._remaining.items())
-        self._head = f"round {round_number}/{self._rounds}  {label}"
-        self._status.update(f"{self._head}  (about {left:.0f} s left)")
-
-    def end(self, label: str, seconds: float, text: str) -> None:
-        """It ended; the next ones of its kind will take as long."""
-        self._cost[label] = seconds
-        self._remaining[label] = max(0, self._remaining[label] - 1)
-        self._screen.print(f"{self._head}: {text}", markup=False)
-
-    def drop(self, label: str, text: str) -> None:
-        """It failed, and there will be no more of this row."""
-        self._remaining[label] = 0
-        self._screen.print(f"{self._head}: {text}", markup=False)
-
-    def trial(self, label: str, text: str) -> None:
-        """Something that belongs to no round begins."""
-        self._head = f"{label}, trying {text}"
-        self._status.update(self._head)
+    def sizes(self, default: Parallelism) -> list[Parallelism]:
+        """Those chosen, each n with each N and M."""
+        n, workers = self.num_envs or (default.n,), self.num_env_workers or (default.N,)
+        return [Parallelism(*each) for each in product(n, workers, self.num_model_workers or (default.M,))]
 
 
-def measure_rows(rows: Sequence[Row], rounds: int, progress: Progress) -> Results:
-    """Every row in every round; after its first error a row is left out."""
-    results: Results = {row.label: [] for row in rows}
-    for number in range(rounds):
-        first = number % len(rows)
-        for row in [*rows[first:], *rows[:first]]:
-            done = results[row.label]
-            if isinstance(done, str):
-                continue
-            progress.begin(number + 1, row.label)
-            start = time.monotonic()
-            try:
-                result = measure(row.requests())
-            except MeasurementError as error:
-                results[row.label] = str(error)
-                progress.drop(row.label, str(error))
-                continue
-            done.append(result)
-            progress.end(row.label, time.monotonic() - start, f"{result['fps']:,.0f} steps/s")
-    return results
+@dataclass(frozen=True, kw_only=True)
+class FpsArguments(Output, Turns, Options):
+    """Compare environment steps per second."""
+
+    seconds: float = 5.0
+    """Seconds on the clock for each method in each round, after start-up and 0.5 s of warm-up."""
 
 
-def fit_envpool(row: Row, progress: Progress) -> Row:
-    """EnvPool at its best size, where one size does not suit all environments; short trials decide."""
-    if row.method != "envpool" or not is_cheap(row.env):
-        return row
-    trials: dict[int, float] = {}
-    for size in ENVPOOL_CANDIDATES:
-        progress.trial(row.label, f"{size} environments")
+@dataclass(frozen=True)
+class Case:
+    """What becomes a row, and the row before anything is measured; its "label" is unique."""
+
+    request: Request
+    row: Row
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """One slice of fresh processes. Raises MeasurementError."""
+        processes = self.request.parallelism.N if METHODS[self.request.method].everywhere else 1
+        return measure([replace(self.request, index=k) for k in range(processes)], WARM_UP, seconds)
+
+    def resized(self, size: Parallelism, label: str) -> Self:
+        """With other n, N and M, and another label."""
+        return Case(replace(self.request, parallelism=size), {**self.row, **asdict(size), "label": label})
+
+
+def make_plan(options: Options) -> list[Case]:
+    """The cases in the order asked for. Raises ConfigError with everything that is wrong."""
+    problems = Problems(options)
+    check_methods(options.methods, names(Request), problems)
+    try:
+        resolve(EnvConfig(id=options.env))
+    except (ValueError, ImportError) as error:
+        problems.found.append(f"--env: {error}")
+    policy = problems.attempt(lambda: parse_policy(options.policy, options.env), "--policy: ")
+    sizes = options.sizes(Parallelism(1, 1, 0))
+    for size in sizes:
+        problems.attempt(lambda size=size: CollectorConfig(env=EnvConfig(id="")).with_parallelism(size))
+    problems.require(len(set(sizes)) == len(sizes), "n, --N or --M", "given", "each value once")
+    problems.raise_any()
+    return [case for method in options.methods for case in _cases(method, options, policy)]
+
+
+def check_methods(methods: Sequence[str], allowed: Sequence[str], problems: Problems) -> None:
+    """Every name that does not exist or comes twice is a problem, and so is none."""
+    listed = f"llowed: {', '.join(allowed)}"
+    if not methods:
+        problems.found.append(f"--methods names none; a{listed}")
+    for name, count in Counter(methods).items():
+        if name not in allowed:
+            hint = "".join(f"; did you mean {near!r}?" for near in nearest(name, allowed, 1)) or "."
+            problems.found.append(f"--methods: there is no method {name!r}{hint} A{listed}")
+        elif count > 1:
+            problems.found.append(f"--methods names {name!r} {count} times")
+
+
+def default_setting(env: str) -> Parallelism:
+    """That of the collector where nothing was chosen or tuned."""
+    return Parallelism(4096 if is_cheap(env) else 64, cpu_count(), 0)
+
+
+def _cases(name: str, options: Options, policy: PolicyConfig) -> list[Case]:
+    """Of one method; "settings" tells where n, N and M come from, "fixed" for a peer's own."""
+    method, given = METHODS[name], (options.num_envs, options.num_env_workers, options.num_model_workers)
+    kwargs = [{"physics": "fast"}, {}] if name.endswith("-fast") else [{}]
+    saved = [profile.load(EnvConfig(id=options.env, kwargs=each), policy) for each in kwargs]
+    tuned = next((each.parallelism for each in saved if each is not None), None)
+    origin = "chosen" if any(given) else "profile" if tuned else "default"
+    sizes = method.sizes(options.env, options.sizes(tuned or default_setting(options.env)))
+    if method.role != "ours":
+        origin = "chosen" if method.obeys and any(given[:2]) else "fixed"
+    if method.obeys:  # what was given, else its own: a profile is tuned for the collector
+        sizes = replace(options, num_model_workers=()).sizes(sizes[0])
+    row = {"env": options.env, "method": name, "policy": policy.name if method.policy else None}
+    row |= {"settings": origin, "note": method.note}
+    return [
+        Case(
+            Request(method=name, env=options.env, parallelism=size, policy=options.policy),
+            {**row, **asdict(size), "label": name if len(sizes) == 1 else f"{name} {size}"},
+        )
+        for size in sizes
+    ]
+
+
+def _fitted(case: Case, seconds: float) -> Case:
+    """At the best of its method's candidates, where one size does not suit all environments."""
+    trials: dict[float, Case] = {}
+    for n in METHODS[case.request.method].candidates if is_cheap(case.request.env) else ():
+        console(stderr=True).print(f"{case.row['label']}, trying {n} environments", markup=False)
+        trial = case.resized(replace(case.request.parallelism, n=n), case.row["label"])
         try:
-            trial = replace(row, n=size, seconds=min(0.5, row.seconds))
-            trials[size] = measure(trial.requests())["fps"]
+            trials[trial.measure(min(0.5, seconds))["rate"]] = trial
         except MeasurementError:
-            return row  # its own round says why
-    return replace(row, n=max(trials, key=trials.get))
+            return case  # its own round says why
+    return trials[max(trials)] if trials else case
 
 
-def report(rows: Sequence[Row], results: Results, options: Options, command: str) -> dict[str, Any]:
-    """The JSON document."""
-    found = []
-    for row in rows:
-        line = {
-            "env": row.env,
-            "method": row.method,
-            "n": row.n,
-            "N": row.N,
-            "M": row.M,
-            "fps": None,
-            "label": row.label,
-            "policy": row.policy_name,
-            "settings": row.origin,
-            "note": METHODS[row.method].note,
-        }
-        result = results[row.label]
-        if isinstance(result, str):
-            line["error"] = result
-        else:
-            rates = [each["fps"] for each in result]
-            line["fps"] = summary(rates)
-            line["fps_rounds"] = rates
-            line["start_seconds"] = statistics.median(each["start_seconds"] for each in result)
-            line.update({k: v for k, v in result[-1].items() if k not in ("fps", "start_seconds")})
-        found.append(line)
-    return {
-        "machine": machine(),
-        "command": command,
-        "seconds": options.seconds,
-        "rounds": options.rounds,
-        "rows": found,
-        "ratios": ratios({line["label"]: line.get("fps_rounds") for line in found}),
-    }
+def measure_cases(cases: Sequence[Case], seconds: float, rounds: int) -> list[Row]:
+    """The rows of a result, measured in turns."""
+    cases = [_fitted(case, seconds) for case in cases]
+    turns = {case.row["label"]: lambda case=case: case.measure(seconds) for case in cases}
+    outcomes = take_turns(turns, rounds, WARM_UP + seconds + _GUESSED_START, "steps/s")
+    return measured([case.row for case in cases], outcomes, "fps")
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table, what each row means, and where it was measured."""
-    rows, screen = result["rows"], console()
-    policies = {row["policy"] for row in rows if row["policy"]}
-    policy = f", policy {policies.pop()}" if policies else ""
-    rounds = f"{result['rounds']} round{'s' * (result['rounds'] > 1)} of {result['seconds']:g} s"
-    title = f"{rows[0]['env']}: environment steps per second, {rounds}{policy}"
-    screen.print(fps_table(rows, result["ratios"], title))
-    for row in {row["method"]: row for row in rows if row["fps"]}.values():
-        screen.print(f"{row['method']}: {row['note']}", markup=False)
-    for row in rows:
-        if row["fps"] is None:
-            screen.print(f"{row['label']} was not measured: {row['error']}", markup=False)
-    screen.print(machine_line(result["machine"]), markup=False)
-
-
-def compare(options: Options, command: str) -> None:
-    """Measure, write, show. Raises ConfigError before anything is started, WorkerError if nothing ran."""
-    rows = make_plan(options)
-    with Progress(console(stderr=True), rows, options.rounds) as progress:
-        rows = [fit_envpool(row, progress) for row in rows]
-        results = measure_rows(rows, options.rounds, progress)
-    result = report(rows, results, options, command)
-    if options.json is not None:
-        write_file(options.json, json.dumps(result, indent=2) + "\n")
-    show(result)
-    if not any(row["fps"] for row in result["rows"]):
+def require_any(rows: Sequence[Row], rate: str = "fps") -> None:
+    """Raises WorkerError if no row has a number."""
+    if not any(row[rate] for row in rows):
         raise WorkerError("none of the methods could be measured here")
 
 
+HEAD = {"method": lambda row: row["method"], **{key: lambda row, key=key: str(row[key]) for key in "nNM"}}
+TAIL = {
+    "start s": lambda row: f"{row['start_seconds']:.1f}",
+    "CPUs": lambda row: f"{row['cpus_busy']:.1f}",
+    "MiB/env": lambda row: f"{row['memory_mib'] / row['num_envs']:.1f}",
+}
+
+
+def compare(arguments: FpsArguments) -> None:
+    """Measure, write, show. Raises ConfigError before anything is started, WorkerError if nothing ran."""
+    rows = measure_cases(make_plan(arguments), arguments.seconds, arguments.rounds)
+    result = save(arguments, arguments.json, rows=rows)
+    policy = next((f", policy {row['policy']}" for row in rows if row["policy"]), "")
+    rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
+    title = f"{arguments.env}: environment steps per second, {rounds}{policy}"
+    notes = {row["method"]: f"{row['method']}: {row['note']}" for row in rows if row["fps"]}
+    show(result, rate_table(title, rows, "fps", HEAD, TAIL), *notes.values())
+    require_any(rows)
+
+
 if __name__ == "__main__":
-    chosen = tyro.cli(Options, prog="python -m bench.fps", description=__doc__)
-    run(lambda: compare(chosen, f"python -m bench.fps {shlex.join(sys.argv[1:])}"))
+    main(FpsArguments, compare, __doc__)

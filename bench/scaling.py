@@ -1,4 +1,4 @@
-"""How the engine's speed changes with N, n, the policy's width and M, and where the time goes.
+"""How the collector's speed changes with N, n, the policy's width and M, and where the time goes.
 
     python -m bench.scaling --env reach-v3 --json FILE
 
@@ -9,65 +9,37 @@ The action latency is the time from a group's observations written to its action
 what it waits for another group's step included.
 """
 
-from __future__ import annotations
-
-import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
-
-# isort: split
-import json
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.table import Table
 
-from bench import scaling_picture
-from bench.fps import Progress, measure_rows, report
-from bench.plan import Options, Row, default_setting, make_plan
-from bench.table import console, machine_line
+from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
+from bench.harness.command import Output, Problems, Turns, main, save
+from bench.harness.results import panels, png, rate_table, show
+from fastcollect.control.config import CollectorConfig
+from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.command import check_writable, run
-from fastcollect.support.cpu import cpu_count
-from fastcollect.support.errors import WorkerError
 from fastcollect.support.files import write_file
+from fastcollect.tuning.report import STATES
 
 POLICIES = ("16,16", "64,64", "256,256", "512,512")
 _GPU = Path("/dev/nvidiactl")
-_SHARES = {
-    "stepping": ("stepping",),
-    "inferring": ("inferring",),
-    "waiting": ("waiting_actions", "waiting_learner"),
-}
-_ADDED = {
-    "engine": "",
-    "engine-gpu": ", GPU",
-    "engine-learner": ", learner",
-    "engine-learner-gpu": ", learner, GPU",
-}
-"""To a row's label, by its method."""
 _LATENCIES = {"action ms": "median", "p99 ms": "p99"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingArguments:
-    """What ``python -m bench.scaling`` takes."""
+class ScalingArguments(Output, Turns):
+    """What ``python -m bench.scaling`` takes; a picture goes beside the JSON file."""
 
     env: str = "reach-v3"
     """Environment."""
     policy: str | None = None
     """Of the axes N, n and M: hidden widths, "cnn" or "random". Default: what suits the environment."""
-    num_envs: Annotated[int | None, tyro.conf.arg(name="n")] = None
-    """Environments of each env worker on the axes N, policy, M and learner. Default: the engine's."""
-    seconds: float = 3.0
-    """Seconds on the clock for each point in each round."""
-    rounds: int = 3
-    """Rounds; medians are shown."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the result here, and the picture beside it, with the ending .png."""
+    n: int | None = None
+    """Environments of each env worker on the axes N, policy, M and learner. Default: the collector's."""
 
 
 Axes = dict[str, dict[str, str]]
@@ -79,99 +51,101 @@ def points_to(most: int) -> list[int]:
     return sorted({most, *(2**k for k in range(most.bit_length()))})
 
 
-def make_rows(arguments: ScalingArguments) -> tuple[list[Row], Axes]:
-    """Rows and the axes on which they lie. Raises ConfigError with everything that is wrong."""
-    check_writable(arguments.json)
-    cores, middle = cpu_count(), arguments.num_envs
-    if middle is None:
-        middle = default_setting(arguments.env)[0]
-    rows: dict[str, Row] = {}
+def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
+    """Cases and the axes on which they lie. Raises ConfigError with everything that is wrong."""
+    problems = Problems(arguments)
+    middle, own, cases = default_setting(arguments.env), arguments.policy, {}
+    if arguments.n is not None:
+        middle = replace(middle, n=arguments.n)
+    problems.attempt(lambda: CollectorConfig(env=EnvConfig(id="")).with_parallelism(middle))
+    problems.attempt(lambda: make_plan(Options(env=arguments.env, policy=own)))
+    problems.raise_any()
 
-    def point(n: int, workers: int, models: int, policy: str | None, method: str = "engine") -> str:
-        options = Options(
-            env=arguments.env,
-            methods=method,
-            seconds=arguments.seconds,
-            rounds=arguments.rounds,
-            num_envs=n,
-            num_env_workers=workers,
-            num_model_workers=models,
-            policy=policy,
-        )
-        (row,) = make_plan(options)
-        label = f"n={n} N={workers} M={models} {row.policy_name}{_ADDED[method]}"
-        rows.setdefault(label, replace(row, label=label))
+    def point(method: str = "ours", policy: str | None = own, **sizes: int) -> str:
+        (case,) = make_plan(Options(env=arguments.env, methods=(method,), policy=policy))
+        size = replace(middle, **sizes)
+        what = f"{case.row['policy']}{method.removeprefix('ours').replace('-', ', ')}"
+        label = f"n={size.n} N={size.N} M={size.M} {what}"
+        cases.setdefault(label, case.resized(size, label))
         return label
 
-    own = arguments.policy
+    counts, gpu = points_to(middle.N), _GPU.exists()
     axes: Axes = {
-        "N": {str(N): point(middle, N, 0, own) for N in points_to(cores)},
-        "n": {str(n): point(n, cores, 0, own) for n in points_to(middle * 4)[::2]},
+        "N": {str(N): point(N=N) for N in counts},
+        "n": {str(n): point(n=n) for n in points_to(middle.n * 4)[::2]},
         "policy": {},
-        "M": {str(M): point(middle, cores, M, own) for M in (0, *points_to(cores))},
+        "M": {str(M): point(M=M) for M in (0, *counts)},
     }
-    gpu = _GPU.exists()
     if parse_policy(own, arguments.env).name.startswith("mlp"):
-        axes["policy"] = {policy: point(middle, cores, 0, policy) for policy in POLICIES}
-        axes["learner"] = {
-            "none": point(middle, cores, 0, own),
-            "CPU": point(middle, cores, 0, own, "engine-learner"),
-        }
+        axes["policy"] = {policy: point(policy=policy) for policy in POLICIES}
+        axes["learner"] = {"none": point(), "CPU": point("ours-learner")}
         if gpu:
-            axes["learner"] |= {
-                name: point(middle, cores, models, own, "engine-learner-gpu")
-                for name, models in (("GPU", 0), ("GPU, M=1", 1))
-            }
+            on_gpu = {"GPU": point("ours-learner-gpu"), "GPU, M=1": point("ours-learner-gpu", M=1)}
+            axes["learner"] |= on_gpu
     if gpu:
-        axes["M"] |= {f"{M} GPU": point(middle, cores, M, own, "engine-gpu") for M in points_to(cores)}
-    return list(rows.values()), {name: points for name, points in axes.items() if points}
+        axes["M"] |= {f"{M} GPU": point("ours-gpu", M=M) for M in counts}
+    return list(cases.values()), {name: points for name, points in axes.items() if points}
 
 
-def measure(arguments: ScalingArguments, command: str) -> None:
+def measure(arguments: ScalingArguments) -> None:
     """Measure, write, show. Raises WorkerError if nothing could be measured."""
-    rows, axes = make_rows(arguments)
-    with Progress(console(stderr=True), rows, arguments.rounds) as progress:
-        results = measure_rows(rows, arguments.rounds, progress)
-    options = Options(env=arguments.env, seconds=arguments.seconds, rounds=arguments.rounds)
-    result = report(rows, results, options, command) | {"axes": axes}
-    if not any(row["fps"] for row in result["rows"]):
-        raise WorkerError("none of the points could be measured here")
+    cases, axes = make_cases(arguments)
+    rows = measure_cases(cases, arguments.seconds, arguments.rounds)
+    result = save(arguments, arguments.json, rows=rows, axes=axes)
+    require_any(rows)
     if arguments.json is not None:
-        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
-        scaling_picture.draw(result, arguments.json.with_suffix(".png"))
-    show(result)
+        write_file(arguments.json.with_suffix(".png"), picture(result))
+    show(result, *(_table(axis, result) for axis in axes))
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Print a table for each axis, and where it was measured."""
-    rows, screen = {row["label"]: row for row in result["rows"]}, console()
-    for axis, points in result["axes"].items():
-        screen.print(_table(axis, [(name, rows[label]) for name, label in points.items()], result))
-    screen.print(machine_line(result["machine"]), markup=False)
+def _points(axis: str, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    rows = {row["label"]: row for row in result["rows"]}
+    return {name: rows[label] for name, label in result["axes"][axis].items()}
 
 
-def _table(axis: str, points: Sequence[tuple[str, Mapping[str, Any]]], result: Mapping[str, Any]) -> Table:
-    first = points[0][1]
+def _named(prefix: str, shares: Mapping[str, float]) -> list[float]:
+    """Of the states whose names begin so: waiting is for actions or for the learner."""
+    return [share for state, share in shares.items() if state.startswith(prefix)]
+
+
+def _table(axis: str, result: Mapping[str, Any]) -> Table:
+    points = _points(axis, result)
+    first, names = next(iter(points.values())), {row["label"]: name for name, row in points.items()}
     fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
-    out = Table(title=f"{first['env']} along {axis}, with {fixed}", title_justify="left")
-    for name in (axis, "steps/s", "min", "max", f"\u00d7 {axis}={points[0][0]}", *_SHARES, *_LATENCIES):
-        out.add_column(name, justify="right")
-    for name, row in points:
-        if row["fps"] is None:
-            out.add_row(name, row["error"])
-            continue
-        worker, latency = row["shares"]["env_worker"], row["action_latency_seconds"]
-        ratio = result["ratios"][row["label"]].get(first["label"], 1.0)
-        out.add_row(
-            name,
-            *(f"{row['fps'][key]:,.0f}" for key in ("median", "min", "max")),
-            f"{ratio:.2f}",
-            *(f"{sum(worker[state] for state in states):.0%}" for states in _SHARES.values()),
-            *(f"{latency[quantile] * 1e3:.2f}" for quantile in _LATENCIES.values()),
-        )
-    return out
+    tail = {
+        name: lambda row, name=name: f"{sum(_named(name, row['shares']['env_worker'])):.0%}"
+        for name in ("stepping", "inferring", "waiting")
+    }
+    for name, quantile in _LATENCIES.items():
+        tail[name] = lambda row, key=quantile: f"{row['action_latency_seconds'][key] * 1e3:.2f}"
+    title, head = f"{first['env']} along {axis}, with {fixed}", {axis: lambda row: names[row["label"]]}
+    return rate_table(title, list(points.values()), "fps", head, tail)
+
+
+def picture(result: Mapping[str, Any]) -> bytes:
+    """Above, steps per second along each axis; below, what the env workers' time went into."""
+    axes, machine = result["axes"], result["machine"]
+    figure, drawn = panels(2, len(axes), (3.6 * len(axes), 6.5), sharex="col")
+    for axis, speeds, shares in zip(axes, *drawn, strict=True):
+        found = {name: row for name, row in _points(axis, result).items() if row["fps"]}
+        places, fps = range(len(found)), [row["fps"] for row in found.values()]
+        below, above = [f["median"] - f["min"] for f in fps], [f["max"] - f["median"] for f in fps]
+        speeds.errorbar(places, [f["median"] for f in fps], (below, above), fmt="-o", ms=4, lw=1, capsize=3)
+        speeds.set_ylim(bottom=0)
+        base = [0.0] * len(found)
+        for state, colour in STATES.items():
+            values = [row["shares"]["env_worker"][state] for row in found.values()]
+            shares.bar(places, values, 0.7, base, color=colour, label=state.replace("_", " "))
+            base = [a + b for a, b in zip(base, values, strict=True)]
+        shares.set_xticks(places, list(found), fontsize=8)
+        shares.set_xlabel(axis)
+    drawn[0][0].set_ylabel("steps per second")
+    drawn[1][0].set_ylabel("share of the env workers' time")
+    drawn[1][-1].legend(fontsize=7, loc="lower right")
+    title = f"{result['rows'][0]['env']} on {machine['cpus']} processors ({machine['cpu']})"
+    figure.suptitle(title, fontsize=10)
+    return png(figure)
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(ScalingArguments, prog="python -m bench.scaling", description=__doc__)
-    run(lambda: measure(chosen, f"python -m bench.scaling {shlex.join(sys.argv[1:])}"))
+    main(ScalingArguments, measure, __doc__)

@@ -3,34 +3,22 @@
 python -m bench.soak --env CartPole-v1 --steps 10000000 --json FILE
 """
 
-from __future__ import annotations
-
-import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
-
-# isort: split
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
 
 import psutil
-import tyro
-from rich.console import Console
-from rich.table import Table
 
+from bench.harness.command import Output, Problems, main, save
+from bench.harness.results import console, plain_table, show
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.command import check_writable, run
-from fastcollect.support.errors import ConfigError
-from fastcollect.support.files import write_file
-from fastcollect.support.machine import machine
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoakArguments:
+class SoakArguments(Output):
     """What ``python -m bench.soak`` takes."""
 
     env: str = "CartPole-v1"
@@ -45,42 +33,36 @@ class SoakArguments:
     """Model workers."""
     checkpoints: int = 10
     """How often memory is read."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the result here."""
 
 
 def soak(arguments: SoakArguments) -> None:
     """Collect, reading memory at even distances; the first checkpoint comes after a tenth of the steps."""
-    check_writable(arguments.json)
-    if arguments.steps < arguments.checkpoints or arguments.checkpoints < 2:
-        raise ConfigError(["steps and checkpoints: allowed are at least 2 checkpoints and a step for each"])
-    config = CollectorConfig(
-        env=EnvConfig(id=arguments.env),
-        policy=parse_policy(None, arguments.env),
-        num_envs=arguments.n,
-        num_env_workers=arguments.N,
-        num_model_workers=arguments.M,
+    problems, size = Problems(arguments), Parallelism(arguments.n, arguments.N, arguments.M)
+    least = "at least 2, and a step for each"
+    enough = 2 <= arguments.checkpoints <= arguments.steps
+    problems.require(enough, "checkpoints", arguments.checkpoints, least)
+    policy = problems.attempt(lambda: parse_policy(None, arguments.env))
+    config = problems.attempt(
+        lambda: CollectorConfig(env=EnvConfig(id=arguments.env), policy=policy).with_parallelism(size)
     )
-    rows: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    with Collector(config) as collector, console.status("collecting") as status:
-        start = time.monotonic()
-        taken = 0
-        for k in range(1, arguments.checkpoints + 1):
-            while taken < arguments.steps * k // arguments.checkpoints:
+    problems.raise_any()
+    rows, taken, start = [], 0, time.monotonic()
+    with Collector(config) as collector, console(stderr=True).status("collecting") as status:
+        for number in range(1, arguments.checkpoints + 1):
+            while taken < arguments.steps * number // arguments.checkpoints:
                 taken += len(collector.take())
-            rows.append({"steps": taken, **_memory(collector)})
-            left = (time.monotonic() - start) * (arguments.checkpoints - k) / k
+            seconds = time.monotonic() - start
+            left = seconds * (arguments.checkpoints - number) / number
+            rows.append({"steps": taken, **memory(collector)})
             status.update(f"{taken:,} of {arguments.steps:,} steps, {left:.0f} s left")
-        seconds = time.monotonic() - start
     growth = {kind: rows[-1][kind] / rows[0][kind] - 1 for kind in rows[0] if kind != "steps"}
-    _print(rows, growth, taken / seconds)
-    if arguments.json is not None:
-        result = {"machine": machine(), "env": arguments.env, "rows": rows, "growth": growth}
-        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
+    result = save(arguments, arguments.json, rows=rows, growth=growth)
+    lines = [[f"{row['steps']:,}", *(f"{row[kind]:.1f}" for kind in growth)] for row in rows]
+    lines.append(["growth", *(f"{value:+.1%}" for value in growth.values())])
+    show(result, plain_table(f"resident MiB, {taken / seconds:,.0f} steps/s", list(rows[0]), lines, left=0))
 
 
-def _memory(collector: Collector) -> dict[str, float]:
+def memory(collector: Collector) -> dict[str, float]:
     """MiB resident, the largest process of each kind."""
     pids = {"collector": [psutil.Process().pid], **collector.pids()}
     return {
@@ -90,16 +72,5 @@ def _memory(collector: Collector) -> dict[str, float]:
     }
 
 
-def _print(rows: list[dict[str, Any]], growth: dict[str, float], fps: float) -> None:
-    table = Table(title=f"resident MiB, {fps:,.0f} steps/s")
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(f"{row['steps']:,}", *(f"{row[k]:.1f}" for k in row if k != "steps"))
-    table.add_row("growth", *(f"{value:+.1%}" for value in growth.values()), style="bold")
-    Console().print(table)
-
-
 if __name__ == "__main__":
-    arguments = tyro.cli(SoakArguments, description=__doc__, prog="python -m bench.soak")
-    run(lambda: soak(arguments))
+    main(SoakArguments, soak, __doc__)

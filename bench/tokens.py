@@ -31,7 +31,7 @@ from typing import Annotated, Any, get_args
 import tyro
 from rich.table import Table
 
-from bench.table import console, machine_line, ratios, summary
+from bench.harness.results import console, machine_line, ratios, summary
 from fastcollect.memory.tokens import EnvWorkerEnds, Exchange, Inbox, Kind, Line, TokenChannel, exchange
 from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError

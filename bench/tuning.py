@@ -4,27 +4,16 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
     python -m bench.tuning --env reach-v3 --budget 120 --json FILE
 """
 
-from __future__ import annotations
-
-import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
-
-# isort: split
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from rich.console import Console
-
+from bench.harness.command import Output, Problems, main, save
+from bench.harness.results import console, show
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.command import check_writable, run
-from fastcollect.support.files import write_file
-from fastcollect.support.machine import machine
+from fastcollect.support.errors import WorkerError
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
 from fastcollect.tuning.results import Trial
 
@@ -32,7 +21,7 @@ _FINALISTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningArguments:
+class TuningArguments(Output):
     """What ``python -m bench.tuning`` takes."""
 
     env: str = "reach-v3"
@@ -45,20 +34,28 @@ class TuningArguments:
     """Seconds of each measurement, of the tuner and of the sweep."""
     final_seconds: float = 60.0
     """Seconds that the pick and the sweep's four best take turns at the end."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the result here."""
+
+
+def tuner_config(env: str, policy: str | None, budget: float, trial_seconds: float = 1.0) -> TunerConfig:
+    """The tuner's configuration. Raises ConfigError with everything that is wrong."""
+    collector = CollectorConfig(env=EnvConfig(id=env), policy=parse_policy(policy, env))
+    return TunerConfig(collector=collector, budget=budget, trial_seconds=trial_seconds)
+
+
+def pick_over(final: Mapping[Parallelism, Trial], pick: Parallelism) -> dict[Parallelism, float]:
+    """The pick's score by each finalist's, as they raced side by side."""
+    return {candidate: final[pick].score / trial.score for candidate, trial in final.items()}
 
 
 def compare(arguments: TuningArguments) -> None:
     """Tune, sweep, and let the two answers race."""
-    check_writable(arguments.json)
-    policy = parse_policy(arguments.policy, arguments.env)
-    config = TunerConfig(
-        collector=CollectorConfig(env=EnvConfig(id=arguments.env), policy=policy),
-        budget=arguments.budget,
-        trial_seconds=arguments.trial_seconds,
+    problems = Problems(arguments)
+    problems.positive("final-seconds", arguments.final_seconds)
+    config = problems.attempt(
+        lambda: tuner_config(arguments.env, arguments.policy, arguments.budget, arguments.trial_seconds)
     )
-    with Console(stderr=True).status("") as status:
+    problems.raise_any()
+    with console(stderr=True).status("") as status:
 
         def report(candidate: Parallelism, rung: int, trials: Sequence[Trial]) -> None:
             status.update(f"{phase}, {len(trials)} trials done: {candidate}")
@@ -68,37 +65,27 @@ def compare(arguments: TuningArguments) -> None:
         picked = tuner.run()
         phase = f"the whole grid of {len(tuner.grid) + 1}"
         swept = Tuner(config, report).sweep(tuner.grid).last()
-        best = list(swept)[:_FINALISTS]
         phase = f"a race of {arguments.final_seconds:g} s"
-        finalists = list(dict.fromkeys([picked.best.candidate, *best]))
+        pick = picked.best.candidate
+        finalists = list(dict.fromkeys([pick, *list(swept)[:_FINALISTS]]))
         final = Tuner(config, report).race(finalists, arguments.final_seconds).last()
-    pick = final[picked.best.candidate].score
-    ratios = {c: pick / trial.score for c, trial in final.items()}
-    result = {
-        "machine": machine(),
-        "env": arguments.env,
-        "policy": policy.name,
-        "tuner": {
-            "pick": str(picked.best.candidate),
-            "seconds": picked.seconds,
-            "trials": len(picked.trials),
-        },
-        "sweep": {str(c): {"score": t.score, "fps": t.fps} for c, t in swept.items()},
-        "final": {
-            str(c): {"fps": t.fps, "slices": t.slices, "pick_over_this": ratios[c]} for c, t in final.items()
-        },
-        "pick_over_best": min(ratios.values()),
-    }
-    out = Console()
-    out.print(f"tuner: {picked.best.candidate} after {picked.seconds:.0f} s, {len(picked.trials)} trials")
-    for c, trial in final.items():
+    if error := final[pick].error:
+        raise WorkerError(f"the pick failed in the race: {error}")
+    final = {each: trial for each, trial in final.items() if trial.error is None}
+    over, trials, raced = pick_over(final, pick), len(picked.trials), {}
+    lines = []
+    for each, trial in final.items():
+        raced[str(each)] = {"fps": trial.fps, "slices": trial.slices, "pick_over_this": over[each]}
         turns = f"median of {len(trial.slices)} turns"
-        out.print(f"  {c}: {trial.fps:,.0f} steps/s ({turns}), pick / this = {ratios[c]:.3f}")
-    out.print(f"[bold]the pick reaches {result['pick_over_best']:.3f} of the best of the exhaustive sweep[/]")
-    if arguments.json is not None:
-        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
+        lines.append(f"  {each}: {trial.fps:,.0f} steps/s ({turns}), pick / this = {over[each]:.3f}")
+    least = min(over.values())
+    tuner = {"pick": str(pick), "seconds": picked.seconds, "trials": trials}
+    sweep = {str(each): {"score": trial.score, "fps": trial.fps} for each, trial in swept.items()}
+    found = {"tuner": tuner, "sweep": sweep, "final": raced, "pick_over_best": least}
+    result = save(arguments, arguments.json, policy=config.collector.policy.name, **found)
+    best = f"the pick reaches {least:.3f} of the best of the exhaustive sweep"
+    show(result, f"tuner: {pick} after {picked.seconds:.0f} s, {trials} trials", *lines, best)
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(TuningArguments, description=__doc__, prog="python -m bench.tuning")
-    run(lambda: compare(arguments))
+    main(TuningArguments, compare, __doc__)

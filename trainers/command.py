@@ -6,17 +6,15 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from engine.algorithms import CONFIGS
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
-from trainers.config.build import build
+from trainers.config.build import build, with_algorithm
 from trainers.config.merge import Layer, combine
 from trainers.config.training import (
     ALGORITHM,
@@ -123,7 +121,7 @@ def read(argv: Sequence[str]) -> Given:
         source = Layer(f"the run {path!r}", read_config(path))
     chosen = {name: known[name] for name in ("env", "algo") if known[name] is not None}
     lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
-    cls = arguments_class(str(lower.settings.get("algo", ALGORITHM)))
+    cls = with_algorithm(TrainArguments, str(lower.settings.get("algo", ALGORITHM)))
     default = build(cls, lower, stage=tyro.MISSING)
     parsed = tyro.cli(cls, args=argv, default=default, description=_DESCRIPTION, prog="train.py")
     return Given(cls, Layer(_FLAGS, _given(argv, parsed)), file, source)
@@ -135,20 +133,6 @@ def parse(argv: Sequence[str]) -> TrainArguments:
     Raises as ``read``, and as ``Given.arguments``.
     """
     return read(argv).arguments()
-
-
-@cache
-def arguments_class(algo: str) -> type:
-    """TrainArguments with the settings of one algorithm. Raises ConfigError if there is none of that name."""
-    if algo not in CONFIGS:
-        raise ConfigError([f"algo is {algo!r}; allowed: {', '.join(CONFIGS)}"])
-    own = [
-        ("algo", Literal[tuple(CONFIGS)], field(default=algo)),
-        ("algorithm", CONFIGS[algo], field(default_factory=CONFIGS[algo])),
-    ]
-    made = dataclasses.make_dataclass("Arguments", own, bases=(TrainArguments,), frozen=True, kw_only=True)
-    made.__doc__ = TrainArguments.__doc__
-    return made
 
 
 def _given(argv: Sequence[str], parsed: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from engine.algorithms import CONFIGS
 from fastcollect.support.errors import ConfigError
 from trainers.config.build import build
 from trainers.config.merge import Layer, combine
@@ -69,8 +68,6 @@ def configure(env: str, algo: str = TrainConfig.algo, **settings: Any) -> TrainC
     settings: fields of TrainConfig, nested ones as mappings, for instance ``algorithm={"discount": 0.98}``.
     Raises ConfigError naming every one that does not exist, is of another type or out of range.
     """
-    if algo not in CONFIGS:
-        raise ConfigError([f"algo is {algo!r}; allowed: {', '.join(CONFIGS)}"])
     merged = combine(flags=Layer("the call", {"env": env, "algo": algo, **settings}))
     config = build(TrainConfig, merged)
     if problems := problems_of(config):

@@ -1,60 +1,88 @@
-"""What every method of ``bench.fps`` is made of. Imports nothing that a peer's virtual environment lacks."""
-
-from __future__ import annotations
+"""What every method is made of. Imports nothing that a peer's virtual environment lacks."""
 
 import ctypes
-import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from fastcollect.envs.base import ActionSpec, EnvSpec
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
 from fastcollect.memory.tokens import TokenChannel
-from fastcollect.policies.choice import parse_policy
 
-RESEED_STEPS = 500
 _PR_SET_PDEATHSIG = 1
-_ACTION_BYTES = 1 << 20  # of actions drawn beforehand: enough to differ, few enough to stay in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One measurement in one process.
+    """A request to one process to count environment steps. method: a key of METHODS.
 
-    method: a key of ``METHODS``. env: the environment's id. n, N, M: as in the row.
-    policy: see ``fastcollect.support.command.parse_policy``. seconds: on the clock, after ``warm_up``.
-    index: which of several processes of the same method this is. tokens: see ``CollectorConfig``.
+    policy: see ``fastcollect.policies.choice.parse_policy``. index: which of several processes of the same
+    method this is. tokens: what carries the collector's.
     """
 
     method: str
     env: str
-    n: int
-    N: int
-    M: int
-    policy: str | None
-    seconds: float
-    warm_up: float
+    parallelism: Parallelism
+    policy: str | None = None
     index: int = 0
     tokens: TokenChannel = "pipes"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. step: advances and says by how many environment steps. close: frees it.
+    """What is measured.
 
+    step: advances and says by how many environment steps or updates, possibly 0. close: frees it.
     num_envs: environments that exist at the same time. facts: what is worth telling once the clock has
-    stopped.
+    stopped. wait: returns when everything that was counted is computed.
     """
 
     step: Callable[[], int]
-    close: Callable[[], None]
-    num_envs: int
+    close: Callable[[], None] = lambda: None
+    num_envs: int = 0
     facts: Callable[[], dict[str, Any]] = dict
+    wait: Callable[[], None] = lambda: None
+
+
+Sizes = Callable[[str, Sequence[Parallelism]], Sequence[Parallelism]]
+"""From an environment and what was chosen for our methods (else tuned, else default) to a method's own."""
+
+
+def one_process(_: str, ours: Sequence[Parallelism]) -> list[Parallelism]:
+    """Of a method whose environments live in one process."""
+    return [Parallelism(ours[0].n, 1, 0)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. build: makes its subject from its request, in the measurement's process.
+
+    note: what a row of it measures. peer: the folder in .venv-peers whose interpreter runs it; None: ours.
+    role: "ours", or what ours is compared with, a "peer" or a "limit". policy: whether it runs the row's.
+    sizes: its n, N and M, a row for each. obeys: whether a peer keeps to the n and N that the user gives.
+    everywhere: whether N processes run it at once. candidates: values of n of which the fastest is taken
+    where a step costs next to nothing. request: the class of its requests, by which commands know their own.
+    capped: whether thread pools are held to one thread, as in workers.
+    """
+
+    name: str
+    build: Callable[[Any], Subject]
+    note: str = ""
+    peer: str | None = None
+    role: str = "ours"
+    policy: bool = False
+    sizes: Sizes = lambda env, ours: ours
+    obeys: bool = False
+    everywhere: bool = False
+    candidates: Sequence[int] = ()
+    request: type[Any] = Request
+    capped: bool = True
+
+
+class UnsupportedError(ValueError):
+    """This method does not exist for this environment or on this machine; the text says what does."""
 
 
 def die_with(parent: int) -> None:
@@ -64,82 +92,14 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class UnsupportedError(ValueError):
-    """This method does not exist for this environment or on this machine; the text says what does."""
+def is_cheap(env: str) -> bool:
+    """Whether a step costs so little that only large batches amortise a call."""
+    return env == "CartPole-v1" or env.startswith("vector:")
 
 
-def make_stock(env_id: str) -> Any:
-    """One environment as its own library makes it; one copy of ours where there is no other."""
-    import gymnasium
+def worker_envs(env: str) -> int:
+    """Environments of each process of a peer that has few processes.
 
-    if env_id in METAWORLD_TASKS:
-        return gymnasium.make("metaworld:Meta-World/MT1", env_name=env_id)  # imports what registers it
-    if env_id in CRAFTER:
-        from bench.methods.stock import StockCrafter
-
-        return StockCrafter(reward=env_id == "CrafterReward-v1")
-    if env_id.startswith("gameboy:"):
-        from bench.methods.stock import OneCopy
-
-        return OneCopy(env_id)
-    stock_id = stock_name(env_id)
-    if stock_id not in gymnasium.registry:
-        raise UnsupportedError(f"gymnasium has no environment {stock_id!r}")
-    return gymnasium.make(stock_id)
-
-
-def stock_name(env_id: str) -> str:
-    """The id without the engine's choice of adapter."""
-    prefix, _, rest = env_id.partition(":")
-    return rest if prefix in ("gym", "vector", "envpool") and rest else env_id
-
-
-def draw_actions(action: ActionSpec, num_envs: int, dtype: np.dtype | None = None) -> Iterator[np.ndarray]:
-    """Batches of uniform actions, drawn before the clock starts, again and again."""
-    rng = np.random.default_rng(0)
-    dtype = dtype or action.dtype
-    shape = (num_envs, *action.shape)
-    count = max(16, min(RESEED_STEPS, _ACTION_BYTES // int(np.prod(shape) * dtype.itemsize)))
-    if action.discrete:
-        batches = rng.integers(action.num_actions, size=(count, *shape))
-    else:
-        low = np.where(np.isfinite(action.low), action.low, -1.0)
-        high = np.where(np.isfinite(action.high), action.high, 1.0)
-        batches = rng.uniform(low, high, (count, *shape))
-    return itertools.cycle(list(batches.astype(dtype)))
-
-
-class Actor:
-    """The row's policy in NumPy for a peer that has none: the one that the engine's inline workers use."""
-
-    def __init__(self, request: Request, observation_space: Any, action_space: Any, num_envs: int) -> None:
-        from fastcollect.envs.gym_vector import action_spec, observation_bounds
-
-        shape, dtype, low, high = observation_bounds(observation_space)
-        action = action_spec(action_space)
-        spec = EnvSpec(
-            observation_shape=shape,
-            observation_dtype=dtype,
-            observation_low=low,
-            observation_high=high,
-            action=action,
-        )
-        self._policy = parse_policy(request.policy, request.env).build(spec, batched=False)
-        self._policy.load(self._policy.initial_parameters(0))
-        self._action = np.zeros((num_envs, *action.shape), action.dtype)
-        self._rng = np.random.default_rng(request.index)
-
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Actions (num_envs, ...) for observations (num_envs, ...); valid until the next call."""
-        action = self._action[: len(observation)]
-        self._policy.act(observation, self._noise(len(observation)), action, {})
-        return action
-
-    def _noise(self, rows: int) -> np.ndarray | None:
-        if self._policy.noise is None:
-            return None
-        kind, count = self._policy.noise
-        shape = (rows, count)
-        if kind == "normal":
-            return self._rng.standard_normal(shape, np.float32)
-        return self._rng.random(shape, np.float32)
+    Stock Meta-World and Crafter take a second to build; with 32 of the former Sample Factory was no faster.
+    """
+    return 1024 if is_cheap(env) else 16 if env in METAWORLD_TASKS or env in CRAFTER else 64

@@ -1,13 +1,12 @@
 """The design that one writes first: environments in processes, queues to a model process, pipes back.
 
-Written from scratch as a baseline, with nothing of the engine in it but the policy. An env worker steps n
+Written from scratch as a baseline, with nothing of the collector in it but the policy. An env worker steps n
 stock environments: it sends their observations, pickled, through one queue to the model process, waits at
 its pipe for the actions, and after 32 steps sends what happened through another queue to the caller. The
 model process computes the actions of all the workers that wait.
 """
 
-from __future__ import annotations
-
+import itertools
 import multiprocessing
 import os
 import queue
@@ -17,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Actor, Request, Subject, die_with, make_stock
+from bench.methods.base import Method, Request, Subject, die_with, worker_envs
+from bench.methods.stock import Actor, make_stock
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.support.cpu import cpu_count
 
 ROLLOUT_STEPS = 32
 _WAITING_ROLLOUTS = 4  # for each worker, so that a slow caller does not fill the memory
@@ -26,30 +28,18 @@ _POLL_SECONDS = 1.0
 
 def naive(request: Request) -> Subject:
     """N env workers of n environments each, and one model process."""
-    context = multiprocessing.get_context("spawn")
-    observations = context.Queue()
-    rollouts = context.Queue(_WAITING_ROLLOUTS * request.N)
-    pipes = [context.Pipe(duplex=False) for _ in range(request.N)]
-    parent = os.getpid()
-    model = context.Process(
-        target=run_model, args=(parent, request, observations, [send for _, send in pipes]), daemon=True
-    )
-    workers = [
-        context.Process(
-            target=run_worker, args=(parent, index, request, observations, receive, rollouts), daemon=True
-        )
-        for index, (receive, _) in enumerate(pipes)
-    ]
-    processes = [model, *workers]
+    context, size, parent = multiprocessing.get_context("spawn"), request.parallelism, os.getpid()
+    observations, rollouts = context.Queue(), context.Queue(_WAITING_ROLLOUTS * size.N)
+    pipes = [context.Pipe(duplex=False) for _ in range(size.N)]
+    calls = [(run_model, (parent, request, observations, [send for _, send in pipes]))]
+    for index, (receive, _) in enumerate(pipes):
+        calls.append((run_worker, (parent, index, request, observations, receive, rollouts)))
+    processes = [context.Process(target=target, args=args, daemon=True) for target, args in calls]
     for process in processes:
         process.start()
     # The children have their own ends now; with ours open nobody would see a broken pipe.
-    for ends in pipes:
-        for end in ends:
-            end.close()
-
-    def step() -> int:
-        return len(_take(rollouts, processes)["reward"].reshape(-1))
+    for end in itertools.chain.from_iterable(pipes):
+        end.close()
 
     def close() -> None:
         for process in processes:
@@ -59,13 +49,13 @@ def naive(request: Request) -> Subject:
 
     try:
         # Every worker has begun when the slowest one's first rollout is here.
-        waiting = set(range(request.N))
+        waiting = set(range(size.N))
         while waiting:
-            waiting.discard(_take(rollouts, processes)["worker"])
+            waiting.discard(_take(rollouts, processes)[0])
     except BaseException:
         close()
         raise
-    return Subject(step, close, request.n * request.N)
+    return Subject(lambda: _take(rollouts, processes)[3].size, close, size.total)
 
 
 def run_worker(
@@ -73,40 +63,34 @@ def run_worker(
 ) -> None:
     """An env worker's whole life."""
     die_with(parent)
-    envs = [make_stock(request.env) for _ in range(request.n)]
-    seeds = range(index * request.n, (index + 1) * request.n)
-    current = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    envs = [make_stock(request.env) for _ in range(request.parallelism.n)]
+    first = index * len(envs)
+    current = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(envs, first)])
     while True:
         steps = []
         for _ in range(ROLLOUT_STEPS):
             observations.put((index, current))
             action = actions.recv()
-            following, reward, terminated, truncated = _step(envs, action)
-            steps.append((current, action, reward, terminated, truncated))
+            results = [_step(env, each) for env, each in zip(envs, action, strict=True)]
+            following, *outcome = map(np.stack, zip(*results, strict=True))
+            steps.append((current, action, *outcome))
             current = following
-        names = ("observation", "action", "reward", "terminated", "truncated")
-        rollout = {
-            name: np.stack(arrays) for name, arrays in zip(names, zip(*steps, strict=True), strict=True)
-        }
-        rollouts.put({"worker": index, **rollout})
+        rollouts.put((index, *map(np.stack, zip(*steps, strict=True))))
 
 
-def _step(envs: Sequence[Any], actions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """One step of every environment: next observation, reward, terminated, truncated."""
-    results = []
-    for env, action in zip(envs, actions, strict=True):
-        observation, reward, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            observation, _ = env.reset()
-        results.append((observation, reward, terminated, truncated))
-    return tuple(np.stack(column) for column in zip(*results, strict=True))
+def _step(env: Any, action: np.ndarray) -> tuple[Any, ...]:
+    """One step of one environment: next observation, reward, terminated, truncated."""
+    observation, reward, terminated, truncated, _ = env.step(action)
+    if terminated or truncated:
+        observation, _ = env.reset()
+    return observation, reward, terminated, truncated
 
 
 def run_model(parent: int, request: Request, observations: Any, actions: Sequence[Connection]) -> None:
     """The model process's whole life."""
     die_with(parent)
     env = make_stock(request.env)
-    act = Actor(request, env.observation_space, env.action_space, request.n * request.N)
+    act = Actor(request, env.observation_space, env.action_space, request.parallelism.total)
     env.close()
     while True:
         waiting = [observations.get()]
@@ -120,8 +104,11 @@ def run_model(parent: int, request: Request, observations: Any, actions: Sequenc
             actions[index].send(rows)
 
 
-def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> dict[str, Any]:
-    """The next rollout. Raises RuntimeError when a process has ended, since then none may come."""
+def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> tuple[Any, ...]:
+    """The next rollout: whose it is, observations, actions, rewards, terminated, truncated.
+
+    Raises RuntimeError when a process has ended, since then none may come.
+    """
     while True:
         try:
             return rollouts.get(timeout=_POLL_SECONDS)
@@ -129,3 +116,8 @@ def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess
             codes = [process.exitcode for process in processes]
             if any(code is not None for code in codes):
                 raise RuntimeError(f"a process of the naive design ended; exit codes: {codes}") from None
+
+
+_NOTE = "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue"
+_SIZES = lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 1)]  # noqa: E731
+METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=_SIZES, obeys=True),)

@@ -1,27 +1,26 @@
-"""The engine and its parts."""
-
-from __future__ import annotations
+"""The collector, whole and in parts."""
 
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Request, Subject, UnsupportedError, draw_actions
+from bench.methods.base import Method, Request, Subject, UnsupportedError, one_process
+from bench.methods.stock import draw_actions
+from fastcollect.control.collector import Collector
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
 from fastcollect.policies.choice import parse_policy
-
-if TYPE_CHECKING:
-    from fastcollect.control.collector import Collector
 
 QUANTILES = {"median": 0.5, "p99": 0.99}
 
 
 def env_config(request: Request) -> EnvConfig:
-    """The engine's environment of a method; the "-fast" ones leave out the second ``mj_forward``."""
+    """Our environment of a method; the "-fast" ones leave out the second ``mj_forward``."""
     if not request.method.endswith("-fast"):
         return EnvConfig(id=request.env)
     if request.env not in METAWORLD_TASKS:
@@ -29,27 +28,21 @@ def env_config(request: Request) -> EnvConfig:
     return EnvConfig(id=request.env, kwargs={"physics": "fast"})
 
 
-def _collector_config(request: Request) -> Any:
-    from fastcollect.control.config import CollectorConfig
+def ours(request: Request) -> Subject:
+    """The whole path, drained by this process: workers of every kind, or the collector's serial twin."""
+    size, policy = request.parallelism, parse_policy(request.policy, request.env)
+    device = "gpu" if request.method == "ours-gpu" else "cpu"
+    config = CollectorConfig(
+        env=env_config(request), policy=policy, model_device=device, tokens=request.tokens
+    ).with_parallelism(size)
+    if request.method == "ours-serial":
+        from fastcollect.control.serial import SerialCollector
 
-    return CollectorConfig(
-        env=env_config(request),
-        policy=parse_policy(request.policy, request.env),
-        num_envs=request.n,
-        num_env_workers=request.N,
-        num_model_workers=request.M,
-        tokens=request.tokens,
-        model_device="gpu" if request.method == "engine-gpu" else "cpu",
-    )
-
-
-def engine(request: Request) -> Subject:
-    """The whole path: env workers, rings, policy, model workers, and this process, which drains blocks."""
-    from fastcollect.control.collector import Collector
-
-    collector = Collector(_collector_config(request))
+        serial = SerialCollector(config)
+        return Subject(lambda: len(serial.take()), serial.close, size.total)
+    collector = Collector(config)
     facts = _facts_since_now(collector)
-    return Subject(lambda: len(collector.take()), collector.close, request.n * request.N, facts)
+    return Subject(lambda: len(collector.take()), collector.close, size.total, facts)
 
 
 def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
@@ -63,54 +56,54 @@ def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
     return facts
 
 
-def engine_learner(request: Request) -> Subject:
+def ours_learner(request: Request) -> Subject:
     """The training loop: this process learns from the blocks, on its own default device or on the CPU."""
     on_gpu = request.method.endswith("-gpu")
     os.environ["JAX_PLATFORMS"] = "cuda" if on_gpu else "cpu"
-    from bench.training_loop import training_loop
-    from engine.algorithms.sac import SACConfig
-    from trainers.config.training import CollectConfig, TrainConfig
+    from bench.product import collecting_config, training_loop
 
     hidden = parse_policy(request.policy, request.env).kwargs.get("hidden")
     if hidden is None:
         raise UnsupportedError(f"{request.method} learns policies of hidden widths only, such as 256,256")
-    config = TrainConfig(
-        env=request.env,
-        start_steps=0,
-        algorithm=SACConfig(hidden=tuple(hidden)),
-        collect=CollectConfig(n=request.n, N=request.N, M=request.M, tokens=request.tokens),
-    )
+    config = collecting_config(request.env, hidden, request.parallelism)
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))
-        while not loop.learner.updates:
+        while not loop.updates:  # they are compiled before the clock starts
             loop.turn()
         loop.wait()
-        facts, begin = _facts_since_now(loop.collector), loop.learner.updates
+        facts, begin = _facts_since_now(loop.collector), loop.updates
         end = stack.pop_all().close
-
-    def all_facts() -> dict[str, Any]:
-        return {**facts(), "updates": loop.learner.updates - begin}
-
-    return Subject(loop.turn, end, request.n * request.N, all_facts)
-
-
-def engine_serial(request: Request) -> Subject:
-    """The collector's serial twin: the same blocks in one process."""
-    from fastcollect.control.serial import SerialCollector
-
-    collector = SerialCollector(_collector_config(request))
-    return Subject(lambda: len(collector.take()), collector.close, request.n)
+    counted = lambda: {**facts(), "updates": loop.updates - begin}  # noqa: E731
+    return Subject(loop.turn, end, request.parallelism.total, counted)
 
 
 def env_only(request: Request) -> Subject:
-    """The engine's batched environment alone, in one process, with random actions."""
-    env = make_env(env_config(request), np.arange(request.n, dtype=np.int64))
-    buffers = StepBuffers.allocate(env.spec, request.n)
+    """Our batched environment alone, in one process, with random actions."""
+    num_envs = request.parallelism.n
+    env = make_env(env_config(request), np.arange(num_envs, dtype=np.int64))
+    buffers = StepBuffers.allocate(env.spec, num_envs)
     env.reset(buffers.observation)
-    actions = draw_actions(env.spec.action, request.n)
+    actions = draw_actions(env.spec.action, num_envs)
 
     def step() -> int:
         env.step(next(actions), buffers)
-        return request.n
+        return num_envs
 
-    return Subject(step, env.close, request.n)
+    return Subject(step, env.close, num_envs)
+
+
+_WHOLE = Method("ours", ours, "whole path: environments, policy, rings, blocks copied out", policy=True)
+_LOOP = "the training loop: as ours, and this process learns from the blocks, an update for 16 steps"
+_LEARNER = Method("ours-learner", ours_learner, _LOOP, policy=True)
+_ALONE = "our batched environment alone in one process, random actions, no policy"
+_ENV = Method("env-only", env_only, _ALONE, sizes=one_process)
+METHODS = (
+    _WHOLE,
+    replace(_WHOLE, name="ours-fast", note="as ours, with physics='fast' (no second mj_forward)"),
+    replace(_WHOLE, name="ours-gpu", note="as ours, with the model workers on the GPU"),
+    replace(_WHOLE, name="ours-serial", note="the same blocks in one process", sizes=one_process),
+    _LEARNER,
+    replace(_LEARNER, name="ours-learner-gpu", note="as ours-learner, learner and model workers on the GPU"),
+    _ENV,
+    replace(_ENV, name="env-only-fast", note="as env-only, with physics='fast'"),
+)

@@ -1,48 +1,35 @@
 """The simulation alone: what a process could reach if everything else were free."""
 
-from __future__ import annotations
-
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bench.methods.base import (
-    RESEED_STEPS,
-    Request,
-    Subject,
-    UnsupportedError,
-    draw_actions,
-    make_stock,
-    stock_name,
-)
+from bench.methods.base import Method, Request, Subject, UnsupportedError, is_cheap
+from bench.methods.stock import RESEED_STEPS, draw_actions, make_stock, stock_name
+from bench.methods.vector_envs import stepped
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.envs.gym_vector import action_spec
 
 _FRAMES, _START_FRAMES = 4, 120
 _BUTTONS = ("a", "b", "up", "down", "left", "right", "start", "select")
 
 
 def physics_limit(request: Request) -> Subject:
-    """What a process could reach if everything but the simulation were free."""
+    """The bare loop over whatever simulates the environment."""
     import gymnasium
     from gymnasium.envs.mujoco import MujocoEnv
 
-    from fastcollect.envs.gym_vector import action_spec
-
     if request.env.startswith("gameboy:"):
         return emulators(request)
+    num_envs = request.parallelism.n
     spec = gymnasium.registry.get(stock_name(request.env))
     if spec is not None and spec.vector_entry_point is not None:
-        vector = gymnasium.make_vec(
-            spec.id, num_envs=request.n, vectorization_mode=gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
-        )
-        vector.reset(seed=request.index)
-        actions = draw_actions(action_spec(vector.single_action_space), request.n)
-
-        def step() -> int:
-            vector.step(next(actions))
-            return request.n
-
-        return Subject(step, vector.close, request.n)
+        mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+        vector = gymnasium.make_vec(spec.id, num_envs=num_envs, vectorization_mode=mode)
+        actions = draw_actions(action_spec(vector.single_action_space), num_envs)
+        return stepped(vector, lambda _: next(actions), vector.reset(seed=request.index))
     stock = make_stock(request.env)
     stock.reset(seed=request.index)
     if not isinstance(stock.unwrapped, MujocoEnv):
@@ -50,33 +37,33 @@ def physics_limit(request: Request) -> Subject:
             f"physics-limit exists for Meta-World, gymnasium's MuJoCo environments, those with a "
             f"vector_entry_point (CartPole-v1) and Game Boys, not for {request.env}"
         )
-    loop = BareLoop(stock.unwrapped, request.n, request.index)
-    return Subject(loop.step, stock.close, request.n)
+    loop = BareLoop(stock.unwrapped, num_envs, request.index)
+    return Subject(loop.step, stock.close, num_envs)
 
 
 def emulators(request: Request) -> Subject:
     """PyBoy alone: one console for each environment, a button drawn beforehand held for each four frames."""
     from pyboy import PyBoy
 
-    path = request.env.partition(":")[2]
-    consoles = [PyBoy(path, window="null", sound_emulated=False) for _ in range(request.n)]
+    path, num_envs = request.env.partition(":")[2], request.parallelism.n
+    consoles = [PyBoy(path, window="null", sound_emulated=False) for _ in range(num_envs)]
     for console in consoles:
         console.set_emulation_speed(0)
         console.tick(_START_FRAMES, True, False)
-    drawn = np.random.default_rng(request.index).choice(_BUTTONS, (RESEED_STEPS, request.n)).tolist()
+    drawn = np.random.default_rng(request.index).choice(_BUTTONS, (RESEED_STEPS, num_envs)).tolist()
     rows = itertools.cycle(drawn)
 
     def step() -> int:
         for console, button in zip(consoles, next(rows), strict=True):
             console.button(button, _FRAMES)
             console.tick(_FRAMES, True, False)
-        return request.n
+        return num_envs
 
     def close() -> None:
         for console in consoles:
             console.stop(save=False)
 
-    return Subject(step, close, request.n)
+    return Subject(step, close, num_envs)
 
 
 class BareLoop:
@@ -89,45 +76,45 @@ class BareLoop:
     def __init__(self, stock: Any, num_envs: int, seed: int) -> None:
         import mujoco
 
-        self._model = model = stock.model
-        self._frame_skip = stock.frame_skip
-        self._state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(model, stock.data, self._state, mujoco.mjtState.mjSTATE_INTEGRATION)
-        datas = [mujoco.MjData(model) for _ in range(num_envs)]
-        rng = np.random.default_rng(seed)
+        self._model, self._frame_skip = stock.model, stock.frame_skip
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(stock.model, kind))
+        mujoco.mj_getState(stock.model, stock.data, state, kind)
+        self._datas = datas = [mujoco.MjData(stock.model) for _ in range(num_envs)]
+        self._restore = lambda data: mujoco.mj_setState(stock.model, data, state, kind)
+        rng, self._steps = np.random.default_rng(seed), 0
         # Meta-World moves the hand through a mocap body and refreshes poses after the substeps.
-        self._forward = mujoco.mj_forward if model.nmocap else None
-        if model.nmocap:
+        self._moves_hand = stock.model.nmocap > 0
+        if self._moves_hand:
             mocap, control = _metaworld_inputs(stock, rng, num_envs)
             self._inputs = [list(zip(*pair, strict=True)) for pair in zip(mocap, control, strict=True)]
             self._lanes = [(data, data.mocap_pos[0], data.ctrl) for data in datas]
         else:
-            low, high = model.actuator_ctrlrange.T
-            self._inputs = list(rng.uniform(low, high, (RESEED_STEPS, num_envs, model.nu)))
+            low, high = stock.model.actuator_ctrlrange.T
+            self._inputs = list(rng.uniform(low, high, (RESEED_STEPS, num_envs, stock.model.nu)))
             self._lanes = [(data, data.ctrl) for data in datas]
-        self._steps = 0
 
     def step(self) -> int:
         """Step every environment once."""
-        import mujoco
+        from mujoco import mj_forward, mj_step
 
-        row = self._steps % RESEED_STEPS
+        row, model, frame_skip = self._steps % RESEED_STEPS, self._model, self._frame_skip
         if row == 0:
-            for data, *_ in self._lanes:
-                mujoco.mj_setState(self._model, data, self._state, mujoco.mjtState.mjSTATE_INTEGRATION)
+            for data in self._datas:
+                self._restore(data)
         self._steps += 1
-        model, frame_skip, step, forward = self._model, self._frame_skip, mujoco.mj_step, self._forward
-        if forward is None:
-            for (data, ctrl), control in zip(self._lanes, self._inputs[row], strict=True):
-                ctrl[...] = control
-                step(model, data, frame_skip)
+        lanes = zip(self._lanes, self._inputs[row], strict=True)
+        if self._moves_hand:
+            for (data, position, control), (moved, given) in lanes:
+                position[...] = moved
+                control[...] = given
+                mj_step(model, data, frame_skip)
+                mj_forward(model, data)
         else:
-            for (data, pos, ctrl), (mocap, control) in zip(self._lanes, self._inputs[row], strict=True):
-                pos[...] = mocap
-                ctrl[...] = control
-                step(model, data, frame_skip)
-                forward(model, data)
-        return len(self._lanes)
+            for (data, control), given in lanes:
+                control[...] = given
+                mj_step(model, data, frame_skip)
+        return len(self._datas)
 
 
 def _metaworld_inputs(stock: Any, rng: np.random.Generator, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,3 +126,11 @@ def _metaworld_inputs(stock: Any, rng: np.random.Generator, num_envs: int) -> tu
         moved = position + action[row, :, :3] * stock.action_scale
         mocap[row] = position = np.clip(moved, stock.mocap_low, stock.mocap_high)
     return mocap, np.stack([action[..., 3], -action[..., 3]], axis=-1)
+
+
+def _sizes(env: str, ours: Sequence[Parallelism]) -> list[Parallelism]:
+    return [Parallelism(2048 if is_cheap(env) else 16, max(each.N for each in ours), 0)]
+
+
+_NOTE = "bare simulation loops in N processes at once, inputs drawn beforehand, no policy"
+METHODS = (Method("physics-limit", physics_limit, _NOTE, role="limit", sizes=_sizes, everywhere=True),)

@@ -1,16 +1,26 @@
 """Sample Factory's own sampler with its own policy, and nothing that learns from what it collects."""
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 from typing import Any
 
-from bench.methods.base import Request, Subject, UnsupportedError, make_stock, parse_policy
+from bench.methods.base import Method, Request, Subject, UnsupportedError, worker_envs
+from bench.methods.stock import make_stock
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.policies.choice import parse_policy
+from fastcollect.support.cpu import cpu_count
 
 ROLLOUT_STEPS = 32
 IMPALA_CHANNELS = (16, 32)
 """Of its two convolutions called "convnet_impala", whose kernels, strides and lack of padding are ours."""
+
+# Its workers take 10 more of the niceness, and would make way for whatever else runs on the machine.
+_FIXED = """
+--experiment=sampler --device=cpu --seed=0 --async_rl=True --batched_sampling=True --use_rnn=False
+--policy_workers_per_policy=1 --nonlinearity=relu --normalize_input=False --normalize_returns=False
+--default_niceness=-10 --decorrelate_experience_max_seconds=0 --decorrelate_envs_on_one_worker=False
+--log_to_file=False
+"""
 
 
 def make_registered(name: str, _config: Any, _env_config: Any, render_mode: str | None = None) -> Any:
@@ -40,34 +50,18 @@ def arguments(request: Request, folder: str) -> list[str]:
     Batched sampling was the faster of its two. Two groups of environments that take turns were slower
     than one with hidden widths, and no slower with the policy for images.
     """
-    encoder = encoder_arguments(request)
-    turns = 1 if encoder[0] == "--encoder_mlp_layers" or request.n % 2 else 2
-    options = {
+    encoder, size = encoder_arguments(request), request.parallelism
+    turns = 1 if encoder[0] == "--encoder_mlp_layers" or size.n % 2 else 2
+    chosen = {
         "env": request.env,
-        "experiment": "sampler",
         "train_dir": folder,
-        "device": "cpu",
-        "async_rl": True,
-        "batched_sampling": True,
-        "num_workers": request.N,
-        "num_envs_per_worker": request.n,
+        "num_workers": size.N,
+        "num_envs_per_worker": size.n,
         "worker_num_splits": turns,
-        "policy_workers_per_policy": 1,
         "rollout": ROLLOUT_STEPS,
-        "batch_size": ROLLOUT_STEPS * request.n * request.N,
-        "use_rnn": False,
-        "nonlinearity": "relu",
-        "normalize_input": False,
-        "normalize_returns": False,
-        # Its workers take 10 more, and would make way for whatever else runs on the machine.
-        "default_niceness": -10,
-        "decorrelate_experience_max_seconds": 0,
-        "decorrelate_envs_on_one_worker": False,
-        "log_to_file": False,
-        "seed": 0,
+        "batch_size": ROLLOUT_STEPS * size.total,
     }
-    texts = [f"--{name}={value}" for name, value in options.items()]
-    return [*texts, *encoder]
+    return [*_FIXED.split(), *(f"--{name}={value}" for name, value in chosen.items()), *encoder]
 
 
 def sample_factory(request: Request) -> Subject:
@@ -96,6 +90,12 @@ def sample_factory(request: Request) -> Subject:
 
     # Workers begin one after another; all have once each environment could have given a rollout.
     collected = 0
-    while collected < ROLLOUT_STEPS * request.n * request.N:
+    while collected < ROLLOUT_STEPS * request.parallelism.total:
         collected += step()
-    return Subject(step, close, request.n * request.N)
+    return Subject(step, close, request.parallelism.total)
+
+
+_NOTE = """its sampler with its own policy of the same widths, which has a critic too: N rollout workers \
+of n stock environments, one inference worker, rollouts copied out; no learner"""
+_SIZES = lambda env, _: [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)]  # noqa: E731
+METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _SIZES),)

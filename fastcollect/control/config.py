@@ -216,7 +216,7 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
     """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 2 * MAX_MODEL_WORKERS + 64
+    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 3 * MAX_MODEL_WORKERS + 64
     need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         raise ConfigError(

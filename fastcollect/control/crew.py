@@ -229,8 +229,8 @@ class Workers:
         self.model[index] = handle
         for env_worker in self.env.values():
             if env_worker.alive:
-                ends = (env_worker.ring.segment.fd, *env_worker.line.model_fds())
-                self._control(handle, "attach", env_worker.process.ident, ends)
+                line = (env_worker.ring.segment.fd, *env_worker.line.model_fds())
+                self._control(handle, "attach", env_worker.process.ident, line)
 
     def _control(self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
         # A dead one is replaced, and its replacement is told everything anew.

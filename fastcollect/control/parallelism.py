@@ -20,6 +20,11 @@ class Parallelism:
         return f"n={self.n} N={self.N} M={self.M}"
 
     @property
+    def total(self) -> int:
+        """How many environments there are: n * N."""
+        return self.n * self.N
+
+    @property
     def workers(self) -> int:
         """How many worker processes there are: N + M."""
         return self.N + self.M

@@ -233,11 +233,11 @@ class ModelWorker:
             message: dict[str, Any] = json.loads(data) if data else {"op": "stop"}
             if message["op"] == "attach":
                 ring = Ring(self._config.ring, fds[0])
-                self._rings[message["worker"]] = ring, self._inbox.attach(fds[1:])
+                self._rings[message["worker"]] = ring, self._inbox.attach(message["worker"], fds[1:])
             elif message["op"] == "detach":
-                ring, answers = self._rings.pop(message["worker"])
+                ring, _ = self._rings.pop(message["worker"])
                 ring.segment.close()
-                self._inbox.detach(answers)
+                self._inbox.detach(message["worker"])
             else:
                 self._stopped = True
                 return

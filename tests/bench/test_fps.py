@@ -1,4 +1,4 @@
-"""The arithmetic of rounds, the result file of a real short run, and what wrong or impossible requests do."""
+"""Whose n, N and M are measured, the file of a real short run, and what wrong requests do."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.plan import Options, make_plan
-from bench.table import fps_table, ratios, references, summary
+from bench import fps
+from bench.fps import FpsArguments, Options, make_plan
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
@@ -20,6 +21,7 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.tuning import profile
 
 ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [field.name for field in fields(FpsArguments) if field.name != "json"]
 
 
 def command(*arguments, **environment):
@@ -35,7 +37,11 @@ def command(*arguments, **environment):
 
 
 def plan(**changes):
-    return make_plan(Options(**{"env": "CartPole-v1", "methods": "engine", **changes}))
+    return make_plan(Options(**{"env": "CartPole-v1", "methods": ("ours",), **changes}))
+
+
+def settings(case):
+    return (*(case.row[key] for key in "nNM"), case.row["settings"])
 
 
 def gone(processes, seconds=10.0):
@@ -47,58 +53,39 @@ def no_profiles(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_summary_of_rounds():
-    assert summary([30.0, 10.0, 50.0]) == {"median": 30.0, "min": 10.0, "max": 50.0}
-    assert summary([10.0, 20.0])["median"] == 15.0
-
-
-def test_ratios_are_taken_within_a_round_so_that_drift_cancels():
-    # The machine is ten times slower in the second round; a is always twice b.
-    found = ratios({"a": [200.0, 20.0, 240.0], "b": [100.0, 10.0, 120.0], "missing": None})
-    assert found == {"a": {"b": 2.0}, "b": {"a": 0.5}}
-    # The median of 4, 1, 3, where the ratio of the medians would be 40 / 20.
-    assert ratios({"a": [40.0, 20.0, 90.0], "b": [10.0, 20.0, 30.0]})["a"]["b"] == 3.0
-
-
-def test_rows_are_compared_with_peers_or_else_with_the_first():
-    methods = {"engine 1": "engine", "engine 2": "engine", "envpool": "envpool"}
-    assert references(["engine 1", "envpool"], methods) == ["envpool"]
-    assert references(["engine 1", "engine 2"], methods) == ["engine 1"]
-
-
-def test_the_table_shows_numbers_ratios_and_what_is_missing():
-    rows = [
-        {"label": "engine", "method": "engine", "n": 4, "N": 2, "M": 0, "start_seconds": 0.5}
-        | {"fps": {"median": 3000.0, "min": 2000.0, "max": 4000.0}}
-        | {"cpus_busy": 1.95, "memory_mib": 80.0, "num_envs": 8},
-        {"label": "physics-limit", "method": "physics-limit", "n": 16, "N": 2, "M": 0, "start_seconds": 0.1}
-        | {"fps": {"median": 6000.0, "min": 5000.0, "max": 7000.0}}
-        | {"cpus_busy": 2.0, "memory_mib": 8.0, "num_envs": 32},
-        {"label": "envpool", "method": "envpool", "n": 64, "N": 1, "M": 0, "fps": None, "error": "absent"},
+def test_rows_that_exclude_each_other_are_told_by_their_labels():
+    rows = plan(
+        methods=("ours", "env-only"), num_envs=(8, 16), num_env_workers=(2,), num_model_workers=(0, 1)
+    )
+    assert [case.row["label"] for case in rows] == [
+        "ours n=8 N=2 M=0",
+        "ours 8,2,1",
+        "ours 16,2,0",
+        "ours 16,2,1",
+        "env-only",
     ]
-    table = fps_table(rows, {"engine": {"physics-limit": 0.5}, "physics-limit": {"engine": 2.0}}, "title")
-    columns = {column.header: list(column.cells) for column in table.columns}
-    assert columns["median"] == ["3,000", "6,000", "none"]
-    assert columns["\u00d7 physics-limit"] == ["0.50", "", ""]
-    assert "\u00d7 envpool" not in columns
-    assert columns["CPUs"] == ["1.9", "2.0", ""]
-    assert columns["MiB/env"] == ["10.0", "0.2", ""]
+    assert [str(case.request.parallelism) for case in rows] == [
+        f"n={n} N={N} M={M}" for n, N, M in ((8, 2, 0), (8, 2, 1), (16, 2, 0), (16, 2, 1), (8, 1, 0))
+    ]
+    assert [[case.row[key] for key in "nNM"] for case in rows][1] == [8, 2, 1]
+    with pytest.raises(ConfigError, match="each value once"):
+        plan(num_envs=(8, 8))
 
 
 def test_every_wrong_value_is_named_at_once(tmp_path):
     result = tmp_path / "no" / "result.json"
     process = command(
-        *("--env", "rech-v3", "--methods", "engin,engine,engine", "--seconds", "-1", "--rounds", "0"),
-        *("--n", "0", "--M", "-1", "--configs", "1,2;8,0,0", "--policy", "3,a", "--json", result),
+        *("--env", "rech-v3", "--methods", "our", "ours", "ours", "--seconds", "-1", "--rounds", "0"),
+        *("--n", "0", "4", "4", "--M", "-1", "--policy", "3,a", "--json", result),
     )
     out, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert not out
-    assert len(err.strip().splitlines()) == 12
+    assert len(err.strip().splitlines()) == 10
     for text in (
-        *("'rech-v3'; did you mean 'reach-v3'", "'engin'; did you mean 'engine'", "'engine' 2 times"),
+        *("'rech-v3'; did you mean 'reach-v3'", "'our'; did you mean 'ours'", "'ours' 2 times"),
         *("--seconds is -1.0", "--rounds is 0", "num_envs (n) is 0", "num_model_workers (M) is -1"),
-        *("'1,2' is not n,N,M", "8,0,0: num_env_workers (N) is 0", "exclude each other", "'3,a'", "--json"),
+        *("--n, --N or --M", "each value once", "'3,a'", "--json"),
     ):
         assert text in err
     assert list(tmp_path.iterdir()) == []
@@ -106,35 +93,23 @@ def test_every_wrong_value_is_named_at_once(tmp_path):
 
 def test_a_real_run_writes_the_documented_file(tmp_path):
     result = tmp_path / "result.json"
-    arguments = ["--env", "CartPole-v1", "--methods", "engine,gymnasium-sync,engine-fast"]
-    arguments += [
-        "--seconds",
-        "0.3",
-        "--rounds",
-        "1",
-        "--n",
-        "64",
-        "--N",
-        "2",
-        "--M",
-        "0",
-        "--json",
-        str(result),
-    ]
+    flags = "--env CartPole-v1 --methods ours gymnasium-sync ours-fast --seconds 0.3"
+    flags += " --rounds 1 --n 64 --N 2 --M 0"
+    arguments = [*flags.split(), "--json", str(result)]
     process = command(*arguments)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     found = json.loads(result.read_text())
     assert list(tmp_path.iterdir()) == [result]
-    assert list(found) == ["machine", "command", "seconds", "rounds", "rows", "ratios"]
+    assert list(found) == ["machine", "command", *FLAGS, "rows"]
     assert found["command"] == "python -m bench.fps " + " ".join(arguments)
     assert found["machine"]["cpu"]
     assert (found["seconds"], found["rounds"]) == (0.3, 1)
-    engine, peer, missing = found["rows"]
-    assert [engine[key] for key in ("env", "method", "n", "N", "M")] == ["CartPole-v1", "engine", 64, 2, 0]
-    assert (engine["policy"], engine["settings"]) == ("mlp-16x16", "chosen")
+    ours, peer, missing = found["rows"]
+    assert [ours[key] for key in ("env", "method", "n", "N", "M")] == ["CartPole-v1", "ours", 64, 2, 0]
+    assert (ours["policy"], ours["settings"]) == ("mlp-16x16", "chosen")
     assert (peer["method"], peer["n"], peer["policy"]) == ("gymnasium-sync", 8, "mlp-16x16")
-    for row in (engine, peer):
+    for row in (ours, peer):
         assert set(row["fps"]) == {"median", "min", "max"}
         assert row["fps"]["median"] == row["fps"]["min"] == row["fps_rounds"][0] > 0
         assert row["memory_mib"] > 10
@@ -142,13 +117,11 @@ def test_a_real_run_writes_the_documented_file(tmp_path):
         assert 0 < row["cpus_busy"] < 100
         assert row["start_seconds"] > 0
         assert row["label"] in out
-    assert found["ratios"]["engine"]["gymnasium-sync"] == pytest.approx(
-        engine["fps"]["median"] / peer["fps"]["median"]
-    )
+    assert ours["ratios"] == {"gymnasium-sync": pytest.approx(ours["fps"]["median"] / peer["fps"]["median"])}
     assert missing["fps"] is None
     assert "Meta-World" in missing["error"]
     assert missing["error"] in out
-    assert "round 1/1  engine" in err
+    assert "round 1/1  ours" in err
 
 
 def test_a_missing_peer_is_a_row_that_says_why(tmp_path):
@@ -157,7 +130,7 @@ def test_a_missing_peer_is_a_row_that_says_why(tmp_path):
     (hidden / "envpool.py").write_text("raise ImportError('not here')")
     result = tmp_path / "result.json"
     process = command(
-        *("--env", "Pendulum-v1", "--methods", "envpool,physics-limit,env-only", "--n", "2"),
+        *("--env", "Pendulum-v1", "--methods", "envpool", "physics-limit", "env-only", "--n", "2"),
         *("--seconds", "0.05", "--rounds", "2", "--json", result),
         PYTHONPATH=str(hidden),
     )
@@ -171,14 +144,14 @@ def test_a_missing_peer_is_a_row_that_says_why(tmp_path):
     assert "exists for Meta-World" in limit["error"]
     assert len(env["fps_rounds"]) == 2
     assert "envpool was not measured" in out
-    assert found["ratios"] == {"env-only": {}}
+    assert env["ratios"] == {}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path, number, code):
     result = tmp_path / "result.json"
     process = command(
-        *("--env", "CartPole-v1", "--methods", "engine", "--seconds", "60", "--rounds", "1"),
+        *("--env", "CartPole-v1", "--methods", "ours", "--seconds", "60", "--rounds", "1"),
         *("--n", "8", "--N", "2", "--M", "0", "--json", result),
     )
     deadline = time.monotonic() + 20
@@ -213,7 +186,7 @@ def test_a_killed_run_takes_along_what_a_peer_started(tmp_path):
 
 def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
     process = command(
-        *("--env", "CartPole-v1", "--methods", "engine", "--seconds", "60", "--rounds", "1"),
+        *("--env", "CartPole-v1", "--methods", "ours", "--seconds", "60", "--rounds", "1"),
         *("--n", "8", "--N", "1", "--M", "0"),
     )
     deadline = time.monotonic() + 20
@@ -230,22 +203,36 @@ def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
 
 def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
-    tuned = profile.Profile(parallelism=Parallelism(n=96, N=3, M=1), fps=1.0)
-    (row,) = plan()
-    assert (row.n, row.M, row.origin) == (4096, 0, "default")
+    tuned = profile.Profile(Parallelism(96, 3, 1), 1.0)
+    assert settings(*plan())[::2] == (4096, 0)
+    assert plan()[0].row["settings"] == "default"
     profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)
-    (row,) = plan()
-    assert (row.n, row.N, row.M, row.origin) == (96, 3, 1, "profile")
-    (row,) = plan(num_envs=8)
-    assert (row.n, row.N, row.M, row.origin) == (8, 3, 1, "chosen")
-    limit, serial = plan(methods="physics-limit,engine-serial")
-    assert (limit.N, len(limit.requests()), limit.origin) == (3, 3, "fixed")
-    assert (serial.n, serial.N, serial.M) == (96, 1, 0)
+    assert settings(*plan()) == (96, 3, 1, "profile")
+    assert settings(*plan(num_envs=(8,))) == (8, 3, 1, "chosen")
+    limit, serial = plan(methods=("physics-limit", "ours-serial"))
+    assert settings(limit)[1::2] == (3, "fixed")
+    assert settings(serial)[:3] == (96, 1, 0)
 
 
-def test_several_settings_become_rows_with_names_of_their_own():
-    rows = plan(methods="engine,env-only", configs="8,2,0;16,1,1")
-    assert [row.label for row in rows] == ["engine 8,2,0", "engine 16,1,1", "env-only"]
-    assert [(row.n, row.N, row.M) for row in rows] == [(8, 2, 0), (16, 1, 1), (8, 1, 0)]
-    with pytest.raises(ConfigError, match="twice"):
-        plan(configs="8,2,0;8,2,0")
+def test_a_limit_is_measured_in_as_many_processes_as_the_largest_of_ours_has(monkeypatch):
+    asked = []
+    monkeypatch.setattr(fps, "measure", lambda requests, *seconds: asked.append(requests))
+    (limit,) = plan(methods=("physics-limit",), num_env_workers=(2, 3))
+    limit.measure(1.0)
+    assert [request.index for request in asked[0]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "reach-v3"])
+def test_where_steps_are_cheap_the_fastest_candidate_is_taken(monkeypatch, env):
+    tried = []
+
+    def measure(requests, *seconds):
+        tried.append(requests[0].parallelism.n)
+        return {"rate": {64: 1.0, 256: 5.0, 1024: 9.0, 4096: 7.0}[tried[-1]], "start_seconds": 0.0}
+
+    monkeypatch.setattr(fps, "measure", measure)
+    cases = plan(methods=("envpool",), env=env)
+    (row,) = fps.measure_cases(cases, seconds=1.0, rounds=2)
+    cheap = env == "CartPole-v1"
+    assert tried == ([256, 1024, 4096, 1024, 1024] if cheap else [64, 64])
+    assert (row["n"], row["fps"]["median"]) == ((1024, 9.0) if cheap else (64, 1.0))

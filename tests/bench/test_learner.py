@@ -1,22 +1,36 @@
 """The comparison of learners: what it counts, what it writes, what it refuses."""
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import pytest
 from support.training import environment
 
-from bench import isolated, learner, learner_slices
-from bench.learner import LearnerArguments, Method, MethodError, Settings, check, measure, order
-from bench.learner_slices import Training
-from fastcollect.support.errors import ConfigError
+from bench import learner
+from bench.harness import measure
+from bench.harness.measure import MeasurementError, started
+from bench.learner import LearnerArguments, check, measure_batch
+from bench.methods import METHODS
+from bench.methods.learners import LearnerRequest
+from fastcollect.support.errors import ConfigError, WorkerError
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = Settings(8, (8,), "support.tiny_env:TinyEnv", 0.125, rows=2048)
+TINY = "support.tiny_env:TinyEnv"
+
+
+def request(method, **changes):
+    small = {"batch": 8, "hidden": (8,), "env": TINY, "updates_per_step": 0.125, "rows": 2048}
+    return LearnerRequest(method=method, **{**small, **changes})
+
+
+@contextlib.contextmanager
+def built(method):
+    with contextlib.closing(METHODS[method].build(request(method))) as subject:
+        yield subject
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +67,7 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
         "--settle",
         0,
         "--env",
-        TINY.env,
+        TINY,
     )
     done = command("--methods", *methods, *flags, "--json", file)
     assert done.returncode == 0, done.stderr
@@ -61,11 +75,14 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
     assert [row["method"] for row in result["rows"]] == list(methods)
     for row in result["rows"]:
         assert row["batch"] == 8
-        assert len(row["rounds"]) == 2
-        assert row["min"] <= row["updates_per_second"] <= row["max"]
-        assert row["updates_per_second"] == sum(row["rounds"]) / 2 > 0
+        assert len(row["updates_per_second_rounds"]) == 2
+        speed = row["updates_per_second"]
+        assert speed["min"] <= speed["median"] <= speed["max"]
+        assert speed["median"] == pytest.approx(sum(row["updates_per_second_rounds"]) / 2)
+        assert speed["min"] > 0
+        assert {"jax", "numpy"} <= set(row["versions"])
         assert row["method"] in done.stdout
-    first, second = (row["rounds"] for row in result["rows"][:2])
+    first, second = (row["updates_per_second_rounds"] for row in result["rows"][:2])
     expected = (first[0] / second[0] + first[1] / second[1]) / 2
     assert result["rows"][0]["ratios"]["ours-device"] == pytest.approx(expected)
     assert "--hidden 8" in result["command"]
@@ -79,11 +96,11 @@ def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
     made = []
     monkeypatch.setattr(Learner, "learn_from", keep(made, Learner.learn_from))
     monkeypatch.setattr(Learner, "update", keep(made, Learner.update))
-    with learner_slices.build(method, vars(TINY)) as training:
-        counted = sum(training.train() for _ in range(40))
+    with built(method) as subject:
+        counted = sum(subject.step() for _ in range(40))
         assert counted == int(made[0].state.updates) > 0
         if method == "ours-collecting":
-            assert counted == int(made[0].env_steps * TINY.updates_per_step) // 16 * 16
+            assert counted == int(made[0].env_steps * 0.125) // 16 * 16
 
 
 def keep(made, method):
@@ -100,109 +117,87 @@ def test_the_end_of_a_turn_waits_for_the_newest_update(method, monkeypatch):
 
     made, waited = [], []
     monkeypatch.setattr(Learner, "update", keep(made, Learner.update))
-    with learner_slices.build(method, vars(TINY)) as training:
-        while not training.train():
+    with built(method) as subject:
+        while not subject.step():
             pass
         monkeypatch.setattr(jax, "block_until_ready", waited.append)
-        training.wait()
+        subject.wait()
         newest = jax.tree.leaves((made[-1].state, made[-1].acting))
         assert {id(leaf) for leaf in newest} <= {id(leaf) for leaf in jax.tree.leaves(waited)}
 
 
-class Clock:
-    """A training whose every call takes a second and whose waiting takes a quarter of one."""
+def test_every_method_has_the_same_turns_in_a_process_that_lives_on(monkeypatch):
+    asked, receive = [], measure._Child.receive
 
-    def __init__(self, counts):
-        self.now, self.log, self._counts = 0.0, [], iter(counts)
+    def send(self, line):
+        if isinstance(line, list):
+            asked.append((self._name, *line))
+            line = [0, 0.01]
+        kept_send(self, line)
 
-    def perf_counter(self):
-        return self.now
-
-    def train(self):
-        self.now += 1
-        self.log.append("train")
-        return next(self._counts)
-
-    def wait(self):
-        self.now += 0.25
-        self.log.append("wait")
-
-
-@pytest.mark.parametrize(
-    ("counts", "settle", "seconds", "calls", "rate"),
-    [
-        ([90, 91, 7, 8, 9], 2, 3, (2, 3), 24 / 3.25),
-        ([90, 7, 8, 9], 0.5, 2.1, (1, 3), 24 / 3.25),  # calls are whole
-        ([7], 0, 0.5, (0, 1), 7 / 1.25),
-        ([0, 0, 7], 0, 0.5, (0, 3), 7 / 3.25),  # no turn without an update
-    ],
-)
-def test_a_rate_is_of_what_was_computed_in_the_turn(monkeypatch, counts, settle, seconds, calls, rate):
-    clock = Clock(counts)
-    monkeypatch.setattr(learner_slices, "time", SimpleNamespace(perf_counter=clock.perf_counter))
-    got = learner_slices.updates_per_second(Training(clock.train, clock.wait), settle, seconds)
-    assert got == pytest.approx(rate)
-    assert clock.log == [*["train"] * calls[0], "wait", *["train"] * calls[1], "wait"]
-
-
-def test_every_method_has_the_same_turns(monkeypatch):
-    asked = []
-
-    class Asked(Method):
-        def rate(self, settle, seconds):
-            asked.append((self.name, settle, seconds))
-            return super().rate(0, 0.01)
-
-    monkeypatch.setattr(learner, "Method", Asked)
+    kept_send = measure._Child.send
+    monkeypatch.setattr(measure._Child, "send", send)
+    processes = set()
+    monkeypatch.setattr(
+        measure._Child, "receive", lambda self, end: (processes.add(self._process.pid), receive(self, end))[1]
+    )
     methods = ("ours-host", "ours-device")
     arguments = LearnerArguments(methods=methods, hidden=(8,), rounds=2, seconds=3.0, settle=2.0)
-    measure(arguments, 8, lambda text: None)
+    measure_batch(arguments, 8)
     assert sorted(asked) == sorted((name, 2.0, 3.0) for name in methods * 2)
+    assert len(processes) == 2
 
 
-def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(isolated, "PEERS", tmp_path)
+def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
     arguments = LearnerArguments(methods=("sbx",), rounds=1, seconds=0.01)
-    rows = measure(arguments, 8, lambda text: None)
-    assert rows == [
-        {"method": "sbx", "batch": 8, "error": "sbx: learners is not installed; make peers installs it"}
-    ]
-    with pytest.raises(ConfigError, match="make peers"):
-        learner.compare(arguments, "")
+    (row,) = measure_batch(arguments, 8)
+    assert row["updates_per_second"] is None
+    assert row["error"] == "sbx: learners is not installed; make peers installs it"
+    with pytest.raises(WorkerError, match="none of the methods"):
+        learner.compare(arguments)
+    assert "make peers installs it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["sbx", "sb3"])
+def test_an_installed_peer_updates(method):
+    try:
+        measure.peer_python("learners")
+    except MeasurementError as error:
+        pytest.skip(str(error))
+    found = measure.measure([request(method)], 0.0, 0.05)
+    assert found["rate"] > 1
+    assert ("sbx-rl" if method == "sbx" else "torch") in found["versions"]
 
 
 def test_a_method_that_dies_is_a_row_and_the_others_go_on(monkeypatch):
-    started = []
+    slices, send, children = [], measure._Child.send, set()
 
-    class Mortal(Method):
-        def rate(self, settle, seconds):
-            started.append(self)
-            if self.name == "ours-device" and sum(each is self for each in started) == 2:
+    def mortal(self, line):
+        children.add(self)
+        if isinstance(line, list) and self._name == "ours-device":
+            slices.append(line)
+            if len(slices) == 2:
                 self._process.kill()
-            return super().rate(settle, seconds)
+        send(self, line)
 
-    monkeypatch.setattr(learner, "Method", Mortal)
-    arguments = LearnerArguments(
-        methods=("ours-host", "ours-device"), hidden=(8,), rounds=3, seconds=0.01, settle=0.0
-    )
-    host, device = measure(arguments, 8, lambda text: None)
-    assert len(host["rounds"]) == 3
+    monkeypatch.setattr(measure._Child, "send", mortal)
+    methods = ("ours-host", "ours-device")
+    arguments = LearnerArguments(methods=methods, hidden=(8,), rounds=3, seconds=0.01, settle=0.0)
+    host, device = measure_batch(arguments, 8)
+    assert len(host["updates_per_second_rounds"]) == 3
     assert "ended without an answer" in device["error"]
-    assert "updates_per_second" not in device
-    assert all(each._process.poll() is not None for each in started)
+    assert device["updates_per_second"] is None
+    assert len(children) == 2
+    assert all(each._process.poll() is not None for each in children)
 
 
 def test_a_method_that_cannot_be_built_says_why():
     with (
-        Method("ours-collecting", Settings(8, (8,), "NoSuchEnv-v0", 0.1)) as method,
-        pytest.raises(MethodError, match="NoSuchEnv-v0"),
+        pytest.raises(MeasurementError, match="NoSuchEnv-v0"),
+        started([request("ours-collecting", env="NoSuchEnv-v0")]),
     ):
-        method.versions()
-
-
-def test_every_method_is_first_as_often_as_last():
-    orders = [order(["a", "b", "c"], number) for number in range(6)]
-    assert sorted(each[0] for each in orders) == sorted(each[-1] for each in orders) == [*"aabbcc"]
+        pass
 
 
 def test_wrong_values_are_named_together(tmp_path):
@@ -223,7 +218,7 @@ def test_wrong_values_are_named_together(tmp_path):
         "'ours'",
         "--batches is [0]",
         "--hidden is []",
-        "--rounds is [0]",
+        "--rounds is 0",
         "--seconds",
         "--settle",
         "--json",

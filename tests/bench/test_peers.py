@@ -8,20 +8,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import isolated
 from bench.cartridge import build
-from bench.methods import METHODS, Request, UnsupportedError, naive
-from bench.methods.gymnasium_vector import single
+from bench.fps import Options, make_plan
+from bench.harness import measure
+from bench.methods import METHODS, naive, names
+from bench.methods.base import Request, UnsupportedError
 from bench.methods.sample_factory import encoder_arguments
-from bench.plan import Options, make_plan
+from bench.methods.vector_envs import single
+from fastcollect.control.parallelism import Parallelism
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER_METHODS = [name for name, method in METHODS.items() if method.peer]
+PEER_METHODS = [name for name in names(Request) if METHODS[name].peer]
 
 
-def request(method, **changes):
-    values = {"env": "CartPole-v1", "n": 4, "N": 2, "M": 1, "policy": None, "seconds": 0.2, "warm_up": 0.0}
-    return Request(method=method, **{**values, **changes})
+def request(method, env="CartPole-v1", n=4, N=2, M=1, policy=None):
+    return Request(method=method, env=env, parallelism=Parallelism(n, N, M), policy=policy)
+
+
+def measured(*args, **changes):
+    return measure.measure([request(*args, **changes)], 0.0, 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -44,22 +49,22 @@ def test_every_peer_has_a_complete_pinned_file():
 
 
 def test_a_peer_that_could_not_be_installed_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolated, "PEERS", tmp_path)
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
     folder = tmp_path / "pufferlib"
     folder.mkdir()
     (folder / "install.log").write_text("Collecting numpy\nERROR: no matching distribution for numpy\n\n")
-    with pytest.raises(isolated.MeasurementError) as found:
-        isolated.measure([request("pufferlib")])
+    with pytest.raises(measure.MeasurementError) as found:
+        measured("pufferlib")
     why = "ERROR: no matching distribution for numpy"
     assert str(found.value) == f"make peers could not install pufferlib: {why}"
 
 
 def test_a_peer_that_was_never_tried_names_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolated, "PEERS", tmp_path)
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
     with pytest.raises(
-        isolated.MeasurementError, match="sample-factory is not installed; make peers installs it"
+        measure.MeasurementError, match="sample-factory is not installed; make peers installs it"
     ):
-        isolated.measure([request("sample-factory")])
+        measured("sample-factory")
 
 
 def test_the_naive_design_counts_steps_in_whole_rollouts_and_leaves_no_process():
@@ -98,24 +103,24 @@ def test_one_stock_environment_counts_one_step_at_a_time():
 
 @pytest.mark.parametrize("method", ["naive", "gymnasium-single"])
 def test_the_baselines_run(method):
-    found = isolated.measure([request(method)])
-    assert found["fps"] > 10
+    found = measured(method)
+    assert found["rate"] > 10
     assert found["num_envs"] == (8 if method == "naive" else 1)
 
 
 def skip_without(peer):
     try:
-        isolated.peer_python(peer)
-    except isolated.MeasurementError as error:
+        measure.peer_python(peer)
+    except measure.MeasurementError as error:
         pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("method", PEER_METHODS)
 def test_an_installed_peer_runs(method):
     skip_without(METHODS[method].peer)
-    found = isolated.measure([request(method)])
-    assert found["fps"] > 10
-    assert found["num_envs"] == (4 if METHODS[method].build.endswith("sb3:sb3") else 8)
+    found = measured(method)
+    assert found["rate"] > 10
+    assert found["num_envs"] == (4 if method.startswith("sb3") else 8)
 
 
 @pytest.mark.parametrize("env", ["CrafterReward-v1", "gameboy"])
@@ -125,8 +130,8 @@ def test_an_installed_peer_plays_from_images_and_leaves_nothing_behind(method, e
     if env == "gameboy":
         (tmp_path / "game.gb").write_bytes(build())
         env = f"gameboy:{tmp_path / 'game.gb'}"
-    found = isolated.measure([request(method, env=env, n=1, N=1)])
-    assert found["fps"] > 1
+    found = measured(method, env=env, n=1, N=1)
+    assert found["rate"] > 1
     assert found["num_envs"] == 1
     cache = str(tmp_path / "cache")
     processes = psutil.process_iter(["environ"])
@@ -143,13 +148,13 @@ def test_sample_factory_is_told_the_policy_in_its_own_words():
 
 
 def test_peers_have_settings_of_their_own_and_the_naive_design_those_given():
-    names = ",".join(name for name, method in METHODS.items() if method.role == "peer")
-    rows = {row.method: row for row in make_plan(Options(env="reach-v3", methods=names))}
-    assert (rows["naive"].n, rows["naive"].M) == (16, 1)
-    assert {row.origin for row in rows.values()} == {"fixed"}
-    assert rows["sb3-dummy"].n == rows["gymnasium-sync"].n
-    assert rows["envpool"].policy_name is None
-    assert rows["sample-factory"].policy_name == "mlp-256x256"
-    options = Options(env="CartPole-v1", methods="naive", num_envs=5, num_env_workers=3)
-    (row,) = make_plan(options)
-    assert (row.n, row.N, row.M, row.origin) == (5, 3, 1, "chosen")
+    peers = tuple(name for name in names(Request) if METHODS[name].role == "peer")
+    rows = {case.row["method"]: case.row for case in make_plan(Options(env="reach-v3", methods=peers))}
+    assert (rows["naive"]["n"], rows["naive"]["M"]) == (16, 1)
+    assert {row["settings"] for row in rows.values()} == {"fixed"}
+    assert rows["sb3-dummy"]["n"] == rows["gymnasium-sync"]["n"]
+    assert rows["envpool"]["policy"] is None
+    assert rows["sample-factory"]["policy"] == "mlp-256x256"
+    options = Options(env="CartPole-v1", methods=("naive",), num_envs=(5,), num_env_workers=(3,))
+    (case,) = make_plan(options)
+    assert (*(case.row[key] for key in "nNM"), case.row["settings"]) == (5, 3, 1, "chosen")

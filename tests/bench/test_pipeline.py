@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 from support.training import environment
 
-from bench import original_protocol, pipeline
-from bench.original_protocol import stock_arguments
+from bench import pipeline
+from bench.harness import command as harness
+from bench.methods.original_protocol import StudyRequest, build, stock_arguments
 from bench.pipeline import PipelineArguments, accounts, check, trained
-from engine.algorithms.sac import SACConfig
 from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +49,8 @@ def test_rounds_that_were_rewound_to_step_zero_made_all_of_theirs():
 
 
 def test_the_original_is_projected_from_the_mean_of_its_rates():
-    measured = [{"env_steps": 300, "updates": 9, "seconds": 10.0}, {"env_steps": 100, "seconds": 10.0}]
     made = {"env_steps": 4000, "updates": 200, "rounds": 3}
-    ours, original = accounts(made, {"dense": 15.0, "ticket": 35.0}, measured)
+    ours, original = accounts(made, {"dense": 15.0, "ticket": 35.0}, [30.0, 10.0])
     assert (ours["wall_seconds"], ours["rounds"], ours["projected"]) == (50.0, 3, False)
     assert original["env_steps_per_second"] == [30.0, 10.0]
     assert (original["wall_seconds"], original["projected"]) == (200.0, True)
@@ -63,26 +63,28 @@ def test_the_stages_write_to_the_callers_folder_and_the_file_says_what_they_made
 
     def instead(command, **_):
         commands.append(command)
-        if command[1] == "-c":
-            words = json.dumps({"env_steps": 800, "updates": 50, "seconds": 8.0})
-            return subprocess.CompletedProcess(command, 0, stdout=f"a line\n{words}\n", stderr="")
         folder = Path(command[command.index("--run") + 1])
         folder.mkdir(parents=True)
         summary = DENSE if folder.name == "dense" else ticket(row("ticket", 1000, 50))
         (folder / "summary.json").write_text(json.dumps(summary))
         return subprocess.CompletedProcess(command, 0)
 
+    def measure(requests, warm_up, seconds):
+        commands.append((*requests, warm_up, seconds))
+        return {"rate": 100.0}
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "measure", measure)
     monkeypatch.setattr(pipeline.subprocess, "run", instead)
-    monkeypatch.setattr(pipeline, "machine", lambda: {"versions": {}} | dict.fromkeys(MACHINE, 1))
+    monkeypatch.setattr(harness, "machine", lambda: {"versions": {}} | dict.fromkeys(MACHINE, 1))
     flags = "--rewind.step zero --env-kwargs horizon=400"
     pipeline.pipeline(PipelineArguments(runs=Path("kept"), json=Path("out.json"), flags=flags, seed=4))
     before, dense, drawn, after = commands
     assert dense[1:] == [*stage("dense"), "--run", f"{tmp_path}/kept/dense", *common(flags)]
     source = ("--from", f"{tmp_path}/kept/dense", "--run", f"{tmp_path}/kept/ticket")
     assert drawn[1:] == [*stage("ticket"), *source, *common(flags)]
-    assert before == after
-    assert json.loads(before[3]) == ["--stage", "dense", *common(flags)]
+    request = StudyRequest(method="original-protocol", flags=("--stage", "dense", *common(flags)))
+    assert before == after == (request, 7.5, 30.0)
     result = json.loads((tmp_path / "out.json").read_text())
     ours, original = result["rows"]
     assert (ours["env_steps"], ours["updates"], ours["rounds"]) == (2000, 100, 1)
@@ -174,18 +176,36 @@ def test_stock_environments_take_what_ours_do():
     assert len(caught.value.problems) == 2
 
 
-def test_the_originals_episodes_end_at_the_horizon_and_no_stretch_is_without_an_update(monkeypatch):
-    monkeypatch.setattr(original_protocol, "_ENVS", 1)
-    config, given = SACConfig(hidden=(8,), batch_size=8), ["horizon=3", "mt1_seed=1"]
-    protocol = original_protocol.OriginalProtocol("reach-v3", config, 0.5, given)
+SHORT = "--env reach-v3 --algorithm.hidden 8 --algorithm.batch-size 8 --env-kwargs horizon=3 mt1_seed=1"
+
+
+def original(updates_per_step):
+    flags = (*SHORT.split(), "--updates-per-step", str(updates_per_step))
+    return StudyRequest(method="original-protocol", flags=flags, num_envs=1)
+
+
+def test_the_originals_episodes_end_at_the_horizon(monkeypatch):
+    made, make_vec = [], gymnasium.make_vec
+    monkeypatch.setattr(
+        gymnasium, "make_vec", lambda *args, **kw: made.append(make_vec(*args, **kw)) or made[0]
+    )
+    subject = build(original(1.0))
     try:
-        envs = protocol._envs
+        (envs,) = made
         truncated = [bool(envs.step(envs.action_space.sample())[3].all()) for _ in range(3)]
-        stretch = protocol.run(0.0)
     finally:
-        protocol.close()
+        subject.close()
     assert truncated == [False, False, True]
-    assert (stretch["env_steps"], stretch["updates"]) == (2, 1)
+
+
+@pytest.mark.parametrize(("ratio", "steps", "updates"), [(0.5, [2, 2], 2), (2.0, [1, 1], 4)])
+def test_the_original_keeps_the_ratio_and_no_step_is_without_an_update(ratio, steps, updates):
+    subject = build(original(ratio))
+    try:
+        assert [subject.step() for _ in range(2)] == steps
+    finally:
+        subject.close()
+    assert (subject.facts(), subject.num_envs) == ({"updates": updates}, 1)
 
 
 @pytest.mark.timeout(300)

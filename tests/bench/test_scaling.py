@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import scaling
-from bench.isolated import measure
-from bench.methods import Request
-from bench.scaling import ScalingArguments, make_rows, points_to
+from bench import fps, scaling
+from bench.harness.measure import measure
+from bench.methods.base import Request
+from bench.scaling import ScalingArguments, make_cases, points_to
+from fastcollect.control.parallelism import Parallelism
 from fastcollect.support.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,58 +25,54 @@ def test_points_double_up_to_the_most(most, points):
 
 
 def test_each_axis_varies_one_thing_and_a_shared_point_is_one_row(monkeypatch):
-    monkeypatch.setattr(scaling, "cpu_count", lambda: 6)
+    monkeypatch.setattr(fps, "cpu_count", lambda: 6)
     monkeypatch.setattr(scaling, "_GPU", Path("/nowhere"))
-    rows, axes = make_rows(ScalingArguments(env="CartPole-v1", num_envs=8))
-    by_label = {row.label: row for row in rows}
+    cases, axes = make_cases(ScalingArguments(env="CartPole-v1", n=8))
+    rows = [case.row for case in cases]
+    by_label = {row["label"]: row for row in rows}
     assert len(by_label) == len(rows)
-    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy_name", "learner": "method"}
+    varied = {"N": "N", "n": "n", "M": "M", "policy": "policy", "learner": "method"}
     assert set(axes) == set(varied)
     for axis, points in axes.items():
         on_axis = [by_label[label] for label in points.values()]
         for key in varied.values():
-            assert len({getattr(row, key) for row in on_axis}) == (len(points) if key == varied[axis] else 1)
-    assert [by_label[label].N for label in axes["N"].values()] == [1, 2, 4, 6]
-    assert [by_label[label].n for label in axes["n"].values()] == [1, 4, 16]
-    assert [by_label[label].M for label in axes["M"].values()] == [0, 1, 2, 4, 6]
+            assert len({row[key] for row in on_axis}) == (len(points) if key == varied[axis] else 1)
+    assert [by_label[label]["N"] for label in axes["N"].values()] == [1, 2, 4, 6]
+    assert [by_label[label]["n"] for label in axes["n"].values()] == [1, 4, 16]
+    assert [by_label[label]["M"] for label in axes["M"].values()] == [0, 1, 2, 4, 6]
     shared = set(axes["N"].values()) & set(axes["M"].values())
-    assert {(by_label[label].n, by_label[label].N, by_label[label].M) for label in shared} == {(8, 6, 0)}
+    assert {tuple(by_label[label][key] for key in "nNM") for label in shared} == {(8, 6, 0)}
+    for case in cases:
+        assert [case.row[key] for key in "nNM"] == list(vars(case.request.parallelism).values())
 
 
 def test_a_gpu_adds_rows_with_model_workers_on_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(scaling, "cpu_count", lambda: 2)
+    monkeypatch.setattr(fps, "cpu_count", lambda: 2)
     monkeypatch.setattr(scaling, "_GPU", tmp_path)
-    rows, axes = make_rows(ScalingArguments(env="CartPole-v1", num_envs=8))
+    cases, axes = make_cases(ScalingArguments(env="CartPole-v1", n=8))
+    rows = [case.request for case in cases]
     assert [name for name in axes["M"] if "GPU" in name] == ["1 GPU", "2 GPU"]
     assert list(axes["learner"]) == ["none", "CPU", "GPU", "GPU, M=1"]
-    assert {row.M for row in rows if row.method == "engine-learner-gpu"} == {0, 1}
-    assert {row.M for row in rows if row.method == "engine-gpu"} == {1, 2}
+    assert {row.parallelism.M for row in rows if row.method == "ours-learner-gpu"} == {0, 1}
+    assert {row.parallelism.M for row in rows if row.method == "ours-gpu"} == {1, 2}
 
 
 def test_a_learner_keeps_its_ratio_to_the_steps_that_are_counted():
-    request = Request(
-        method="engine-learner",
-        env="HalfCheetah-v5",
-        n=4,
-        N=1,
-        M=0,
-        policy="16,16",
-        seconds=2.0,
-        warm_up=0.1,
-    )
-    found = measure([request])
+    size = Parallelism(4, 1, 0)
+    request = Request(method="ours-learner", env="HalfCheetah-v5", parallelism=size, policy="16,16")
+    found = measure([request], 0.1, 2.0)
     # An update for 16 steps; what was begun before the clock, and K at a time, blurs it.
-    assert found["updates"] == pytest.approx(found["fps"] * 2.1 / 16, rel=0.5)
+    assert found["updates"] == pytest.approx(found["rate"] * 2.1 / 16, rel=0.5)
     assert sum(found["shares"]["env_worker"].values()) == pytest.approx(1)
 
 
 def test_wrong_values_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="NoSuch"):
-        make_rows(ScalingArguments(env="NoSuch-v0"))
+        make_cases(ScalingArguments(env="NoSuch-v0"))
     with pytest.raises(ConfigError, match="num_envs"):
-        make_rows(ScalingArguments(env="CartPole-v1", num_envs=0))
+        make_cases(ScalingArguments(env="CartPole-v1", n=0))
     with pytest.raises(ConfigError, match="is a folder"):
-        make_rows(ScalingArguments(json=tmp_path))
+        make_cases(ScalingArguments(json=tmp_path))
 
 
 def test_a_real_run_writes_numbers_and_a_picture(tmp_path):

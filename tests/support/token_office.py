@@ -34,9 +34,9 @@ class Office:
         for line in self.lines:
             line.close()
         self.exchange.close()
-        for inbox, answers in self._attached:
-            for sender in answers:
-                inbox.detach(sender)
+        for inbox in self._attached:
+            for worker in range(len(self.lines)):
+                inbox.detach(worker)
         for fd in self._copies:
             os.close(fd)
 
@@ -44,8 +44,9 @@ class Office:
         """(inbox, reports, answers by env worker): a model worker, or its successor."""
         kind = type(self.exchange)
         inbox, reports = kind.model_worker(index, self.copies(self.exchange.model_fds(index)))
-        answers = [inbox.attach([os.dup(fd) for fd in line.model_fds()]) for line in self.lines]
-        self._attached.append((inbox, answers))
+        given = [[os.dup(fd) for fd in line.model_fds()] for line in self.lines]  # its own from now on
+        answers = [inbox.attach(worker, fds) for worker, fds in enumerate(given)]
+        self._attached.append(inbox)
         return inbox, reports, answers
 
     def send(self, sender, receiver, *token):

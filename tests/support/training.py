@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,15 +19,15 @@ import pytest
 
 from engine.algorithms.sac import SACConfig
 from fastcollect.control.launcher import Launcher
-from fastcollect.support.plain import plain
 from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig
 from trainers.run import training as loop
 from trainers.run.learner import Learner
+from trainers.run.observers import InterruptedRunError
 from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder
-from trainers.store.identity import Identity
+from trainers.store.identity import Identity, dense_identity
 from trainers.store.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,10 +111,44 @@ def one_launcher(monkeypatch):
 
 def train(path, config, start=None, *, resume=False, progress=None, identity=None):
     """The loop in this process, in a run folder of its own."""
-    identity = {"stage": "dense", **plain(config)} if identity is None else identity
-    identity = Identity(kind="dense", config=identity)
+    identity = dense_identity(config) if identity is None else Identity(kind="dense", config=identity)
     with RunFolder.create(path, identity, ["test"], resume=resume) as folder:
         return loop.train(folder, config, start or Start(), progress or Silent(), resume=resume)
+
+
+def order(path, num_envs, step, signum, target="trainer"):
+    """A file that makes an environment send a signal, and the argument that names it."""
+    path.write_text(f"{num_envs} {step} {int(signum)} {target}")
+    return (f"signal_file={path}",)
+
+
+def interrupted(path, config, start=None, signum=signal.SIGTERM, **kwargs):
+    """As ``train``, of a run that a signal interrupts."""
+    with pytest.raises(InterruptedRunError) as caught:
+        train(path, config, start, **kwargs)
+    assert caught.value.signum == signum
+
+
+def wanted(config, env_steps):
+    """Updates that the ratio asks for, in exact arithmetic."""
+    return max(0, int(Fraction(str(config.updates_per_step)) * (env_steps - config.start_steps)))
+
+
+def check_ratio(config, log, block):
+    """Updates never run ahead of the ratio, and never more than a dispatch and a block behind it.
+
+    log: of a KeptLearner. block: transitions in a block.
+    """
+    assert log
+    for what, env_steps, updates in log:
+        now, before = (wanted(config, steps) for steps in (env_steps, env_steps - block))
+        assert updates <= now
+        assert updates > before - config.updates_per_dispatch
+        if what == "updated" and now - updates < config.updates_per_dispatch:
+            assert updates > now - config.updates_per_dispatch
+    final = log[-1][1]
+    assert config.env_steps <= final < config.env_steps + block
+    assert log[-1][2] == wanted(config, final)
 
 
 def artifact(path, name="final"):

@@ -150,7 +150,7 @@ def test_what_cannot_work_ends_with_2_and_leaves_nothing(flags, texts, study, tm
     code, errors = call(*flags, "--run", tmp_path / "new" / "run")
     assert code == 2
     if texts is None:
-        assert any("sac/actor/kernel_0 is (6, 8) float32 there and (6, 9)" in line for line in errors)
+        assert any("parameters/actor/kernel_0 is (6, 8) float32 there and (6, 9)" in line for line in errors)
     else:
         assert len(errors) == 1
         assert all(text in errors[0] for text in texts)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from engine.algorithms import CONFIGS
 from fastcollect.support.errors import ConfigError
 from trainers.config.merge import Merged
 
@@ -21,7 +23,13 @@ def build(cls: type, merged: Merged, **missing: Any) -> Any:
     that no field has and every value of another type, with what is allowed and where it was given.
     """
     problems: list[str] = []
-    built = _dataclass(cls, merged.settings, "", problems, missing)
+    settings = dict(merged.settings)
+    algo = settings.get("algo", getattr(cls, "algo", None))
+    if algo in CONFIGS:
+        # Which class the settings of an algorithm have depends on a value, not on a type.
+        own = _dataclass(CONFIGS[algo], settings.pop("algorithm", {}), "algorithm.", problems, {})
+        missing = {**missing, "algorithm": own}
+    built = _dataclass(cls, settings, "", problems, missing)
     if problems:
         raise ConfigError(merged.explained(problems))
     return built
@@ -67,3 +75,19 @@ def _value(kind: Any, value: Any) -> Any:
     if type(value) is not kind:
         raise TypeError(_WORDS.get(kind, "settings with names of their own"))
     return value
+
+
+def with_algorithm(cls: type, algo: str) -> type:
+    """The class, with the settings of one algorithm in the field ``algorithm``.
+
+    Raises ConfigError if there is none of that name.
+    """
+    if algo not in CONFIGS:
+        raise ConfigError([f"algo is {algo!r}; allowed: {', '.join(CONFIGS)}"])
+    own = [
+        ("algo", Literal[tuple(CONFIGS)], field(default=algo)),
+        ("algorithm", CONFIGS[algo], field(default_factory=CONFIGS[algo])),
+    ]
+    made = dataclasses.make_dataclass(cls.__name__, own, bases=(cls,), frozen=True, kw_only=True)
+    made.__doc__ = cls.__doc__
+    return made

@@ -7,9 +7,11 @@ CAPACITY tokens; ``CollectorConfig`` refuses what would need more.
 ``faster-fifo``: queues in shared memory, each guarded by a mutex. A process that is killed inside one would
 lock it for ever; here the kernel tells the next process that comes, which empties the queue and goes on.
 What was lost is made good: requests and answers are asked for again as they are after any death of a model
-worker, and published blocks are counted in the ring itself. Limits: Linux with robust mutexes; CAPACITY
-tokens for each pair of processes; a reader looks into the queue of every peer, so its cost grows with
-their number. ``python -m bench.tokens`` compares the two.
+worker, and published blocks are counted in the ring itself. A worker that is stopped inside a queue, not
+killed, is a StallError. Limits: Linux with robust mutexes; CAPACITY tokens, and 200 KiB of memory, for each
+pair of processes; a reader looks into the queue of every peer, so its cost grows with their number.
+
+``python -m bench.tokens`` compares the two.
 """
 
 from __future__ import annotations

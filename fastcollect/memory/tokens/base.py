@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 TOKEN = struct.Struct("<hihq")
 CAPACITY = 65536 // TOKEN.size
@@ -32,7 +32,6 @@ class Kind(enum.IntEnum):
 
 
 Token = tuple[int, int, int, int]
-Answers = TypeVar("Answers", bound="Sender")
 
 
 class PeerGoneError(RuntimeError):
@@ -59,13 +58,13 @@ class Inbox(Protocol):
         """Every token that waits, without blocking."""
 
 
-class ModelInbox(Inbox, Protocol[Answers]):
+class ModelInbox(Inbox, Protocol):
     """A model worker's inbox, which learns of env workers while it runs."""
 
-    def attach(self, fds: Sequence[int]) -> Answers:
+    def attach(self, worker: int, fds: Sequence[int]) -> Sender:
         """Take in what ``Line.model_fds`` gave, and own it; returns the way to answer that env worker."""
 
-    def detach(self, sender: Answers) -> None:
+    def detach(self, worker: int) -> None:
         """Forget an env worker that is gone."""
 
 
@@ -93,7 +92,7 @@ class EnvWorkerEnds(NamedTuple):
 class ModelWorkerEnds(NamedTuple):
     """A model worker's side. reports: to the collector."""
 
-    inbox: ModelInbox[Any]
+    inbox: ModelInbox
     reports: Sender
 
 

@@ -213,22 +213,23 @@ class FifoModelInbox(FifoInbox):
     def __init__(self, index: int, bell: int, others: Sequence[int]) -> None:
         super().__init__(bell, others, [])
         self._index = index
-        self._requests: dict[FifoSender, _Queue] = {}
+        self._requests: dict[int, tuple[_Queue, int]] = {}  # env worker -> its requests and its bell
 
-    def attach(self, fds: Sequence[int]) -> FifoSender:
+    def attach(self, worker: int, fds: Sequence[int]) -> FifoSender:
         """See ModelInbox.attach."""
         pairs_fd, bell = fds
         pairs = _Pairs(fd=pairs_fd)
         pairs.segment.close()
-        sender = FifoSender(pairs.queue(1 + self._index, _TO_WORKER), bell)
-        self._requests[sender] = pairs.queue(1 + self._index, _FROM_WORKER)
-        self.queues.append(self._requests[sender])
-        return sender
+        requests = pairs.queue(1 + self._index, _FROM_WORKER)
+        self._requests[worker] = requests, bell
+        self.queues.append(requests)
+        return FifoSender(pairs.queue(1 + self._index, _TO_WORKER), bell)
 
-    def detach(self, sender: FifoSender) -> None:
+    def detach(self, worker: int) -> None:
         """See ModelInbox.detach."""
-        self.queues.remove(self._requests.pop(sender))
-        os.close(sender.bell)
+        requests, bell = self._requests.pop(worker)
+        self.queues.remove(requests)
+        os.close(bell)
 
 
 class FifoLine(FifoSender):

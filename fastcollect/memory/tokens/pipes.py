@@ -22,6 +22,7 @@ from fastcollect.memory.tokens.base import (
 )
 
 _READ_BYTES = CAPACITY * TOKEN.size  # a pipe's size: whole tokens, since every write is a multiple of one
+_pack, _unpack = TOKEN.pack, TOKEN.iter_unpack
 
 
 def _pipe() -> tuple[int, int]:
@@ -42,7 +43,7 @@ class PipeSender:
     def send(self, kind: Kind, worker: int, group: int = 0, sequence: int = 0) -> None:
         """See Sender.send."""
         try:
-            os.write(self.fd, TOKEN.pack(kind, worker, group, sequence))
+            os.write(self.fd, _pack(kind, worker, group, sequence))
         except BrokenPipeError as error:
             raise PeerGoneError from error
 
@@ -52,6 +53,7 @@ class PipeInbox:
 
     def __init__(self, fd: int, *others: int) -> None:
         self._fd = fd
+        self._answers: dict[int, int] = {}  # env worker -> its inbox
         self._poll = select.poll()
         for each in (fd, *others):
             self._poll.register(each, select.POLLIN)
@@ -64,17 +66,18 @@ class PipeInbox:
     def read(self) -> Iterable[Token]:
         """See Inbox.read."""
         try:
-            return TOKEN.iter_unpack(os.read(self._fd, _READ_BYTES))
+            return _unpack(os.read(self._fd, _READ_BYTES))
         except BlockingIOError:
             return ()
 
-    def attach(self, fds: Sequence[int]) -> PipeSender:
+    def attach(self, worker: int, fds: Sequence[int]) -> PipeSender:
         """See ModelInbox.attach; requests of all env workers come through the same pipe."""
+        (self._answers[worker],) = fds
         return PipeSender(fds[0])
 
-    def detach(self, sender: PipeSender) -> None:
+    def detach(self, worker: int) -> None:
         """See ModelInbox.detach."""
-        os.close(sender.fd)
+        os.close(self._answers.pop(worker))
 
 
 class PipeLine(PipeSender):

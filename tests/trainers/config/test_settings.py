@@ -233,8 +233,7 @@ def test_help_shows_the_chosen_algorithms_flags(capsys, monkeypatch):
         command.read(["--help"])
     assert "--algorithm.reward-scale" in capsys.readouterr().out
     monkeypatch.setitem(CONFIGS, "other", OtherConfig)
-    for function in (command.arguments_class, defaults):
-        function.cache_clear()
+    defaults.cache_clear()
     with pytest.raises(SystemExit):
         command.read(["--algo", "other", "--help"])
     shown = capsys.readouterr().out
@@ -247,7 +246,6 @@ def test_help_shows_the_chosen_algorithms_flags(capsys, monkeypatch):
     assert (arguments.algorithm, arguments.env_steps) == (OtherConfig(), 250_000)
     with pytest.raises(ConfigError, match=r"algorithm.letters has 3"):
         command.parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b", "c"])
-    command.arguments_class.cache_clear()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from support.specs import random_weights
 from support.training import SAC, TINY, launcher
 
 from fastcollect.control.collector import Collector, new_launcher
+from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import EnvConfig, make_env
 from fastcollect.policies.mlp import MLPPolicy
@@ -15,6 +16,7 @@ from fastcollect.support.errors import ConfigError
 from trainers.config.training import EvaluationConfig
 from trainers.run import evaluation
 from trainers.run.evaluation import Evaluator, first_episodes
+from trainers.run.training import acting_policy
 
 # Whole first episodes, by blocks made by hand.
 
@@ -88,9 +90,10 @@ def blocks(monkeypatch):
     return seen
 
 
-def make(env, horizon, shared=None, seed=7, hidden=SAC.hidden, **changes):
+def make(env, horizon, shared=None, seed=7, **changes):
     config = EvaluationConfig(**{"episodes": 5, **changes})
-    return Evaluator(env, hidden, config, seed, horizon, shared or launcher())
+    policy = acting_policy(SAC.network, deterministic=True)
+    return Evaluator(env, policy, config, seed, horizon, shared or launcher())
 
 
 def tiny(seed=7, state=None, horizon=8):
@@ -206,8 +209,6 @@ def test_a_policy_is_tested_on_each_of_the_fifty_goals(blocks):
     with_goals.close()
     out = StepBuffers.allocate(spec, 50)
     assert out.observation.shape == first.shape
-    from fastcollect.control.collector import CollectorConfig
-
     shared = new_launcher(CollectorConfig(env=env))
     evaluator = make(env, 12, shared, episodes=3)
     try:

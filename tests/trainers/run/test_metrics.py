@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from fastcollect.support.errors import ConfigError
-from trainers.run.metrics import MetricsWriter, plain, read_rows
+from fastcollect.support.plain import plain
+from trainers.run.metrics import MetricsWriter
+from trainers.store.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -245,8 +247,9 @@ def test_a_missing_file_is_named(tmp_path):
     assert str(tmp_path / "x.jsonl") in error_of(read_rows, tmp_path / "x.jsonl")
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    assert str(tmp_path / "no") in error_of(MetricsWriter, tmp_path / "no")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "no").touch()
+    assert str(tmp_path / "no" / "run") in error_of(MetricsWriter, tmp_path / "no" / "run")
 
 
 FULL = """

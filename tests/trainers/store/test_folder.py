@@ -1,6 +1,5 @@
 """Run folders: one process, one configuration, a manifest that can be given back, nothing half made."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,37 +12,15 @@ import numpy as np
 import pytest
 import yaml
 from support.disk import full_disk
+from support.run_folders import CONFIG, create, error_of, identity
 
-from fastcollect.support.errors import ConfigError
 from trainers.run import metrics
 from trainers.store import artifacts
 from trainers.store import folder as run_folder
 from trainers.store.folder import RunFolder
-from trainers.store.identity import Identity
 from trainers.store.manifest import read_config, read_identity, read_manifest, read_summary
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = {"env": "reach-v3", "seed": 1, "algorithm": {"rate": 6e-4, "hidden": [256, 256]}, "stop": None}
-COMMAND = ["python", "train.py", "--env-kwargs", "a=b c"]
-
-
-def problems_of(function, *args, **kwargs):
-    with pytest.raises(ConfigError) as caught:
-        function(*args, **kwargs)
-    return caught.value.problems
-
-
-def error_of(function, *args, **kwargs):
-    (problem,) = problems_of(function, *args, **kwargs)
-    return problem
-
-
-def create(path, config=CONFIG, **kwargs):
-    return RunFolder.create(path, identity(config), COMMAND, **kwargs)
-
-
-def identity(config=CONFIG):
-    return Identity(kind="dense", config=config)
 
 
 def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
@@ -129,25 +106,6 @@ def test_a_summary_makes_a_run_finished(tmp_path):
     assert (tmp_path / "run" / "manifest.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["", '{"a": ', "[]", "{}", "[" * 10**5, "\ud800"])
-def test_a_spoiled_summary_is_one_error_that_names_it(tmp_path, text):
-    with create(tmp_path / "run") as run:
-        file = run.path / "summary.json"
-        file.write_bytes(text.encode(errors="surrogatepass"))
-        assert str(file) in error_of(run.finished)
-    assert str(file) in error_of(create, tmp_path / "run")
-
-
-def test_what_a_summary_lacks_is_named_with_its_file(tmp_path):
-    with create(tmp_path / "run") as run:
-        run.write_summary({"best": {"success": 1.0}, "reached": {}, "worst": float("nan")})
-    there = ("best.success", "reached", "worst")
-    assert read_summary(tmp_path / "run", there)["best"] == {"success": 1.0}
-    problem = error_of(read_summary, tmp_path / "run", (*there, "seed", "best.steps", "worst.seed"))
-    assert str(tmp_path / "run" / "summary.json") in problem
-    assert problem.endswith("lacks seed, best.steps, worst.seed")
-
-
 def checkpoint_in(path):
     (path / "checkpoints" / "20" / "arrays").mkdir(parents=True)
     (path / "checkpoints" / "20" / "arrays" / "data").write_bytes(b"x" * 1000)
@@ -196,46 +154,6 @@ def test_an_unfinished_run_needs_resume_and_remembers_it(tmp_path):
 def test_resume_of_nothing_is_a_new_run(tmp_path):
     with create(tmp_path / "deep" / "run", resume=True) as run:
         assert read_manifest(run.path)["resumed"] == []
-
-
-@pytest.mark.parametrize("resume", [False, True])
-def test_another_configuration_is_refused_key_by_key(tmp_path, resume):
-    create(tmp_path / "run").close()
-    other = {**CONFIG, "seed": 2, "algorithm": {"rate": 1e-3, "hidden": [256, 256]}, "new": {}}
-    del other["stop"]
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
-    problems = problems_of(create, tmp_path / "run", other, resume=resume)
-    for text in ("seed is 1 there and 2 here", "algorithm.rate is 0.0006 there and 0.001 here"):
-        assert sum(text in problem for problem in problems) == 1
-    assert any("stop is null there and absent here" in problem for problem in problems)
-    assert any("new is absent there and {} here" in problem for problem in problems)
-    assert len(problems) == 4
-    assert {path: path.read_bytes() for path in before} == before
-    create(tmp_path / "run", resume=True).close()  # and is not locked
-
-
-def test_a_difference_that_dots_hide_is_refused_too(tmp_path):
-    create(tmp_path / "run", {"a.b": 1}).close()
-    assert "another configuration" in error_of(create, tmp_path / "run", {"a": {"b": 1}})
-
-
-def test_a_manifest_changed_by_hand_is_told(tmp_path):
-    create(tmp_path / "run").close()
-    file = tmp_path / "run" / "manifest.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("seed: 1", "seed: 2"))
-    for call in (read_identity, create):
-        problem = error_of(call, tmp_path / "run")
-        assert str(file) in problem
-        assert "was changed" in problem
-    for spoiled in (text.partition("manifest:")[0], text + "manifest: 5\n", text[:-40], "manifest: {}", ""):
-        file.write_text(spoiled)
-        assert str(file) in error_of(create, tmp_path / "run", resume=True)
-        assert str(file) in error_of(read_identity, tmp_path / "run")
-    file.write_text(text.replace("resumed: []", "resumed: 1"))
-    assert str(file) in error_of(create, tmp_path / "run", resume=True)
-    file.write_text(text)
-    assert read_identity(tmp_path / "run") == (identity(), read_manifest(tmp_path / "run"))
 
 
 HOLDER = """
@@ -383,13 +301,3 @@ def test_a_lock_file_that_was_taken_away_while_it_was_opened_is_no_lock(tmp_path
     monkeypatch.setattr(run_folder.fcntl, "flock", lose)
     assert "is in use by process" in error_of(create, tmp_path / "run")
     assert list(tmp_path.rglob(".lock")) == [file] * made_again
-
-
-def test_the_summary_is_strict_json(tmp_path):
-    with create(tmp_path / "run") as run:
-        run.write_summary({"a": [float("nan"), {"b": float("inf")}]})
-
-        def refuse(text):
-            raise AssertionError(text)
-
-        json.loads((run.path / "summary.json").read_text(), parse_constant=refuse)

@@ -1,0 +1,128 @@
+"""Learners of the same algorithm on the same batches: ours, SBX's and Stable-Baselines3's."""
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from bench.methods.base import Method, Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerRequest:
+    """A request to count updates.
+
+    batch: transitions in a batch. hidden: widths of actor and critics. env, updates_per_step: of the method
+    that collects. observations, actions: sizes of a transition's vectors. rows: transitions in the replay.
+    peer_updates: how many a peer makes in one call.
+    """
+
+    method: str
+    batch: int
+    hidden: tuple[int, ...]
+    env: str
+    updates_per_step: float
+    observations: int = 39
+    actions: int = 4
+    rows: int = 100_000
+    learning_rate: float = 1e-3
+    target_rate: float = 0.01
+    discount: float = 0.97
+    peer_updates: int = 64
+
+    @property
+    def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
+        """Of observations and actions."""
+        box = gymnasium.spaces.Box
+        return box(-np.inf, np.inf, (self.observations,), np.float32), box(-1, 1, (self.actions,), np.float32)
+
+
+def _versions(*packages: str) -> Callable[[], dict[str, Any]]:
+    """Of the packages that decide a method's speed."""
+    return lambda: {"versions": {name: importlib.metadata.version(name) for name in packages}}
+
+
+_OURS = _versions("jax", "flax", "optax", "numpy")
+
+
+def updating(request: LearnerRequest) -> Subject:
+    """The product's learner with a full replay, kept on the host or on the device."""
+    from bench.product import filled_learner
+
+    update, wait = filled_learner(request, storage=request.method.removeprefix("ours-"))
+    return Subject(update, facts=_OURS, wait=wait)
+
+
+def collecting(request: LearnerRequest) -> Subject:
+    """The product's loop: workers collect, and the ratio of updates to their steps is kept."""
+    from bench.product import training_config, training_loop
+
+    stack = contextlib.ExitStack()
+    loop = stack.enter_context(training_loop(training_config(request)))
+
+    def step() -> int:
+        before = loop.updates
+        loop.turn()
+        return loop.updates - before
+
+    return Subject(step, stack.close, facts=_OURS, wait=loop.wait)
+
+
+def peer(request: LearnerRequest) -> Subject:
+    """The peer's own learner, its replay buffer full of random transitions."""
+    from stable_baselines3.common.logger import configure
+
+    if request.method == "sbx":
+        from sbx import SAC
+    else:
+        from stable_baselines3 import SAC
+    env = gymnasium.Env()  # spaces and nothing else: what a peer needs to know of an environment
+    env.observation_space, env.action_space = request.spaces
+    model = SAC(
+        "MlpPolicy",
+        env,
+        learning_rate=request.learning_rate,
+        buffer_size=request.rows,
+        batch_size=request.batch,
+        tau=request.target_rate,
+        gamma=request.discount,
+        ent_coef="auto",
+        policy_kwargs={"net_arch": list(request.hidden)},
+        seed=0,
+        device="cpu",
+        **({"policy_delay": 1} if request.method == "sbx" else {"target_update_interval": 1}),
+    )
+    model.set_logger(configure(None, []))
+    buffer, rng = model.replay_buffer, np.random.default_rng(0)
+    for array in (buffer.observations, buffer.next_observations):
+        array[...] = rng.standard_normal(array.shape, np.float32)
+    buffer.actions[...] = rng.uniform(-1, 1, buffer.actions.shape)
+    buffer.rewards[...] = rng.uniform(0, 1, buffer.rewards.shape)
+    buffer.full = True
+
+    def update() -> int:
+        model.train(gradient_steps=request.peer_updates, batch_size=request.batch)
+        return request.peer_updates
+
+    if request.method == "sb3":  # computes as it goes
+        return Subject(update, facts=_versions("stable-baselines3", "torch", "numpy"))
+
+    def wait() -> None:
+        import jax
+
+        jax.block_until_ready((model.policy.qf_state, model.policy.actor_state, model.ent_coef_state))
+
+    return Subject(update, facts=_versions("sbx-rl", "jax", "flax", "optax", "numpy"), wait=wait)
+
+
+_learner = partial(Method, request=LearnerRequest, capped=False)
+_BUILDERS = {"ours-host": updating, "ours-device": updating, "ours-collecting": collecting}
+METHODS = (
+    *(_learner(name, build) for name, build in _BUILDERS.items()),
+    *(_learner(name, peer, peer="learners", role="peer") for name in ("sbx", "sb3")),
+)

@@ -1,0 +1,173 @@
+"""What the benchmarks know of how the product trains: the one file to change when training changes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.methods.learners import LearnerRequest
+from bench.methods.stock import spec_of
+from engine.algorithms import CONFIGS
+from engine.algorithms.base import AgentState, noises
+from engine.data.transition import Batch
+from engine.networks import mlp, tanh_gaussian
+from fastcollect.control.parallelism import Parallelism
+from fastcollect.control.source import BlockSource
+from trainers.command import TrainArguments, read
+from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
+from trainers.run.learner import Learner, learner_config, make_algorithm
+from trainers.run.session import Session
+from trainers.run.training import open_session
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """A session that nobody looks on, run by turns."""
+
+    session: Session
+
+    @property
+    def collector(self) -> BlockSource:
+        """What collects."""
+        return self.session.source
+
+    @property
+    def updates(self) -> int:
+        """Updates that were dispatched so far."""
+        return self.session.learner.updates
+
+    def turn(self) -> int:
+        """Take one block and dispatch the updates that it brings; returns the environment steps in it."""
+        return len(self.session.turn())
+
+    def wait(self) -> None:
+        """Return when every update dispatched so far is computed."""
+        _wait(self.session.learner)
+
+
+def _wait(learner: Learner) -> None:
+    jax.block_until_ready((learner.state, learner.acting))
+
+
+@contextlib.contextmanager
+def training_loop(config: TrainConfig, model_device: str = "cpu") -> Iterator[TrainingLoop]:
+    """The product's loop without evaluations, checkpoints and metrics, its workers started.
+
+    model_device: what model workers infer on. Raises ConfigError for an environment that cannot be learned.
+    """
+    with open_session(config, model_device) as session:
+        yield TrainingLoop(session)
+
+
+def collecting_config(env: str, hidden: Sequence[int], size: Parallelism) -> TrainConfig:
+    """The product's defaults with networks and workers of these sizes, learning from the first step on."""
+    collect = CollectConfig(n=size.n, N=size.N, M=size.M)
+    algorithm = CONFIGS[ALGORITHM](hidden=tuple(hidden))
+    return TrainConfig(env=env, start_steps=0, algorithm=algorithm, collect=collect)
+
+
+def training_config(request: LearnerRequest, storage: str | None = None) -> TrainConfig:
+    """The configuration of a request for updates. storage: where the replay lies, see ReplayConfig."""
+    algorithm = CONFIGS[ALGORITHM](
+        hidden=tuple(request.hidden),
+        batch_size=request.batch,
+        discount=request.discount,
+        target_rate=request.target_rate,
+        **{f"{name}_learning_rate": request.learning_rate for name in ("actor", "critic", "temperature")},
+    )
+    return TrainConfig(
+        env=request.env,
+        updates_per_step=request.updates_per_step,
+        start_steps=0,
+        algorithm=algorithm,
+        replay=ReplayConfig(capacity=request.rows, storage=storage),
+    )
+
+
+def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], int], Callable[[], None]]:
+    """The product's learner alone, its replay full of random transitions.
+
+    Returns a function that dispatches some updates and says how many, and one that returns when all of them
+    are computed.
+    """
+    config, spec = training_config(request, storage), spec_of(*request.spaces)
+    envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
+    learner = Learner(learner_config(config, envs), make_algorithm(config, spec), spec)
+    steps = request.rows // envs
+    rows = {
+        "observation": rng.standard_normal((steps + 1, envs, request.observations), np.float32),
+        "action": rng.uniform(-1, 1, (steps, envs, request.actions)).astype(np.float32),
+        "reward": rng.uniform(0, 1, (steps, envs)).astype(np.float32),
+        **{name: np.zeros((steps, envs), bool) for name in ("terminated", "truncated")},
+        "final_row": np.zeros(0, np.int64),
+        "final_observation": np.zeros((0, request.observations), np.float32),
+    }
+    learner.replay.add(np.arange(envs), rows, False)
+
+    def update() -> int:
+        before = learner.acting
+        learner.update(config.updates_per_dispatch)
+        jax.block_until_ready(before)  # as the training loop does
+        return config.updates_per_dispatch
+
+    return update, lambda: _wait(learner)
+
+
+def single_updates(
+    arguments: TrainArguments, observation_space: gymnasium.Space, action_space: gymnasium.Space
+) -> tuple[Callable, Callable, int]:
+    """The product's losses as the original study calls them, and their batch size.
+
+    The first function gives an action (actions,) for one observation (observations,) and is not compiled; the
+    second updates once from a batch of single steps (observation, action, reward, next_observation,
+    terminated), from which the normaliser is updated, too, and reads every metric.
+    """
+    config, key = arguments.algorithm, jax.random.key(0)
+    algorithm = config.make(spec_of(observation_space, action_space), variance_floor=1e-4)
+    state = algorithm.init(0)
+
+    @jax.jit
+    def update(state: AgentState, batch: Batch, mean: jax.Array, scale: jax.Array) -> tuple[AgentState, dict]:
+        drawn = jax.tree.map(lambda leaf: leaf[0], noises(algorithm, state, 1, batch.action.shape))
+        return algorithm.update(state, algorithm.prepare(batch, mean, scale), drawn, jnp.float32(1))
+
+    def act(row: np.ndarray) -> np.ndarray:
+        nonlocal key
+        mean, scale = state.normalizer.scaling(algorithm.variance_floor)
+        key, own = jax.random.split(key)
+        head = mlp(state.parameters["actor"], jnp.asarray((row - mean) * scale, jnp.float32)[None])
+        noise = jax.random.normal(own, (1, head.shape[1] // 2))
+        return np.asarray(tanh_gaussian(head, noise)[0])[0]
+
+    def learn(batch: Mapping[str, np.ndarray]) -> None:
+        nonlocal state
+        moments = state.normalizer
+        for name in ("observation", "next_observation"):
+            moments = moments.update(batch[name])
+        steps = Batch(
+            observation=batch["observation"],
+            action=batch["action"],
+            rewards=batch["reward"][:, None],
+            steps=np.ones(len(batch["reward"]), np.int32),
+            next_observation=batch["next_observation"],
+            terminated=batch["terminated"] > 0,
+        )
+        core = state.replace(normalizer=None, env_steps=None)
+        core, metrics = update(core, steps, *moments.scaling(algorithm.variance_floor))
+        state = core.replace(normalizer=moments, env_steps=state.env_steps)
+        for value in metrics.values():
+            float(value)
+
+    return act, learn, config.batch_size
+
+
+def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:
+    """What train.py makes of its flags, and what it would refuse before a dense run and a ticket.
+
+    Raises ConfigError for flags that cannot be read; exits with 2 for those that do not exist.
+    """
+    return read(flags).built(stage="ticket")
