@@ -40,7 +40,8 @@ class TrainedPolicy:
                 "batch of those"
             )
         action = np.empty((len(rows), *self.spec.action.shape), self.spec.action.dtype)
-        self._policy.act(rows, None, action, {})
+        if len(rows):
+            self._policy.act(rows, None, action, {})
         return action[0] if single else action
 
 

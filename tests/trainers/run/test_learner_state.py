@@ -1,4 +1,4 @@
-"""A learner's state: what outlives its updates, how a saved one goes on, which ones are refused, its masks."""
+"""A learner's state: what outlives its updates, how a saved one goes on, what is refused, its masks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The policy that a run leaves: acts as in evaluations, on one observation or many, and is not tampered with."""
+"""The policy that a run leaves: it acts as in evaluations, on one observation or many, and unchanged."""
 
 import shutil
 

@@ -1,6 +1,7 @@
 """A session without a run folder: by turns, over any source, over several, over one that grows."""
 
 import contextlib
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,7 @@ def test_a_learner_grows_with_a_source_that_gets_more_workers(without_learning):
         blocks = [session.turn() for _ in range(6)]
         source.resize(num_env_workers=3)
         while not any(4 in block.env_index for block in blocks):
+            time.sleep(0.1)  # the others wait meanwhile, so that the replay does not lose a row
             blocks.append(session.turn())
             assert len(blocks) < 500
         blocks += [session.turn() for _ in range(10)]
