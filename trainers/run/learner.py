@@ -120,7 +120,15 @@ class Learner:
         self.acting = jax.tree.map(jax.numpy.copy, self.algorithm.acting(self.state, mean, scale))
 
     def learn_from(self, block: Block) -> None:
-        """Store a block's transitions and count its frames into the normaliser, once."""
+        """Store a block's transitions and count its frames into the normaliser, once.
+
+        Raises ValueError for environments before the first one that this learner is for.
+        """
+        envs = block.env_index - self.config.first_env
+        if envs.min() < 0:
+            raise ValueError(
+                f"a block of environment {block.env_index.min()}; allowed: {self.config.first_env} and more"
+            )
         rows = {
             "observation": block.observation,
             "action": ((block.action - self._centre) / self._half_width).astype(np.float32),
@@ -129,7 +137,6 @@ class Learner:
             "final_row": block.episodes.row,
             "final_observation": block.episodes.final_observation,
         }
-        envs = block.env_index - self.config.first_env
         self._make_room(int(envs.max()) + 1)
         # The environments of a worker that was replaced count from zero again.
         continues = bool((self._next_step[envs] == block.first_step).all())

@@ -98,9 +98,10 @@ class Evaluations(Observer):
         self.next: int | None = None
 
     def begin(self, session: Session) -> None:
-        """The first evaluation is of what the run begins with."""
+        """The first evaluation is of what the run begins with, unless it goes on."""
         if self.next is None:
             self.next = session.learner.env_steps
+        session.ended = self._record.stopped_early
 
     def between(self, session: Session) -> None:
         """Receive an evaluation that is ready; begin one that is due."""

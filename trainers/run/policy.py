@@ -10,6 +10,7 @@ import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.policies import PolicyConfig
+from fastcollect.support.errors import ConfigError
 from trainers.store import artifacts
 from trainers.store.folder import RunFolder
 
@@ -39,7 +40,8 @@ class TrainedPolicy:
                 "batch of those"
             )
         action = np.empty((len(rows), *self.spec.action.shape), self.spec.action.dtype)
-        self._policy.act(rows, None, action, {})
+        if len(rows):
+            self._policy.act(rows, None, action, {})
         return action[0] if single else action
 
 
@@ -64,7 +66,7 @@ def save_policy(
 
 
 def load_policy(folder: Path, config_hash: str) -> TrainedPolicy:
-    """What ``save_policy`` kept. Raises ConfigError if it is not there or was changed."""
+    """What ``save_policy`` kept. Raises ConfigError if it is not there, was changed, or is code of others."""
     found = artifacts.load(folder, _ARTIFACT, config_hash)
     meta: Mapping[str, Any] = found.meta
     action = ActionSpec(
@@ -84,7 +86,9 @@ def load_policy(folder: Path, config_hash: str) -> TrainedPolicy:
     # The file names data; which code runs is not for it to say.
     name = meta["policy"]["inline"]
     if not name.startswith("fastcollect.policies."):
-        raise ValueError(f"{name!r} is no policy of fastcollect")
+        raise ConfigError(
+            [f"the policy of {str(folder)!r} is {name!r}; allowed: those of fastcollect.policies"]
+        )
     config = PolicyConfig(
         inline=name, batched=name, name=meta["policy"]["name"], kwargs=meta["policy"]["kwargs"]
     )

@@ -113,7 +113,6 @@ def train(
         launcher = stack.enter_context(contextlib.closing(yielding_launcher(collection)))
         spec = env_spec(launcher, collection.env)
         learner = new_learner(config, collection, spec)
-        learner.start_from(start)
         policy = acting_policy(config.algorithm.network, deterministic=True)
         evaluator = Evaluator(
             collection.env, policy, config.evaluation, config.seed, spec.max_episode_steps, launcher
@@ -121,7 +120,11 @@ def train(
         stack.callback(evaluator.close)
         checkpoints, record = Checkpoints(folder.path), Record(config, began)
         resumed = resume and checkpoints.latest() is not None
-        saved = _restore(checkpoints, folder, learner, evaluator, record) if resumed else None
+        saved = None
+        if resumed:
+            saved = _restore(checkpoints, folder, learner, evaluator, record)
+        else:
+            learner.start_from(start)
         metrics = MetricsWriter(folder.path, learner.env_steps if resumed else None)
         stack.enter_context(contextlib.closing(metrics))
         record.goes_on(learner)

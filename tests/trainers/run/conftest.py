@@ -2,7 +2,8 @@
 
 import jax
 import pytest
-from support.training import keep_learners, one_launcher
+from support.reference import reference_run
+from support.training import keep_learners, one_launcher, tiny_config
 
 from engine.algorithms import base
 
@@ -24,3 +25,9 @@ def without_learning(monkeypatch):
         return state, jax.tree.map(jax.numpy.copy, state.parameters["actor"]), {}
 
     monkeypatch.setattr(base, "learn", learn)
+
+
+@pytest.fixture(scope="session")
+def plain_loop():
+    """The arrays of the final state of ``tiny_config()``, by a loop that has nothing of the trainer's."""
+    return reference_run(tiny_config())

@@ -1,4 +1,4 @@
-"""The learner: what a block becomes, what is due, and that a saved one goes on as if nothing had happened."""
+"""The learner: what a block becomes, whose environments it knows, what is due."""
 
 from fractions import Fraction
 
@@ -8,40 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_env
-from support.blocks import block
+from support.learners import ENVS, SPEC, filled, learner, some_block, stored
 from support.training import assert_same, tiny_config
 
-from engine.algorithms import sac
+from engine.algorithms import base
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
-from trainers.run.learner import Learner, as_numpy, check_spec
-from trainers.store.states import from_arrays, to_arrays
-
-SPEC = tiny_env.spec(8)
-ENVS = 4
-
-
-def learner(masks=sac.DENSE, spec=SPEC, **changes):
-    made = Learner(tiny_config(**changes), spec, masks)
-    made.refresh_acting()
-    return made
-
-
-def some_block(seed, first_step=0, steps=4, **kwargs):
-    rng = np.random.default_rng(seed)
-    observation = rng.normal(size=(steps + 1, ENVS, tiny_env.OBSERVATIONS)).astype(np.float32)
-    action = rng.uniform(tiny_env.LOW, tiny_env.HIGH, (steps, ENVS, 2)).astype(np.float32)
-    reward = rng.normal(size=(steps, ENVS))
-    return block(observation, action, first_step=first_step, reward=reward, **kwargs)
-
-
-def filled(masks=sac.DENSE, blocks=3, updates=4, **changes):
-    made = learner(masks, **changes)
-    for k in range(blocks):
-        made.learn_from(some_block(k, first_step=4 * k))
-    if updates:
-        made.update(updates)
-    return made
+from trainers.run.learner import Learner, learner_config, make_algorithm
 
 
 def test_a_block_is_stored_with_actions_in_the_unit_box():
@@ -51,19 +24,23 @@ def test_a_block_is_stored_with_actions_in_the_unit_box():
     given = some_block(0, ends=ends, terminated=terminated)
     made = learner()
     made.learn_from(given)
-    state = made.replay.get_state()
-
-    def stored(name):
-        return np.swapaxes(state[name].reshape(ENVS, 4, *state[name].shape[1:]), 0, 1)
-
+    found = {name: np.swapaxes(value, 0, 1) for name, value in stored(made).items()}
     centre, half = (tiny_env.LOW + tiny_env.HIGH) / 2, (tiny_env.HIGH - tiny_env.LOW) / 2
-    np.testing.assert_allclose(stored("action"), (given.action - centre) / half, atol=1e-7)
-    np.testing.assert_array_equal(stored("observation"), given.observation[:-1])
-    np.testing.assert_array_equal(stored("next_observation"), given.next_observation)
-    assert (stored("next_observation")[0, 3] == -7).all()  # the true last observation
-    np.testing.assert_array_equal(stored("reward"), given.reward.astype(np.float32))
-    np.testing.assert_array_equal(stored("terminated"), terminated)
-    np.testing.assert_array_equal(stored("ended"), given.truncated | terminated)
+    np.testing.assert_allclose(found["action"], (given.action - centre) / half, atol=1e-7)
+    np.testing.assert_array_equal(found["observation"], given.observation[:-1])
+    np.testing.assert_array_equal(found["reward"], given.reward.astype(np.float32))
+    np.testing.assert_array_equal(found["terminated"], terminated)
+    np.testing.assert_array_equal(found["ended"], given.truncated | terminated)
+    state = made.replay.get_state()
+    np.testing.assert_array_equal(state["newest"], given.observation[-1])
+    assert (state["final_observation"] == -7).all()  # the true last observations
+    assert len(state["final_observation"]) == 2
+    batch = made.replay.batches(0, 0, 1, 500, 1)
+    code = batch.observation[0, :, 0]
+    for row, env in ((0, 3), (2, 1), (1, 0), (3, 2)):
+        (same,) = np.nonzero(code == given.observation[row, env, 0])
+        assert len(same)
+        assert (batch.next_observation[0, same] == given.next_observation[row, env]).all()
 
 
 def test_the_normaliser_counts_every_frame_once():
@@ -72,10 +49,11 @@ def test_the_normaliser_counts_every_frame_once():
         given = some_block(k, first_step=4 * k)
         frames.append(given.observation[:-1].reshape(-1, tiny_env.OBSERVATIONS))
         made.learn_from(given)
-        assert made.moments.count == made.env_steps == 16 * (k + 1)
+        assert made.state.normalizer.count == made.env_steps == 16 * (k + 1)
     seen = np.concatenate(frames).astype(np.float64)
-    np.testing.assert_allclose(made.moments.mean, seen.mean(0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(made.moments.squares / made.moments.count, seen.var(0), rtol=1e-12)
+    moments = made.state.normalizer
+    np.testing.assert_allclose(moments.mean, seen.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.squares / moments.count, seen.var(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("first_step", "gap"), [(4, False), (0, True), (8, True)])
@@ -83,7 +61,7 @@ def test_what_does_not_follow_ends_what_came_before(first_step, gap):
     made = learner()
     made.learn_from(some_block(0))
     made.learn_from(some_block(1, first_step=first_step))
-    ended = made.replay.get_state()["ended"].reshape(ENVS, 8)
+    ended = stored(made)["ended"]
     assert (ended[:, 3] == gap).all()
     assert not ended[:, [0, 1, 2, 4, 5, 6, 7]].any()
 
@@ -93,8 +71,54 @@ def test_a_replay_that_is_taken_over_is_not_continued():
     made = learner()
     made.set_replay(source.get_state(), "the source")
     made.learn_from(some_block(1, first_step=4))
-    assert made.replay.get_state()["ended"].reshape(ENVS, 8)[:, 3].all()
+    assert stored(made)["ended"][:, 3].all()
     assert made.env_steps == 16
+
+
+# Environments that come later, or that another source has.
+
+
+def test_a_learner_grows_when_environments_come_that_it_did_not_know():
+    made = learner()
+    for k in range(2):
+        made.learn_from(some_block(k, first_step=4 * k))
+    before = stored(made)
+    made.learn_from(some_block(2, envs=range(4, 6)))
+    made.learn_from(some_block(3, envs=range(8, 10)))  # and one that leaves some out
+    made.learn_from(some_block(4, first_step=8))
+    made.learn_from(some_block(5, first_step=4, envs=range(4, 6)))
+    assert made.replay.written.tolist() == [12] * 4 + [8, 8, 0, 0, 4, 4]
+    assert made.replay.added == made.env_steps == 4 * 12 + 2 * 8 + 2 * 4
+    state = made.replay.get_state()
+    np.testing.assert_array_equal(state["observation"][:48].reshape(4, 12, -1)[:, :8], before["observation"])
+    given = np.swapaxes(some_block(3, envs=range(8, 10)).observation, 0, 1)
+    np.testing.assert_array_equal(state["observation"][-8:], given[:, :-1].reshape(8, -1))
+    assert not state["ended"].any()  # neither growth nor what came beside it broke a sequence
+    made.update(4)
+    again = learner()
+    again.set_state(made.get_state(), "here")
+    assert_same(again.get_state(), made.get_state())
+
+
+def test_environments_are_counted_from_the_first_one_of_the_source():
+    expected, made = filled(), learner(first_env=70)
+    for k in range(3):
+        made.learn_from(some_block(k, first_step=4 * k, envs=range(70, 74)))
+    made.update(4)
+    assert_same(made.get_state(), expected.get_state())
+    made.learn_from(some_block(9, envs=range(74, 78)))
+    assert made.replay.written.tolist() == [12] * 4 + [4] * 4
+
+
+def test_environments_before_the_first_one_are_refused():
+    made = learner(first_env=2)
+    before = made.get_state()
+    with pytest.raises(ValueError, match="environment 1; allowed: 2 and more"):
+        made.learn_from(some_block(0, envs=range(1, 5)))
+    assert_same(made.get_state(), before)
+
+
+# What is due.
 
 
 @settings(deadline=None, max_examples=300)
@@ -105,8 +129,9 @@ def test_a_replay_that_is_taken_over_is_not_continued():
 )
 def test_what_is_due_is_the_floor_of_the_ratio(ratio, env_steps, start_steps):
     made = Learner.__new__(Learner)
-    made.config = tiny_config(updates_per_step=float(ratio), start_steps=start_steps)
-    made.env_steps = env_steps
+    config = tiny_config(updates_per_step=float(ratio), start_steps=start_steps)
+    made.config = learner_config(config, ENVS)
+    made.state = base.AgentState(*[None] * 7, env_steps=np.int64(env_steps))
     expected = max(0, (env_steps - start_steps) * ratio // 1)
     for made.updates in {0, expected // 2, expected}:
         assert made.due() == expected - made.updates
@@ -114,8 +139,8 @@ def test_what_is_due_is_the_floor_of_the_ratio(ratio, env_steps, start_steps):
 
 def test_learning_rates_fall_on_a_line_from_the_first_update_to_the_last(monkeypatch):
     paces = []
-    update_many = sac.update_many
-    monkeypatch.setattr(sac, "update_many", lambda *args: paces.append(args[-1]) or update_many(*args))
+    learn = base.learn
+    monkeypatch.setattr(base, "learn", lambda *args: paces.append(args[3]) or learn(*args))
     made = filled(updates=0, final_learning_rate=0.2)  # 32 updates by the end
     for made.updates in (0, 8, 16, 32, 40):
         made.update(4)
@@ -123,8 +148,8 @@ def test_learning_rates_fall_on_a_line_from_the_first_update_to_the_last(monkeyp
 
 
 def test_an_actor_that_acts_at_random_ignores_what_it_sees():
-    policy = MLPPolicy(SPEC, hidden=(8,))
-    policy.load(learner().random_actor())
+    policy, made = MLPPolicy(SPEC, hidden=(8,)), learner()
+    policy.load(made.algorithm.exploring(made.state))
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((4000, 2)).astype(np.float32)
     actions = np.zeros((2, 4000, 2), np.float32)
@@ -139,179 +164,21 @@ def test_an_actor_that_acts_at_random_ignores_what_it_sees():
     assert np.abs(quarters - 0.25).max() < 0.05
 
 
-# Snapshots and states.
-
-
-def test_a_snapshot_outlives_later_updates():
-    made = filled()
-    snapshot = made.snapshot()
-    before = to_arrays(snapshot)
-    made.learn_from(some_block(9, first_step=12))
-    made.update(4)
-    assert_same(to_arrays(snapshot), before)
-    after = to_arrays(made.snapshot())
-    changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed == before.keys() - {"sac/seed"}
-
-
-def test_what_a_learner_starts_from_outlives_its_updates():
-    snapshot = filled().snapshot()
-    before = to_arrays(snapshot)
-    made = filled(updates=0)
-    made.start_from(snapshot)
-    made.update(4)
-    assert_same(to_arrays(snapshot), before)
-
-
-def test_a_saved_learner_goes_on_as_if_nothing_had_happened():
-    made = filled()
-    made.learn_from(some_block(3, first_step=12))  # the normaliser is ahead of what acts
-    acting = as_numpy(made.acting)
-    state = {name: np.array(value) for name, value in made.get_state().items()}
-    other = learner(seed=3)
-    other.set_state(state, "here")
-    assert_same(as_numpy(other.acting), acting)
-    assert_same(other.get_state(), state)
-    for each in (made, other):
-        each.learn_from(some_block(4, first_step=16))
-        each.update(4)
-    assert_same(other.get_state(), made.get_state())
-    assert not made.replay.get_state()["ended"].any()
-    refreshed = learner()
-    refreshed.start_from(from_arrays(state, refreshed.state, "here"))
-    assert not np.array_equal(refreshed.acting["kernel_0"], acting["kernel_0"])
-
-
-def test_a_state_of_another_shape_is_refused_leaf_by_leaf():
-    state = filled(updates=0, blocks=1).get_state()
-    with pytest.raises(ConfigError) as caught:
-        learner(algorithm__hidden=(5,)).set_state(state, "checkpoint 7")
-    problems = caught.value.problems
-    assert all(problem.startswith("checkpoint 7: ") for problem in problems)
-    (one,) = [p for p in problems if "sac/actor/kernel_0 " in p]
-    assert "(6, 8)" in one
-    assert "(6, 5)" in one
-    assert any("sac/optimizer/critic/0/nu/q1/kernel_1" in problem for problem in problems)
-
-
-def test_a_start_of_another_environment_is_refused_leaf_by_leaf():
-    snapshot = filled(updates=0, blocks=1).snapshot()
-    wider = learner(spec=tiny_env.spec(8, shape=(8,)))
-    with pytest.raises(ConfigError) as caught:
-        wider.start_from(snapshot)
-    text = str(caught.value)
-    for expected in ("actor/kernel_0", "(6, 8)", "(8, 8)", "critic/q1/kernel_0"):
-        assert expected in text
-
-
-def test_a_replay_of_other_environments_is_refused():
-    state = filled(updates=0, blocks=1).get_state()
-    with pytest.raises(ConfigError, match=r"anchor: the replay does not fit.* 4 .* 8"):
-        learner(collect__n=4).set_replay(state, "anchor")
-    with pytest.raises(ConfigError, match="anchor: the replay does not fit"):
-        learner(replay__capacity=8).set_replay(state, "anchor")
-
-
-def test_batches_for_saliency_depend_on_the_seed_and_change_nothing():
-    made = filled()
-    before = made.get_state()
-    first = made.samples(5)
-    assert_same(made.samples(5), first)
-    assert_same(made.get_state(), before)
-    assert {name: value.shape for name, value in first.items()} == {
-        "observation": (5, 8, 6),
-        "action": (5, 8, 2),
-        "reward": (5, 8),
-        "next_observation": (5, 8, 6),
-        "bootstrap": (5, 8),
-    }
-    learned = made.replay.batches(3, 0, 5, 8, 0.97, 1)
-    assert not np.array_equal(learned.observation, first["observation"])
-    assert not np.array_equal(filled(seed=4, updates=0).samples(5)["observation"], first["observation"])
-
-
-# Masks.
-
-
-def masks_of(state, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        kind: {
-            name: rng.random(leaf.shape) < 0.5
-            for name, leaf in getattr(state, kind).items()
-            if "kernel" in name
-        }
-        for kind in ("actor", "critic")
-    }
-
-
-def pruned_parts(state, masks):
-    """(name, pruned entries of it) for every part that a mask holds for."""
-    adam = {kind: state.optimizer[kind][0] for kind in masks}
-    parts = {
-        "actor": (state.actor, "actor"),
-        "critic": (state.critic, "critic"),
-        "target": (state.target_critic, "critic"),
-        **{f"{kind} {name}": (getattr(adam[kind], name), kind) for kind in masks for name in ("mu", "nu")},
-    }
-    for name, (tree, kind) in parts.items():
-        for leaf, kept in masks[kind].items():
-            yield f"{name} {leaf}", np.asarray(tree[leaf])[~kept]
-
-
-def test_masks_hold_from_the_start_and_after_updates():
-    dense = filled(updates=4).snapshot()
-    masks = masks_of(dense.state)
-    assert all(entries.any() for _, entries in pruned_parts(dense.state, masks))
-    made = filled(masks, updates=0)
-    made.start_from(dense)
-    for _ in range(2):
-        for name, entries in pruned_parts(made.state, masks):
-            assert not entries.any(), name
-            assert not np.signbit(entries).any(), name
-        made.check_masks()
-        made.update(4)
-    for leaf in ("bias_0", "bias_1"):
-        assert np.asarray(made.state.actor[leaf]).all()
-
-
-@pytest.mark.parametrize("part", ["actor", "critic", "target_critic", "mu", "nu"])
-@pytest.mark.parametrize("value", [1e-38, np.nan])
-def test_a_pruned_entry_that_is_not_zero_is_found(part, value):
-    made = learner()
-    masks = masks_of(made.state)
-    made = learner(masks)
-    made.start_from(made.snapshot())
-    made.check_masks()
-    leaf = "q1/kernel_0" if "critic" in part else "kernel_0"
-    kind = "critic" if "critic" in part else "actor"
-    spot = tuple(np.argwhere(~masks[kind][leaf])[0])
-    if part in ("mu", "nu"):
-        adam = made.state.optimizer["actor"]
-        moments = getattr(adam[0], part)
-        moments = {**moments, leaf: moments[leaf].at[spot].set(value)}
-        optimizer = {**made.state.optimizer, "actor": (adam[0]._replace(**{part: moments}), *adam[1:])}
-        made.state = made.state.replace(optimizer=optimizer)
-    else:
-        tree = getattr(made.state, part)
-        made.state = made.state.replace(**{part: {**tree, leaf: tree[leaf].at[spot].set(value)}})
-    with pytest.raises(AssertionError, match=rf"pruned entries of .*{part}.*{leaf}.* are not zero"):
-        made.check_masks()
-
-
 # Environments that it cannot learn.
 
 
 def test_every_reason_to_refuse_an_environment_is_named():
+    config = tiny_config(env="x")
     image_choice = tiny_env.spec(8, tiny_env.CHOICE, (4, 4, 3))
     with pytest.raises(ConfigError) as caught:
-        check_spec("x", image_choice)
+        make_algorithm(config, image_choice)
     discrete, image = caught.value.problems
     assert "x has 3 discrete actions" in discrete
     assert "(4, 4, 3)" in image
-    with pytest.raises(ConfigError, match="unbounded actions"):
-        check_spec("x", tiny_env.spec(8, tiny_env.FREE))
-    assert check_spec("x", SPEC) == (6, 2)
+    with pytest.raises(ConfigError, match="x has unbounded actions"):
+        make_algorithm(config, tiny_env.spec(8, tiny_env.FREE))
+    structure = make_algorithm(config, SPEC).config
+    assert (structure.observations, structure.actions) == (6, 2)
 
 
 @pytest.mark.parametrize("storage", ["host", "device"])

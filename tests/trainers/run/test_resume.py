@@ -36,7 +36,7 @@ IDENTITY = {"stage": "dense"}
     ],
 )
 def test_an_interrupted_run_equals_an_uninterrupted_one(
-    batch, step, signum, resumed_with, tmp_path, uninterrupted, learners
+    batch, step, signum, resumed_with, tmp_path, uninterrupted, plain_loop, learners
 ):
     expected, learner = uninterrupted
     config = tiny_config(env_kwargs=order(tmp_path / "order", batch, step, signum))
@@ -48,6 +48,11 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     assert summary["updates"] == 32
     assert_same_run(tmp_path / "run", expected)
     assert_same(learners[-1].replay.get_state(), learner.replay.get_state())
+    assert_same(artifact(tmp_path / "run"), plain_loop)
+
+
+def test_a_whole_run_has_the_bits_of_a_plain_loop(uninterrupted, plain_loop):
+    assert_same(artifact(uninterrupted[0]), plain_loop)
 
 
 def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(tmp_path, uninterrupted):

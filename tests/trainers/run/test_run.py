@@ -1,11 +1,23 @@
 """One whole run in its folder: what it leaves, when it is evaluated, what ends it early."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
 from support import tiny_env
 from support.content import histories
-from support.training import artifact, assert_same, evaluations, tiny_config, train, wanted
+from support.training import (
+    Silent,
+    artifact,
+    assert_same,
+    evaluations,
+    interrupted,
+    tiny_config,
+    train,
+    wanted,
+)
 
 from engine.algorithms import base
 from trainers.run.evaluation import Evaluation
@@ -76,6 +88,23 @@ def test_early_stopping_counts_evaluations_in_a_row(tmp_path, monkeypatch, witho
     assert [row["success_any"] for row in rows[:6]] == [1.0, 0.9, 0.0, 0.9, 1.0, 0.9]
     assert rows[-1]["updates"] == summary["updates"] == wanted(config, 240)
     assert summary["reached"]["success_any"]["env_steps"] == 0
+
+
+def test_a_run_that_was_interrupted_when_it_had_succeeded_long_enough_does_not_go_on(
+    tmp_path, monkeypatch, without_learning
+):
+    judge = Evaluation.row
+    monkeypatch.setattr(Evaluation, "row", lambda self: {**judge(self), "success_any": 1.0})
+
+    def stop(row):
+        if row["env_steps"] == 96:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny_config(stop_success=0.9, stop_patience=3)
+    interrupted(tmp_path / "run", config, progress=Silent(stop))
+    summary = train(tmp_path / "run", config, resume=True)
+    assert summary["stopped_early"]
+    assert summary["env_steps"] == 96
 
 
 def test_a_pruned_weight_that_is_not_zero_stops_the_run(tmp_path, monkeypatch):
