@@ -109,21 +109,21 @@ def test_the_search_for_imports_finds_every_kind():
         from fastcollect.envs import base, CRAFTER
         def late():
             import trainers
-            importlib.import_module("bench.table")
+            importlib.import_module("bench.fps")
             __import__("flax")
     """
     found = set(module_paths(textwrap.dedent(source)))
-    ours = {"engine.policies", "fastcollect.envs", "fastcollect.envs.base", "trainers", "bench.table"}
+    ours = {"engine.policies", "fastcollect.envs", "fastcollect.envs.base", "trainers", "bench.fps"}
     assert found == {"jax.numpy", "flax", *ours}
 
 
 def test_the_search_in_strings_finds_paths_of_modules_that_exist_and_nothing_else():
     source = """
-        a = "engine.policies:MLPPolicy", "fastcollect.workers.env_worker:main", "bench.table"
+        a = "engine.policies:MLPPolicy", "fastcollect.workers.env_worker:main", "bench.fps"
         b = "engine.nothing:MLPPolicy", "see engine.policies", "fastcollect.", "jax.numpy", b"engine.policies"
     """
     found = set(named_in_strings(textwrap.dedent(source)))
-    assert found == {"engine.policies", "fastcollect.workers.env_worker", "bench.table"}
+    assert found == {"engine.policies", "fastcollect.workers.env_worker", "bench.fps"}
 
 
 def test_what_is_loaded_with_a_module_is_not_what_its_functions_import():
@@ -132,15 +132,15 @@ def test_what_is_loaded_with_a_module_is_not_what_its_functions_import():
         if TYPE_CHECKING:
             import trainers
         else:
-            import bench.table
+            import bench.fps
         try:
             from engine import policies
         except ImportError:
-            import bench.fps
+            import bench.scaling
         class Late:
             import bench.plan
             def late(self):
                 import bench.soak
     """
     found = set(loaded_with(textwrap.dedent(source)))
-    assert found == {"engine", "bench.table", "engine.policies", "bench.fps", "bench.plan"}
+    assert found == {"engine", "bench.fps", "engine.policies", "bench.scaling", "bench.plan"}

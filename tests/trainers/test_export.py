@@ -53,7 +53,7 @@ def trained(path, observation, tanh=True):
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
     x = (observation.astype(np.float64) - arrays["normalizer/mean"]) / np.sqrt(variance + 1e-4)
     for i in range(3):
-        x = x @ arrays[f"sac/actor/kernel_{i}"].astype(np.float64) + arrays[f"sac/actor/bias_{i}"]
+        x = x @ arrays[f"parameters/actor/kernel_{i}"].astype(np.float64) + arrays[f"parameters/actor/bias_{i}"]
         x = np.maximum(x, 0) if i < 2 else x
     return np.tanh(x[:, : x.shape[1] // 2]) if tanh else x
 
@@ -126,7 +126,7 @@ def test_other_outputs_are_an_error_and_no_file(study, tmp_path, monkeypatch):
 def test_weights_beneath_the_mask_are_an_error(study, tmp_path):
     folder = shutil.copytree(study / "ticket" / "round-2", tmp_path / "round-2")
     arrays = dict(artifacts.load(folder, "final").arrays)
-    arrays["sac/actor/kernel_0"] = arrays["sac/actor/kernel_0"] + 1
+    arrays["parameters/actor/kernel_0"] = arrays["parameters/actor/kernel_0"] + 1
     config_hash = run_reader.identify(folder)[1]["config_hash"]
     artifacts.save(folder, "final", arrays, config_hash=config_hash)
     with pytest.raises(DifferentOutputsError):
@@ -190,7 +190,7 @@ def test_what_cannot_be_exported_is_one_error(study, tmp_path):
             exportable(path)
     broken = shutil.copytree(study / "dense", tmp_path / "broken")
     arrays = dict(artifacts.load(broken, "final").arrays)
-    arrays["sac/actor/bias_0"] = np.full(8, np.nan, np.float32)
+    arrays["parameters/actor/bias_0"] = np.full(8, np.nan, np.float32)
     config_hash = run_reader.identify(broken)[1]["config_hash"]
     artifacts.save(broken, "final", arrays, config_hash=config_hash)
     with pytest.raises(ConfigError, match="not finite"):

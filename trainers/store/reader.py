@@ -185,7 +185,7 @@ def _dense(path: Path, identity: Identity) -> Mapping[str, Any] | None:
 def _networks(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a finished run has learned, and its masks."""
     final = artifacts.load(path, "final", manifest["config_hash"]).arrays
-    masks = {kind: network(final, kind, "masks") for kind in NETWORKS}
+    masks = {kind: _pruning(network(final, kind, "masks")) for kind in NETWORKS}
     parameters = {kind: network(final, kind) for kind in NETWORKS}
     for kind in NETWORKS:
         try:
@@ -197,3 +197,8 @@ def _networks(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     except KeyError as error:
         raise ConfigError([f"artifact 'final' of {str(path)!r} has no {error}"]) from None
     return {"masks": masks, "parameters": parameters, "moments": Moments(int(count), mean, squares)}
+
+
+def _pruning(mask: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A mask that prunes anything, and the empty one of a dense network in place of a full one."""
+    return {} if all(kept.all() for kept in mask.values()) else mask

@@ -154,7 +154,7 @@ def test_nothing_finished_is_a_page_too(study, tmp_path):
 def spoiled(study, tmp_path, what):
     part = shutil.copytree(study / "reach-v3" / "seed-0", tmp_path / "part")
     if what == "artifact":
-        file = part / "ticket" / "round-1" / "artifacts" / "mask.npz"
+        file = part / "ticket" / "round-1" / "artifacts" / "final.npz"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     elif what == "manifest":
         file = part / "dense" / "manifest.yaml"
