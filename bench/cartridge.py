@@ -147,7 +147,7 @@ def build() -> bytes:
 class CartridgeArguments:
     """What ``python -m bench.cartridge`` takes."""
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Where to write the cartridge."""
 
 

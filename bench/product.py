@@ -170,5 +170,4 @@ def study(flags: Sequence[str]) -> tuple[TrainArguments, list[str]]:
 
     Raises ConfigError for flags that cannot be read; exits with 2 for those that do not exist.
     """
-    given = [] if "--stage" in flags else ["--stage", "ticket"]
-    return read([*given, *flags]).built(stage="ticket")
+    return read(flags).built(stage="ticket")

@@ -5,7 +5,7 @@ race of the pick and the sweep's best, which decides: a maximum over a noisy swe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.harness.command import Output, Problems, main, save
 from bench.harness.results import console, show
@@ -68,7 +68,8 @@ def compare(arguments: TuningArguments) -> None:
         phase = f"a race of {arguments.final_seconds:g} s"
         pick = picked.best.candidate
         finalists = list(dict.fromkeys([pick, *list(swept)[:_FINALISTS]]))
-        final = Tuner(config, report).race(finalists, arguments.final_seconds).last()
+        unbounded = replace(config, budget=1e6)  # or a finalist that starts late would be left out
+        final = Tuner(unbounded, report).race(finalists, arguments.final_seconds).last()
     if error := final[pick].error:
         raise WorkerError(f"the pick failed in the race: {error}")
     final = {each: trial for each, trial in final.items() if trial.error is None}

@@ -1,4 +1,4 @@
 """Sparse networks: masks, pruning, saliency, compact networks, operation counts.
 
-Imports the modules at the top of ``engine``.
+Imports nothing else of ``engine``; saliency names the types of ``algorithms`` and ``data``.
 """

@@ -78,7 +78,7 @@ def test_the_command_writes_the_file_or_says_why_not(tmp_path):
     file = tmp_path / "catch.gb"
     assert command(file).returncode == 0
     assert file.read_bytes() == build()
-    for arguments, said in (([], "FILE"), (["a", "b"], "b"), ([tmp_path], "cannot be written")):
+    for arguments, said in (([], "FILE"), (["a", "b"], "b"), ([tmp_path], "is a folder")):
         done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr

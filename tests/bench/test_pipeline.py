@@ -176,7 +176,10 @@ def test_stock_environments_take_what_ours_do():
     assert len(caught.value.problems) == 2
 
 
-SHORT = "--env reach-v3 --algorithm.hidden 8 --algorithm.batch-size 8 --env-kwargs horizon=3 mt1_seed=1"
+SHORT = (
+    "--stage dense --env reach-v3 --algorithm.hidden 8 --algorithm.batch-size 8 "
+    "--env-kwargs horizon=3 mt1_seed=1"
+)
 
 
 def original(updates_per_step):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from trainers.store.identity import Identity
 from trainers.store.layout import NETWORKS, pack_masks
 from trainers.store.manifest import SUMMARY, read_config, read_summary
 from trainers.study import rewind
-from trainers.study.controls import control_start, planned
+from trainers.study.controls import CONTROLS, planned
+from trainers.study.controls.base import Round
 from trainers.study.rewind import Source
 from trainers.study.seeds import derive
 
@@ -146,23 +148,20 @@ def ticket(
         for number, sparsities in enumerate(targets, 1):
             inside = f"round-{number}"
             masks = _round_masks(config, algorithm, prune, source, path, number, masks, last, sparsities)
-            before, kept = last, masks
+            ticket_round = Round(config, algorithm, matrix, source, number, masks, last)
             summary = run_inside(
                 context,
                 folder,
                 inside,
                 f"round {number}/{len(targets)}",
                 config,
-                lambda: rewind.rewound(config, algorithm, matrix, source, before, kept),  # noqa: B023
+                partial(ticket_round.rewound, masks),
                 kind="round",
                 round=number,
             )
             rows.append(row("ticket", number, masks, summary))
             last = rewind.open_source(str(path / inside)).state("final", like)
-            for name in chosen.get(number, ()):
-                rows.append(
-                    _control(context, folder, name, config, algorithm, matrix, source, number, masks, before)
-                )
+            rows += [_control(context, folder, name, ticket_round) for name in chosen.get(number, ())]
         _save_masks(folder, masks)
         anchor = source.state("anchor", like)
         headline = [each for each in rows if each["name"] == "ticket"][-1]
@@ -259,24 +258,13 @@ def _round_masks(
     return found
 
 
-def _control(
-    context: Context,
-    around: RunFolder,
-    name: str,
-    config: TrainConfig,
-    algorithm: Algorithm,
-    matrix: RewindConfig,
-    source: Source,
-    number: int,
-    masks: Masks,
-    last: AgentState,
-) -> dict[str, Any]:
-    seed = derive(config.seed, "control", number, name)
-    control_masks, make = control_start(name, seed, config, algorithm, matrix, source, masks, last)
+def _control(context: Context, around: RunFolder, name: str, ticket_round: Round) -> dict[str, Any]:
+    number, config = ticket_round.number, ticket_round.config
+    masks, make = CONTROLS[name](ticket_round, derive(config.seed, "control", number, name))
     place = {"kind": "control", "round": number, "name": name}
     title = f"round {number} control {name}"
     summary = run_inside(context, around, f"round-{number}-{name}", title, config, make, **place)
-    return row(name, number, control_masks, summary)
+    return row(name, number, masks, summary)
 
 
 def check_source(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from engine.algorithms.base import Algorithm, Masks
 from fastcollect.support.errors import ConfigError
@@ -15,7 +13,7 @@ from trainers.run.start import Start
 from trainers.store.layout import unpack_masks
 from trainers.store.manifest import SUMMARY, read_summary
 from trainers.study import rewind, stages
-from trainers.study.controls import random_masks
+from trainers.study.controls.base import random_masks
 from trainers.study.rewind import Source
 from trainers.study.seeds import derive
 
@@ -46,8 +44,8 @@ def transfer(
             return context.finished(path)
         rows = []
         for name in VARIANTS:
-            rng = np.random.default_rng(derive(config.seed, "transfer", name))
-            chosen, make = variant_start(name, rng, config, matrix, dense, masks, algorithm)
+            seed = derive(config.seed, "transfer", name)
+            chosen, make = variant_start(name, seed, config, matrix, dense, masks, algorithm)
             place = {"kind": "variant", "name": name}
             summary = stages.run_inside(context, folder, name, name, config, make, **place)
             rows.append(stages.row(name, 0, chosen, summary))
@@ -57,7 +55,7 @@ def transfer(
 
 def variant_start(
     name: str,
-    rng: np.random.Generator,
+    seed: Sequence[int],
     config: TrainConfig,
     matrix: RewindConfig,
     dense: Source,
@@ -76,5 +74,5 @@ def variant_start(
         return masks, lambda: rewind.restarted(config, algorithm, dense.state(matrix.parameters, like), masks)
     if name == "dense-finetuned":
         return {}, lambda: rewind.restarted(config, algorithm, dense.state("final", like), {})
-    chosen = masks if name == "mask-only" else random_masks(rng, masks)
+    chosen = masks if name == "mask-only" else random_masks(seed, masks)
     return chosen, lambda: Start(chosen, rewind.fresh(config, algorithm, other_seed=False), keep=())
