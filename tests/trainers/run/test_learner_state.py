@@ -13,13 +13,9 @@ from trainers.run.start import Start
 from trainers.store.states import from_arrays, to_arrays
 
 
-def kept_state(made):
-    return base.copied(made.state)
-
-
 def test_a_copied_state_outlives_later_updates():
     made = filled()
-    kept = kept_state(made)
+    kept = base.copied(made.state)
     before = to_arrays(kept)
     made.learn_from(some_block(9, first_step=12))
     made.update(4)
@@ -30,7 +26,7 @@ def test_a_copied_state_outlives_later_updates():
 
 
 def test_what_a_learner_starts_from_outlives_its_updates():
-    state = kept_state(filled())
+    state = base.copied(filled().state)
     before = to_arrays(state)
     masks, same = masks_of(state), masks_of(state)
     made = filled(updates=0)
@@ -73,7 +69,7 @@ def test_a_state_of_another_shape_is_refused_leaf_by_leaf():
 
 
 def test_a_start_of_another_environment_is_refused_leaf_by_leaf():
-    state = kept_state(filled(updates=0, blocks=1))
+    state = base.copied(filled(updates=0, blocks=1).state)
     wider = learner(spec=tiny_env.spec(8, shape=(8,)))
     with pytest.raises(ConfigError) as caught:
         wider.start_from(Start(state=state))
@@ -142,7 +138,7 @@ def pruned_parts(state, masks):
 
 
 def test_masks_hold_from_the_start_and_after_updates():
-    dense = kept_state(filled(updates=4))
+    dense = base.copied(filled(updates=4).state)
     masks = masks_of(dense)
     assert all(entries.any() for _, entries in pruned_parts(dense, masks))
     made = filled(masks, updates=0)
@@ -158,7 +154,7 @@ def test_masks_hold_from_the_start_and_after_updates():
 
 
 def test_a_start_without_masks_keeps_everything_whatever_its_state_was_pruned_by():
-    pruned = kept_state(filled(masks_of(learner().state)))
+    pruned = base.copied(filled(masks_of(learner().state)).state)
     made = learner()
     made.start_from(Start(state=pruned))
     assert base.densities(made.state) == {"actor": 1.0, "critic": 1.0}

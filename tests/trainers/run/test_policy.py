@@ -67,8 +67,7 @@ def test_it_acts_as_the_final_state_does_alone_and_in_a_batch(uninterrupted):
 def test_it_acts_as_the_policy_of_the_last_evaluation_did(uninterrupted, monkeypatch):
     path, learner = uninterrupted
     blocks, config = [], tiny_config()
-    taken = lambda block: blocks.append(block) or first_episodes(block)  # noqa: E731
-    monkeypatch.setattr(evaluation, "first_episodes", taken)
+    monkeypatch.setattr(evaluation, "first_episodes", lambda b: blocks.append(b) or first_episodes(b))
     chosen = acting_policy(config.algorithm.network, deterministic=True)
     evaluator = Evaluator(collector_config(config).env, chosen, config.evaluation, config.seed, 8, launcher())
     try:
