@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import psutil
 import pytest
 from support.coded_collector import config
 from support.coded_env import CodedEnv, EchoPolicy, echo
@@ -119,7 +120,13 @@ def test_a_killed_model_worker_is_replaced_and_no_row_is_lost_or_mixed(channel):
             os.kill(collector.pids()["model_worker"][death % 2], signal.SIGKILL)
             until = time.monotonic() + 30
             taken = 0
-            while collector.stats().model_worker_deaths <= death or taken < 40:
+            # On a busy machine one env worker may wait long for its turn.
+            while (
+                collector.stats().model_worker_deaths <= death
+                or taken < 40
+                or len(numbers) < 4
+                or min(numbers.values()) <= 2 * death + 1
+            ):
                 block = collector.take(timeout=30)
                 key = (block.worker, block.group)
                 assert block.number == numbers.get(key, -1) + 1
@@ -128,8 +135,6 @@ def test_a_killed_model_worker_is_replaced_and_no_row_is_lost_or_mixed(channel):
                 assert np.array_equal(block.extras["seen"], block.observation[:-1])
                 taken += 1
                 assert time.monotonic() < until
-        assert len(numbers) == 4
-        assert min(numbers.values()) > 5
         stats = collector.stats()
         assert (stats.model_worker_deaths, stats.env_worker_deaths, stats.discarded) == (3, 0, 0)
 
@@ -298,6 +303,9 @@ def test_a_paused_collector_hands_out_what_was_published_and_never_stalls(channe
     with Collector(config(tokens=channel, stall_seconds=1.0)) as collector:
         time.sleep(0.5)
         collector.pause()
+        for pid in collector.pids()["env_worker"]:
+            while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+                time.sleep(0.01)
         waiting = collector.stats().env_steps // 20
         blocks = 0
         with pytest.raises(TimeoutError):
