@@ -53,7 +53,10 @@ def trained(path, observation, tanh=True):
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
     x = (observation.astype(np.float64) - arrays["normalizer/mean"]) / np.sqrt(variance + 1e-4)
     for i in range(3):
-        x = x @ arrays[f"parameters/actor/kernel_{i}"].astype(np.float64) + arrays[f"parameters/actor/bias_{i}"]
+        x = (
+            x @ arrays[f"parameters/actor/kernel_{i}"].astype(np.float64)
+            + arrays[f"parameters/actor/bias_{i}"]
+        )
         x = np.maximum(x, 0) if i < 2 else x
     return np.tanh(x[:, : x.shape[1] // 2]) if tanh else x
 
