@@ -50,14 +50,11 @@ class TornInbox(PipeInbox):
 
 
 class ForgetfulInbox(PipeInbox):
-    """Delivers the first tokens only."""
-
-    _seen = False
+    """Reads and delivers nothing."""
 
     def read(self):
-        tokens = list(super().read()) if not self._seen else []
-        self._seen = self._seen or bool(tokens)
-        return tokens
+        list(super().read())
+        return []
 
 
 class LockedInbox(PipeInbox):
