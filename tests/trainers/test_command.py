@@ -16,7 +16,6 @@ from support.training import (
     assert_same,
     assert_same_run,
     end_all,
-    evaluations,
     one_launcher,
     processes_with,
     train_py,
@@ -28,7 +27,6 @@ from trainers.study.controls import CONTROLS
 from trainers.study.transfer import VARIANTS
 
 __all__ = ["one_launcher"]
-REACH_SEED = 0
 
 
 @pytest.fixture(scope="module")
@@ -342,27 +340,3 @@ def test_a_truncated_checkpoint_ends_with_2_and_what_was_saved_stays(ended, tmp_
     assert after.keys() == before.keys()
     for name in before:
         assert_same(after[name], before[name])
-
-
-# Learning.
-
-
-@pytest.mark.usefixtures("one_launcher")
-def test_a_short_run_learns_to_reach(tmp_path, call):
-    flags = ("--stage", "dense", "--env", "reach-v3", "--env-kwargs", "horizon=100", "--seed", REACH_SEED)
-    flags += ("--env-steps", "12288", "--start-steps", "2048", "--anchor-steps", "12288")
-    flags += ("--updates-per-step", "0.25", "--algorithm.hidden", "64", "64", "--evaluation.every", "1000000")
-    flags += (
-        "--collect.n",
-        "16",
-        "--collect.N",
-        "2",
-        *("--collect.schedule", "rounds", "--collect.reproducible"),
-        "--run",
-        tmp_path / "run",
-    )
-    assert call(*flags) == (0, [])
-    untrained, trained = evaluations(tmp_path / "run")
-    assert (untrained["env_steps"], trained["env_steps"]) == (0, 12288)
-    assert trained["updates"] == 2560
-    assert trained["return_mean"] > 2 * untrained["return_mean"]
