@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
+import hypothesis
 import pytest
 
 # What a shell starts in the background ignores SIGINT, and so would every program started from here.
@@ -14,8 +15,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TESTS = Path(__file__).resolve().parent
 OURS = {"tests", "support", "fastcollect", "engine", "trainers", "bench"}
-STARTERS = {"Popen", "multiprocessing", "fork", "Launcher", "Collector", "run_module"}
-"""Names of what starts processes; a test that reaches one of them, through any of our code, is slow."""
+STARTERS = {
+    *("Popen", "multiprocessing", "fork", "_fork", "Launcher", "Collector", "run_module"),
+    *("filled_learner", "training_loop", "single_updates"),
+}
+"""Names of what starts processes, or trains for real; a test that reaches one of them, through any of our
+code, is slow."""
+FEW_EXAMPLES = 15
+"""Of a property, where the slow tests are left out; the others take as many as hypothesis does."""
+
+
+def pytest_configure(config):
+    """Properties are looked at more briefly in the inner loop."""
+    if config.option.markexpr == "not slow":
+        hypothesis.settings.register_profile("quick", max_examples=FEW_EXAMPLES)
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(config, items):
