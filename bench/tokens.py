@@ -7,9 +7,6 @@ whether tokens arrive whole and in order when the process that sends them is kil
 
 from __future__ import annotations
 
-import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
-
-# isort: split
 import contextlib
 import itertools
 import json

@@ -119,5 +119,10 @@ def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess
 
 
 _NOTE = "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue"
-_SIZES = lambda env, _: [Parallelism(worker_envs(env), cpu_count(), 1)]  # noqa: E731
-METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=_SIZES, obeys=True),)
+
+
+def _sizes(env: str, _: object) -> list[Parallelism]:
+    return [Parallelism(worker_envs(env), cpu_count(), 1)]
+
+
+METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=_sizes, obeys=True),)

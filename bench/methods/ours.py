@@ -73,7 +73,10 @@ def ours_learner(request: Request) -> Subject:
         loop.wait()
         facts, begin = _facts_since_now(loop.collector), loop.updates
         end = stack.pop_all().close
-    counted = lambda: {**facts(), "updates": loop.updates - begin}  # noqa: E731
+
+    def counted() -> dict[str, Any]:
+        return {**facts(), "updates": loop.updates - begin}
+
     return Subject(loop.turn, end, request.parallelism.total, counted)
 
 

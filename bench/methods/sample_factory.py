@@ -97,5 +97,10 @@ def sample_factory(request: Request) -> Subject:
 
 _NOTE = """its sampler with its own policy of the same widths, which has a critic too: N rollout workers \
 of n stock environments, one inference worker, rollouts copied out; no learner"""
-_SIZES = lambda env, _: [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)]  # noqa: E731
-METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _SIZES),)
+
+
+def _sizes(env: str, _: object) -> list[Parallelism]:
+    return [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)]
+
+
+METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _sizes),)

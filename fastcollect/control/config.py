@@ -141,8 +141,12 @@ class CollectorConfig:
 
     def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
         """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
-        n, N, M = parallelism.n, parallelism.N, parallelism.M  # noqa: N806
-        return replace(self, num_envs=n, num_env_workers=N, num_model_workers=M)
+        return replace(
+            self,
+            num_envs=parallelism.n,
+            num_env_workers=parallelism.N,
+            num_model_workers=parallelism.M,
+        )
 
     @property
     def rounds(self) -> bool:

@@ -26,7 +26,7 @@ from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.board import WeightsBoard, mismatches
 from fastcollect.policies.base import Policy
 from fastcollect.support.errors import ConfigError
-from fastcollect.workers.group_state import entries
+from fastcollect.support.named import below
 
 
 def common_state(config: CollectorConfig, life: int, board: WeightsBoard) -> State:
@@ -49,7 +49,7 @@ def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy:
             text = "missing" if saved is None else _short(saved)
             problems.append(f"{name} is {_short(value)} here, {text} in the saved state")
     for kind in ("published", "staged"):
-        parameters = entries(state, f"{kind}/")
+        parameters = below(state, f"{kind}/")
         if kind == "published" or parameters:
             problems += [f"{kind} weights: {text}" for text in mismatches(parameters, policy.parameters)]
     if config.reproducible and not problems:

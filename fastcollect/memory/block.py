@@ -11,6 +11,7 @@ import numpy as np
 from fastcollect.memory.ring import Ring, find_poison
 from fastcollect.memory.segment import Layout
 from fastcollect.support.errors import WorkerError
+from fastcollect.support.named import below
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def copy_block(ring: Ring, group: int, number: int, worker: int, first_env: int)
     prefix = layout.offsets["end_row"]
     views = _views_before(layout, ring.raw[group][position][:prefix].copy())
     number, first_step, ends, _ = (int(x) for x in views["header"])
-    extras = {name.removeprefix("extra/"): a for name, a in views.items() if name.startswith("extra/")}
+    extras = below(views, "extra/")
     return Block(
         worker=worker,
         group=group,

@@ -12,6 +12,7 @@ import numpy as np
 from fastcollect.envs.base import BatchedEnv, State, StepBuffers
 from fastcollect.memory.ring import POISON, Ring, RingIndex
 from fastcollect.support import noise as noise_streams
+from fastcollect.support.named import below
 
 
 class ActionError(ValueError):
@@ -148,7 +149,7 @@ class Group:
         self.t = self._length
         for name, array in self._held().items():
             array[...] = state[name]
-        own = {name.removeprefix("env/"): state[name] for name in state if name.startswith("env/")}
+        own = below(state, "env/")
         self.env.set_state(own)
 
     def _held(self) -> dict[str, np.ndarray]:
@@ -163,11 +164,7 @@ class Group:
 
     def _bind(self, position: int) -> None:
         self._block = self._blocks[position]
-        self._extras = {
-            name.removeprefix("extra/"): array
-            for name, array in self._block.items()
-            if name.startswith("extra/")
-        }
+        self._extras = below(self._block, "extra/")
         self._position = position
 
     def _begin_block(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastcollect.envs.base import State, StateUnsupportedError
 from fastcollect.support.errors import ConfigError
+from fastcollect.support.named import below
 from fastcollect.workers.group import Group
 
 REFUSAL = "refusal"
@@ -36,7 +37,7 @@ def restore_groups(groups: Sequence[Group], env_id: str, state: Mapping[str, np.
     """The reverse, of groups just made. Raises ConfigError where an environment refuses its state."""
     for group in groups:
         with _naming(group, env_id, StateUnsupportedError, ValueError, KeyError):
-            group.set_state(entries(state, f"group/{group.first_env}/"))
+            group.set_state(below(state, f"group/{group.first_env}/"))
 
 
 @contextmanager
@@ -53,11 +54,6 @@ def groups_between(state: Mapping[str, np.ndarray], first_env: int, end: int) ->
     """The ``group/...`` entries of groups whose first environment is in first_env .. end - 1."""
     keys = [key for key in state if key.startswith("group/") and first_env <= int(key.split("/")[1]) < end]
     return {key: state[key] for key in keys}
-
-
-def entries(state: Mapping[str, np.ndarray], prefix: str) -> State:
-    """What stands below a prefix, without it."""
-    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:

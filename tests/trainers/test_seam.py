@@ -1,6 +1,7 @@
 """Another algorithm, registered by one line, through everything that a run can go through."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from support.tiny_algorithm import TinyConfig
 from support.training import artifact, assert_same_run, one_launcher, tiny_config
 
 from engine.algorithms import CONFIGS
+from engine.algorithms.base import Network
 from fastcollect.support.errors import ConfigError
 from trainers import configure, load
 from trainers.config.defaults import defaults
 from trainers.config.training import PruneConfig
 from trainers.export import ExportArguments, export
 from trainers.report.__main__ import ReportArguments, report
+from trainers.run.training import open_session
 from trainers.store.layout import network
 from trainers.study.controls import CONTROLS
 
@@ -67,3 +70,22 @@ def test_its_settings_are_chosen_by_its_name(config):
         configure("reach-v3", "tiny", algorithm={"discount": 2.0})
     with pytest.raises(ConfigError, match=r"algorithm.target_entropy is no setting"):
         configure("reach-v3", "tiny", algorithm={"target_entropy": 1.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TellingConfig(TinyConfig):
+    """A tiny algorithm that wants to know how likely its actions were."""
+
+    @property
+    def network(self):
+        return Network("mlp", self.hidden, extras=("log_prob",))
+
+
+def test_the_extras_that_an_algorithm_wants_stand_beside_its_actions(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "telling", TellingConfig)
+    with open_session(tiny_config(algo="telling", algorithm=TellingConfig())) as session:
+        block = session.turn()
+    assert set(block.extras) == {"log_prob", "policy_version"}
+    assert block.extras["log_prob"].shape == block.reward.shape
+    assert np.isfinite(block.extras["log_prob"]).all()
+    assert len(np.unique(block.extras["log_prob"])) > 1

@@ -16,6 +16,7 @@ from engine.networks import Parameters
 from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.block import Block
 from fastcollect.support.errors import ConfigError
+from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.start import Start
 from trainers.store.states import from_arrays, to_arrays
@@ -203,9 +204,8 @@ class Learner:
 
         Raises ConfigError, naming ``where``, if they do not fit.
         """
-        saved = {k.removeprefix("replay/"): v for k, v in arrays.items() if k.startswith("replay/")}
         try:
-            self.replay.set_state(saved)
+            self.replay.set_state(below(arrays, "replay/"))
         except (KeyError, ValueError) as error:
             raise ConfigError([f"{where}: the replay does not fit: {error}"]) from error
 

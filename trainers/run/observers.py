@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -57,13 +56,14 @@ class Artifacts(Observer):
         self._anchored = True
         if "anchor" in self._keep:
             self.save("anchor", learner.state)
-            self._save_arrays("anchor-replay", learner.get_state(), "replay/")
+            replay = learner.replay.get_state()
+            self._save_arrays("anchor-replay", {f"replay/{name}": value for name, value in replay.items()})
 
     def end(self, session: Session) -> None:
         """Keep the final state, and batches to measure saliency on."""
         self.save("final", session.learner.state)
         if "saliency" in self._keep:
-            self._save_arrays("saliency", session.learner.samples(SALIENCY_BATCHES), "")
+            self._save_arrays("saliency", session.learner.samples(SALIENCY_BATCHES))
 
     def best(self, state: AgentState) -> None:
         """Keep what was evaluated better than all before."""
@@ -75,9 +75,8 @@ class Artifacts(Observer):
         meta = {"env_steps": int(state.env_steps), "updates": int(state.updates)}
         artifacts.save(self._folder.path, name, to_arrays(state), meta, config_hash=self._folder.config_hash)
 
-    def _save_arrays(self, name: str, arrays: Mapping[str, Any], prefix: str) -> None:
-        chosen = {key: value for key, value in arrays.items() if key.startswith(prefix)}
-        artifacts.save(self._folder.path, name, chosen, config_hash=self._folder.config_hash)
+    def _save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        artifacts.save(self._folder.path, name, arrays, config_hash=self._folder.config_hash)
 
 
 class Evaluations(Observer):
@@ -206,8 +205,3 @@ class CheckpointWriter(Observer):
         meta = {"record": self._record.get_state(), "next_evaluation": self._evaluations.next}
         self._checkpoints.save(session.learner.env_steps, arrays, meta)
         self._saved = time.perf_counter()
-
-
-def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays below a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

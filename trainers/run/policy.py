@@ -1,4 +1,4 @@
-"""What a run has learned, as something that acts without the environment, the learner or JAX."""
+"""What a run has learned, as something that acts without the environment and the learner."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import ConfigError
+from fastcollect.support.named import below
 from trainers.store import artifacts
 from trainers.store.folder import RunFolder
 
@@ -92,7 +93,4 @@ def load_policy(folder: Path, config_hash: str) -> TrainedPolicy:
     config = PolicyConfig(
         inline=name, batched=name, name=meta["policy"]["name"], kwargs=meta["policy"]["kwargs"]
     )
-    parameters = {
-        k.removeprefix(_PARAMETERS): v for k, v in found.arrays.items() if k.startswith(_PARAMETERS)
-    }
-    return TrainedPolicy(config, spec, parameters)
+    return TrainedPolicy(config, spec, below(found.arrays, _PARAMETERS))

@@ -22,6 +22,7 @@ from fastcollect.envs.base import EnvSpec
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies import POLICY_VERSION, PolicyConfig, mlp_policy
 from fastcollect.support.command import parse_kwargs
+from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.evaluation import Evaluator
 from trainers.run.learner import Learner, as_numpy, learner_config, make_algorithm
@@ -32,7 +33,6 @@ from trainers.run.observers import (
     Evaluations,
     InterruptedRunError,
     Measurements,
-    part,
 )
 from trainers.run.policy import save_policy
 from trainers.run.progress import Progress
@@ -152,9 +152,9 @@ def _restore(
     """Go on from the newest checkpoint; returns the rest of it: collector, next_evaluation."""
     arrays, meta = checkpoints.load()
     learner.set_state(arrays, f"checkpoint {checkpoints.latest()} of {str(folder.path)!r}")
-    evaluator.set_state(part(arrays, "evaluator/"))
+    evaluator.set_state(below(arrays, "evaluator/"))
     record.set_state(meta["record"])
-    return {"collector": part(arrays, "collector/"), "next_evaluation": meta["next_evaluation"]}
+    return {"collector": below(arrays, "collector/"), "next_evaluation": meta["next_evaluation"]}
 
 
 def _start_collector(

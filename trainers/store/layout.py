@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from fastcollect.support.named import below
+
 NETWORKS = ("actor", "critic")
 """Those that can be pruned."""
 
 
 def network(arrays: Mapping[str, np.ndarray], name: str, kind: str = "parameters") -> dict[str, np.ndarray]:
     """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
-    prefix = f"{kind}/{name}/"
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    return below(arrays, f"{kind}/{name}/")
 
 
 def pack_masks(masks: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -24,7 +25,4 @@ def pack_masks(masks: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 def unpack_masks(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """The inverse of ``pack_masks``."""
-    return {
-        kind: {k.removeprefix(f"{kind}/"): v for k, v in arrays.items() if k.startswith(f"{kind}/")}
-        for kind in NETWORKS
-    }
+    return {kind: below(arrays, f"{kind}/") for kind in NETWORKS}

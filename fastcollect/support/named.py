@@ -1,0 +1,13 @@
+"""Flat dicts of named arrays, whose names are paths: "group/0/observation"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def below(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """What stands below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
