@@ -1,6 +1,10 @@
-"""What every test needs of its process, and which tests ``make quick`` leaves out."""
+"""What every test needs of its process, and which tests ``make quick`` leaves out.
+
+It leaves out what starts processes, which is found here, and the long tests that are marked slow by hand.
+"""
 
 import inspect
+import os
 import signal
 import sys
 from pathlib import Path
@@ -22,14 +26,15 @@ STARTERS = {
 """Names of what starts processes, or trains for real; a test that reaches one of them, through any of our
 code, is slow."""
 FEW_EXAMPLES = 15
-"""Of a property, where the slow tests are left out; the others take as many as hypothesis does."""
+"""How many examples of a property `make quick` tries, unless the test itself says how many."""
 
 
 def pytest_configure(config):
-    """Properties are looked at more briefly in the inner loop."""
+    """Make the inner loop shorter: fewer examples of each property, and no optimisation of compiled code."""
     if config.option.markexpr == "not slow":
         hypothesis.settings.register_profile("quick", max_examples=FEW_EXAMPLES)
         hypothesis.settings.load_profile("quick")
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 
 def pytest_collection_modifyitems(config, items):

@@ -89,6 +89,7 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
     assert (result["seconds"], result["settle"]) == (0.05, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ours-host", "ours-collecting"])
 def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
     from trainers.run.learner import Learner

@@ -105,6 +105,7 @@ def test_the_readmes_examples_take_what_they_use_from_the_package(number):
     assert modules <= {"fastcollect"}
 
 
+@pytest.mark.slow
 def test_the_readmes_first_example_runs(capsys):
     env = make_env(fastcollect.EnvConfig(id="reach-v3"), np.arange(1))
     policy = fastcollect.mlp_policy((256, 256)).build(env.spec, batched=False)

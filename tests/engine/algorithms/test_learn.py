@@ -45,7 +45,7 @@ def sparse_state(seed=3, density=0.5):
     return base.masked(state, chosen), chosen
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_many_updates_equal_single_ones_on_samples_prepared_by_hand(n_step):
     state, _ = sparse_state()
     batches = raw_batches(30, COUNT, n_step)
@@ -73,6 +73,7 @@ def test_noise_is_a_function_of_the_seed_and_of_each_updates_number():
     assert len(np.unique(got)) > 0.99 * got.size
 
 
+@pytest.mark.slow
 def test_how_updates_are_grouped_does_not_matter():
     batches = raw_batches(31, COUNT)
     whole, acting, _ = base.learn(ALGORITHM, sparse_state()[0], batches)
@@ -163,6 +164,7 @@ def test_full_masks_that_are_left_out_of_the_update_change_nothing():
     assert_close_trees(*runs, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_masks_of_networks_that_are_not_pruned_stay_as_they_are():
     batches = raw_batches(39, COUNT)
     state = lived_in_state(ALGORITHM)
@@ -188,6 +190,7 @@ class Reviving(SAC):
         ), metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruned", [None, ("actor", "critic")])
 def test_an_algorithm_that_revives_weights_is_masked(pruned):
     state, chosen = sparse_state()

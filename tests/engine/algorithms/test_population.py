@@ -65,7 +65,14 @@ def assert_population_equals_members(configs, calls=2):
     return [single[0] for single in singles]
 
 
-@pytest.mark.parametrize("config", [CONFIG, CLIPPED, TINY], ids=["plain", "clipped", "tiny"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIG, id="plain", marks=pytest.mark.slow),
+        pytest.param(CLIPPED, id="clipped", marks=pytest.mark.slow),
+        pytest.param(TINY, id="tiny"),
+    ],
+)
 def test_three_seeds_at_three_densities_equal_three_single_runs(config):
     states = assert_population_equals_members([config] * 3)
     densities = [np.mean(list(base.densities(state).values())) for state in states]

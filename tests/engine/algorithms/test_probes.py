@@ -43,6 +43,7 @@ def assert_values(state, expected):
     np.testing.assert_allclose(got, np.broadcast_to(np.reshape(expected, (-1, 1)), got.shape), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_constant_reward_is_the_value_of_a_single_step():
     state, _ = learn(ends_at_once(lambda state, action: np.full(state.shape, 0.7)))
     assert_values(state, [0.7] * 4)
@@ -54,7 +55,7 @@ def test_a_reward_that_depends_on_the_observation_is_its_value():
     assert_values(state, paid)
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("n_step", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_reward_a_step_later_is_discounted_once(n_step):
     state, _ = learn(two_steps(1.0), discount=0.8, n_step=n_step)
     assert_values(state, [0.8, 1.0])

@@ -64,8 +64,8 @@ def test_its_actor_goes_where_the_reward_is():
     assert_pruned(state, {})
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize("discount", [0.5, 0.8])
+@pytest.mark.parametrize("n_step", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("discount", [0.5, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_its_critic_learns_values_known_by_hand(n_step, discount):
     config = dataclasses.replace(CONFIG, n_step=n_step, discount=discount)
     cases = (

@@ -96,6 +96,7 @@ def test_a_replay_on_the_host_is_the_lists_of_what_was_sent():
     run_state_machine_as_test(Life, settings=settings(max_examples=100, stateful_step_count=12, **COMMON))
 
 
+@pytest.mark.slow
 def test_a_replay_on_the_device_is_the_lists_of_what_was_sent():
     run_state_machine_as_test(DeviceLife, settings=settings(max_examples=8, stateful_step_count=8, **COMMON))
 

@@ -62,6 +62,7 @@ def written_out(combination):
     return flags
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(COMBINATIONS)
 def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):

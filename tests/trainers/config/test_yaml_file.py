@@ -24,6 +24,7 @@ VALUES = st.recursive(
 CONFIGS = st.dictionaries(st.text().filter(lambda key: key != "algo"), VALUES, max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONFIGS)
 def test_a_configuration_comes_back_as_it_was_given(tmp_path, config):
