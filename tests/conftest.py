@@ -3,6 +3,7 @@
 It leaves out what starts processes, which is found here, and the long tests that are marked slow by hand.
 """
 
+import functools
 import inspect
 import os
 import signal
@@ -67,19 +68,26 @@ def _starts_processes(begin):
         each = inspect.unwrap(each) if callable(each) else each
         if isinstance(each, tuple):
             waiting += each
-        if id(each) in seen or not _is_ours(each):
-            continue
-        seen.add(id(each))
-        if inspect.isclass(each):
-            waiting += vars(each).values()
-            continue
-        names = set(_names(each.__code__))
-        if names & STARTERS or (each.__code__.co_filename.startswith(str(TESTS)) and "subprocess" in names):
-            return True
-        found = [each.__globals__[name] for name in names if name in each.__globals__]
-        modules = [vars(module) for module in found if isinstance(module, ModuleType)]
-        waiting += found + [module[name] for module in modules for name in names if name in module]
+        elif id(each) not in seen and _is_ours(each):
+            seen.add(id(each))
+            starts, named = _named(each)
+            if starts:
+                return True
+            waiting += named
     return False
+
+
+@functools.cache
+def _named(each):
+    """Whether a function itself names a starter, and everything else that it or a class names."""
+    if inspect.isclass(each):
+        return False, tuple(vars(each).values())
+    names = set(_names(each.__code__))
+    in_tests = each.__code__.co_filename.startswith(str(TESTS))
+    found = [each.__globals__[name] for name in names if name in each.__globals__]
+    modules = [vars(module) for module in found if isinstance(module, ModuleType)]
+    found += [module[name] for module in modules for name in names if name in module]
+    return bool(names & STARTERS or (in_tests and "subprocess" in names)), tuple(found)
 
 
 def _is_ours(each):
