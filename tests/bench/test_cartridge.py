@@ -1,4 +1,4 @@
-"""Our own cartridge: its assembler, its header, and that the game plays by its rules."""
+"""Our own cartridge: its listing against its source, its header, and that the game plays by its rules."""
 
 import io
 import subprocess
@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.assembler import AssemblyError, assemble, listing_of, source_of
 
-from bench.cartridge import ADDRESSES, SIZE, AssemblyError, assemble, build
+from bench.cartridge import ADDRESSES, LISTING, SIZE, build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +30,12 @@ def test_the_cartridge_is_always_the_same_and_its_header_is_valid():
     assert rom[0x134:0x144].rstrip(b"\0") == b"CATCH"
     assert not any(rom[0x104:0x134])  # no logo
     assert rom[0x100:0x104] == bytes((0x00, 0xC3, 0x50, 0x01))  # nop, jp 0x0150
+
+
+def test_the_listing_holds_what_its_source_assembles_to():
+    listing = LISTING.read_text()
+    assert listing == listing_of(source_of(listing))
+    assert build() == assemble(source_of(listing))
 
 
 def test_instructions_labels_and_sums():
