@@ -1,6 +1,6 @@
 """An assembler of what the cartridge of ``bench`` uses of a Game Boy's instructions, and its listings.
 
-``PYTHONPATH=.:tests python -m support.assembler bench/cartridge.asm`` writes a listing's addresses and bytes anew.
+``PYTHONPATH=.:tests python -m support.assembler bench/cartridge.asm`` brings a listing up to date.
 """
 
 import re
