@@ -5,35 +5,24 @@ between two processes, how many come through in a second when the reader takes a
 whether tokens arrive whole and in order when the process that sends them is killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
-import json
 import mmap
 import multiprocessing
 import os
 import random
-import shlex
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import get_args
 
-import tyro
-from rich.table import Table
-
-from bench.harness.results import console, machine_line, ratios, summary
+from bench.harness.command import Output, Problems, Turns, main, save
+from bench.harness.results import Row, console, plain_table, ratios, show, summary
 from fastcollect.memory.tokens import EnvWorkerEnds, Exchange, Inbox, Kind, Line, TokenChannel, exchange
-from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError
-from fastcollect.support.files import write_file
-from fastcollect.support.machine import machine
 
 _WARM_UP = 0.1
 _LONGEST_LIFE = 0.01  # seconds of a writer, once its tokens come
@@ -48,56 +37,52 @@ _NOTE = (
     "A writer that does nothing but write is killed on purpose: it is inside a queue far more often than an "
     "env worker is. What is lost the engine makes up for: see fastcollect/memory/tokens/fifo.py."
 )
+_MEDIANS = {
+    "round trip, µs": ("round_trip_us", ".1f"),
+    "its 99th percentile, µs": ("round_trip_p99_us", ".1f"),
+    "tokens/s, one writer, many at once": ("tokens_per_second", ",.0f"),
+    "tokens a read": ("batch", ".1f"),
+}
+_NAMES = (*_MEDIANS, "writers killed", *(f"{name}: {meaning}" for name, meaning in OUTCOMES.items()))
 _fork = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class TokensArguments(Output, Turns):
     """Compare the two carriers of tokens."""
 
     rounds: int = 5
     """Rounds of latency and throughput, interleaved; the table shows medians."""
-
     seconds: float = 0.5
     """Seconds of each of the four measurements of a round."""
-
     kills: int = 200
     """Writers to kill for each of the two."""
 
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Where to write the result; whole or not at all."""
 
-
-def check(options: Options) -> None:
-    """Raises ConfigError naming every value that cannot work."""
-    problems = [
-        f"--{name} is {value!r}; allowed: {low} to {high}"
-        for name, value, low, high in (
-            ("rounds", options.rounds, 1, 1000),
-            ("seconds", options.seconds, 0.01, 60),
-            ("kills", options.kills, 0, 100_000),
-        )
-        if not low <= value <= high
-    ]
-    try:
-        check_writable(options.json)
-    except ConfigError as error:
-        problems += [f"--json: {problem}" for problem in error.problems]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _start(target: Callable[..., None], *arguments: Any) -> ForkProcess:
-    """Another process. Ctrl-C ends it without a word; its parent reports."""
+@contextlib.contextmanager
+def _process(target: Callable[[], None]) -> Iterator[ForkProcess]:
+    """Another process, for as long as this lasts. Ctrl-C ends it without a word; its parent reports."""
 
     def be_partner() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        target(*arguments)
+        target()
 
     process = _fork.Process(target=be_partner, daemon=True)
     process.start()
-    return process
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
+def _worker(
+    kind: type[Exchange], line: Line, work: Callable[[EnvWorkerEnds], None]
+) -> contextlib.AbstractContextManager[ForkProcess]:
+    """The worker at the other end."""
+    return _process(lambda: work(kind.env_worker(line.worker_fds())))
 
 
 @contextlib.contextmanager
@@ -112,23 +97,11 @@ def _channels(kind: type[Exchange]) -> Iterator[tuple[Inbox, Line]]:
         held.close()
 
 
-@contextlib.contextmanager
-def _worker(kind: type[Exchange], line: Line, work: Callable[[EnvWorkerEnds], None]) -> Iterator[None]:
-    """The worker at the other end, for as long as this lasts."""
-    process = _start(lambda: work(kind.env_worker(line.worker_fds())))
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
-        process.close()
-
-
 def _echo(ends: EnvWorkerEnds) -> None:
     while True:
         ends.inbox.wait(None)
-        for token in ends.inbox.read():
-            ends.reports.send(*token)
+        for _ in ends.inbox.read():
+            ends.reports.send(Kind.FREED, 1)
 
 
 def _produce(ends: EnvWorkerEnds) -> None:
@@ -160,59 +133,47 @@ def throughput(kind: type[Exchange], seconds: float) -> dict[str, float]:
         warm = time.perf_counter() + _WARM_UP
         count = reads = 0
         start = warm
-        while (elapsed := time.perf_counter() - start) < seconds:
+        while (elapsed := time.perf_counter() - start) < seconds or not count:
             inbox.wait(1.0)
             found = len(list(inbox.read()))
             if elapsed >= 0:
                 count += found
                 reads += 1
-    return {"tokens_per_second": count / elapsed, "batch": count / max(1, reads)}
+    return {"tokens_per_second": count / elapsed, "batch": count / reads}
 
 
 def kill_writer(kind: type[Exchange], after: float) -> str:
     """Kill a writer ``after`` so many seconds of its tokens; one of OUTCOMES, as its reader sees it."""
-    sent = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")  # how many calls of send came back
+    # How many calls of send came back, and whether the writer is gone.
+    shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
 
     def write(ends: EnvWorkerEnds) -> None:
         for number in itertools.count():
             ends.reports.send(Kind.PUBLISHED, 1, 2, number)
-            sent[0] = number + 1
+            shared[0] = number + 1
 
-    told_read, told_write = os.pipe()
-    with _channels(kind) as (inbox, line):
-        survivor = _start(_survive, inbox, told_read, told_write, sent)
-        try:
-            with _worker(kind, line, write):
-                until = time.monotonic() + _PATIENCE
-                while not sent[0] and time.monotonic() < until:
-                    time.sleep(0.0005)
-                time.sleep(after)
-            os.write(told_write, b"!")
-            survivor.join(_PATIENCE)
-            code = survivor.exitcode
-            return "hung" if code is None else list(OUTCOMES)[code]
-        finally:
-            survivor.kill()
-            survivor.join()
-            survivor.close()
-            os.close(told_read)
-            os.close(told_write)
+    with _channels(kind) as (inbox, line), _process(lambda: _survive(inbox, shared)) as survivor:
+        with _worker(kind, line, write):
+            until = time.monotonic() + _PATIENCE
+            while not shared[0] and time.monotonic() < until:
+                time.sleep(0.0005)
+            time.sleep(after)
+        shared[1] = True
+        survivor.join(_PATIENCE)
+        return "hung" if survivor.exitcode is None else list(OUTCOMES)[survivor.exitcode]
 
 
-def _survive(inbox: Inbox, told_read: int, told_write: int, sent: Sequence[int]) -> None:
-    os.close(told_write)
-    os.set_blocking(told_read, False)
-    names, arrived, told = list(OUTCOMES), 0, False
+def _survive(inbox: Inbox, shared: memoryview) -> None:
+    names, arrived, gone = list(OUTCOMES), 0, False
     while True:
         for token in inbox.read():
             if tuple(token) != (Kind.PUBLISHED, 1, 2, arrived):
                 os._exit(names.index("corrupt"))
             arrived += 1
-        if told:
-            os._exit(names.index("whole" if arrived >= sent[0] else "lost"))
+        if gone:
+            os._exit(names.index("whole" if arrived >= shared[0] else "lost"))
         inbox.wait(0.001)
-        with contextlib.suppress(BlockingIOError):
-            told = bool(os.read(told_read, 1))
+        gone = bool(shared[1])
 
 
 def count_outcomes(kind: type[Exchange], kills: int, seed: int = 0) -> Counter[str]:
@@ -221,98 +182,61 @@ def count_outcomes(kind: type[Exchange], kills: int, seed: int = 0) -> Counter[s
     return Counter(kill_writer(kind, moments.uniform(0, _LONGEST_LIFE)) for _ in range(kills))
 
 
-def _available() -> dict[str, type[Exchange] | str]:
-    """By name: what carries tokens, or why it cannot here."""
-    found: dict[str, type[Exchange] | str] = {}
-    for name in get_args(TokenChannel):
+def measure(arguments: TokensArguments) -> list[Row]:
+    """A row for each carrier; one that is not available here has an "error" in place of numbers."""
+    # Lines instead of a live display, whose thread would be forked half-way through something.
+    screen, seconds = console(stderr=True), arguments.seconds
+    rows: list[Row] = [{"mechanism": name} for name in get_args(TokenChannel)]
+    carriers: dict[str, type[Exchange]] = {}
+    for row in rows:
         try:
-            found[name] = exchange(name)
+            carriers[row["mechanism"]] = exchange(row["mechanism"])
         except ConfigError as error:
-            found[name] = str(error)
-    return found
-
-
-def measure(options: Options, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One row for each carrier. ``say`` is told how it goes."""
-    rows = [
-        {"mechanism": name, "error": kind} if isinstance(kind, str) else {"mechanism": name, "kind": kind}
-        for name, kind in _available().items()
-    ]
-    measured = [row for row in rows if "kind" in row]
-    rounds: dict[str, list[dict[str, float]]] = {row["mechanism"]: [] for row in measured}
-    each = 2 * (options.seconds + _WARM_UP) * len(measured)
-    for number in range(options.rounds):
-        left = each * (options.rounds - number)
-        say(f"round {number + 1}/{options.rounds}  (about {left:.0f} s left, and then the kills)")
-        for row in measured if number % 2 == 0 else reversed(measured):
-            one = round_trip(row["kind"], options.seconds) | throughput(row["kind"], options.seconds)
-            rounds[row["mechanism"]].append(one)
-    for row in measured:
-        say(f"killing {options.kills} writers into {row['mechanism']}")
-        counts = count_outcomes(row.pop("kind"), options.kills)
-        row["rounds"] = found = rounds[row["mechanism"]]
-        row |= {key: summary([one[key] for one in found]) for key in found[0]}
-        row["kills"] = {name: counts[name] for name in OUTCOMES}
+            row["error"] = str(error)
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in carriers}
+    for number in range(arguments.rounds):
+        left = 2 * (seconds + _WARM_UP) * len(carriers) * (arguments.rounds - number)
+        screen.print(f"round {number + 1}/{arguments.rounds}  (about {left:.0f} s left, and then the kills)")
+        for name in carriers if number % 2 == 0 else reversed(carriers):
+            rounds[name].append(round_trip(carriers[name], seconds) | throughput(carriers[name], seconds))
+    for row in rows:
+        if (name := row["mechanism"]) in carriers:
+            screen.print(f"killing {arguments.kills} writers into {name}")
+            counts = count_outcomes(carriers[name], arguments.kills)
+            row["rounds"] = found = rounds[name]
+            row |= {key: summary([one[key] for one in found]) for key in found[0]}
+            row["kills"] = {outcome: counts[outcome] for outcome in OUTCOMES}
     return rows
 
 
-def report(rows: list[dict[str, Any]], options: Options, command: str) -> dict[str, Any]:
-    """The JSON document; ratios are taken within a round."""
-    measured = [row for row in rows if "error" not in row]
-    keys = ("round_trip_us", "round_trip_p99_us", "tokens_per_second")
-    return {
-        "machine": machine(),
-        "command": command,
-        "seconds": options.seconds,
-        "rounds": options.rounds,
-        "rows": rows,
-        "ratios": {
-            key: ratios({row["mechanism"]: [one[key] for one in row["rounds"]] for row in measured})
-            for key in keys
-        },
-        "note": _NOTE,
-    }
+def _cells(row: Row) -> list[str]:
+    """A carrier's column of the table."""
+    if "error" in row:
+        return ["none"] * len(_NAMES)
+    medians = (f"{row[key]['median']:{form}}" for key, form in _MEDIANS.values())
+    kills = row["kills"]
+    return [*medians, str(sum(kills.values())), *(str(kills[outcome]) for outcome in OUTCOMES)]
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table."""
-    rows = result["rows"]
-    title = f"tokens: medians of {result['rounds']} rounds of {result['seconds']:g} s"
-    table = Table(title=title, title_justify="left")
-    for name in ("", *(row["mechanism"] for row in rows)):
-        table.add_column(name, justify="right" if name else "left")
-
-    def line(name: str, text: Callable[[dict[str, Any]], str]) -> None:
-        table.add_row(name, *("none" if "error" in row else text(row) for row in rows))
-
-    line("round trip, µs", lambda row: f"{row['round_trip_us']['median']:.1f}")
-    line("its 99th percentile, µs", lambda row: f"{row['round_trip_p99_us']['median']:.1f}")
-    line("tokens/s, one writer, many at once", lambda row: f"{row['tokens_per_second']['median']:,.0f}")
-    line("tokens a read", lambda row: f"{row['batch']['median']:.1f}")
-    line("writers killed", lambda row: f"{sum(row['kills'].values())}")
-    for outcome, meaning in OUTCOMES.items():
-        line(f"{outcome}: {meaning}", lambda row, outcome=outcome: f"{row['kills'][outcome]}")
-    screen = console()
-    screen.print(table)
-    for row in rows:
-        if "error" in row:
-            screen.print(row["error"], markup=False)
-    screen.print(result["note"], markup=False)
-    screen.print(machine_line(result["machine"]), markup=False)
-
-
-def compare(options: Options, command: str) -> None:
+def compare(arguments: TokensArguments) -> None:
     """Measure, write, show. Raises ConfigError before anything is started."""
-    check(options)
-    # Lines instead of a live display, whose thread would be forked half-way through something.
-    progress = console(stderr=True)
-    rows = measure(options, lambda text: progress.print(text, markup=False))
-    result = report(rows, options, command)
-    if options.json is not None:
-        write_file(options.json, json.dumps(result, indent=2) + "\n")
-    show(result)
+    problems, kills = Problems(arguments), arguments.kills
+    problems.require(0 <= kills <= 100_000, "kills", kills, "0 to 100000")
+    problems.raise_any()
+    rows = measure(arguments)
+    rounds = {row["mechanism"]: row["rounds"] for row in rows if "rounds" in row}
+    compared = {
+        key: ratios({name: [one[key] for one in found] for name, found in rounds.items()})
+        for key in ("round_trip_us", "round_trip_p99_us", "tokens_per_second")
+    }
+    turns = Turns(seconds=arguments.seconds, rounds=arguments.rounds)  # kills are in every row
+    result = save(turns, arguments.json, rows=rows, ratios=compared, note=_NOTE)
+    title = f"tokens: medians of {arguments.rounds} rounds of {arguments.seconds:g} s"
+    lines = list(zip(_NAMES, *map(_cells, rows), strict=True))
+    table = plain_table(title, ["", *(row["mechanism"] for row in rows)], lines)
+    errors = [row["error"] for row in rows if "error" in row]
+    show({"machine": result["machine"]}, table, *errors, _NOTE)
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Options, prog="python -m bench.tokens", description=__doc__)
-    run(lambda: compare(chosen, f"python -m bench.tokens {shlex.join(sys.argv[1:])}".rstrip()))
+    main(TokensArguments, compare, __doc__)
