@@ -4,7 +4,7 @@
 
 The collector is measured twice, with its defaults and with the n, N and M that the tuner finds first. Per
 environment all methods take turns in interleaved rounds (see ``bench.fps``); ratios are taken within a
-round. The folder gets table.md, table.csv, table.json and table.png.
+round. The folder gets table.md, table.json and table.png.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ class CompareArguments(Turns):
     """What ``python -m bench.compare`` takes."""
 
     out: Path
-    """Folder for table.md, table.csv, table.json and table.png; made if it is missing."""
+    """Folder for table.md, table.json and table.png; made if it is missing."""
     envs: tuple[str, ...] = ("CartPole-v1", _MUJOCO[0], "CrafterReward-v1", GAME_BOY, *_MUJOCO[1:])
     """Environments, a column each. "gameboy" alone plays the project's own cartridge."""
     methods: tuple[str, ...] = ("ours-serial", *_STOCK, *_DESIGNS)
@@ -59,7 +59,6 @@ def compare(arguments: CompareArguments) -> None:
     require_any([row for column in columns for row in column["rows"]])
     result = save(arguments, arguments.out / "table.json", envs=columns)
     page = compare_page.markdown(result)
-    write_file(arguments.out / "table.csv", compare_page.csv_text(result))
     write_file(arguments.out / "table.md", page)
     write_file(arguments.out / "table.png", compare_page.picture(result))
     print(page, end="")
@@ -68,12 +67,14 @@ def compare(arguments: CompareArguments) -> None:
 def check(arguments: CompareArguments, envs: dict[str, str]) -> None:
     """Raises ConfigError with everything that is wrong. envs: see ``_column``, by name."""
     problems = Problems(arguments)
-    problems.attempt(lambda: check_folder(arguments.out), "--out: ")
+    with problems.kept("--out: "):
+        check_folder(arguments.out)
     problems.positive("tune-seconds", arguments.tune_seconds)
     if not envs:
         problems.found.append("--envs names none")
     for env in envs.values():
-        problems.attempt(lambda env=env: make_plan(Options(env=env, methods=arguments.methods)))
+        with problems.kept():
+            make_plan(Options(env=env, methods=arguments.methods))
     problems.raise_any()
 
 

@@ -10,7 +10,7 @@ import difflib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 COMMANDS = {
@@ -55,8 +55,10 @@ def main(line: Sequence[str] | None = None) -> NoReturn:
     if name == "bench":
         name, rest = _choose("fastcollect bench", BENCHES, BENCH_EXAMPLES, rest)
         _run_module(f"bench.{name}", rest)
+    elif name in ("report", "export"):
+        _run_module(f"trainers.{name}", rest)
     else:
-        _RUN[name](rest)
+        {"tune": _tune, "train": _train}[name](rest)
     sys.exit(0)
 
 
@@ -106,13 +108,6 @@ def _run_module(module: str, line: Sequence[str]) -> None:
     sys.argv = [module, *line]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-
-_RUN: dict[str, Callable[[Sequence[str]], None]] = {
-    "tune": _tune,
-    "train": _train,
-    "report": lambda line: _run_module("trainers.report", line),
-    "export": lambda line: _run_module("trainers.export", line),
-}
 
 if __name__ == "__main__":
     main()

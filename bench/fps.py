@@ -7,14 +7,16 @@ changing from round to round. Ratios are taken within a round, so that a machine
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
+from operator import itemgetter
 from typing import Annotated, Any, Self
 
 import tyro
 
 from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.measure import MeasurementError, measure, take_turns
-from bench.harness.results import Row, console, measured, rate_table, show
+from bench.harness.results import Columns, Row, console, measured, rate_table, show
 from bench.methods import METHODS, names
 from bench.methods.base import Request, is_cheap
 from fastcollect.control.config import CollectorConfig
@@ -78,7 +80,8 @@ class Case:
 
     def resized(self, size: Parallelism, label: str) -> Self:
         """With other n, N and M, and another label."""
-        return Case(replace(self.request, parallelism=size), {**self.row, **asdict(size), "label": label})
+        row = {**self.row, **asdict(size), "label": label}
+        return replace(self, request=replace(self.request, parallelism=size), row=row)
 
 
 def make_plan(options: Options) -> list[Case]:
@@ -89,10 +92,12 @@ def make_plan(options: Options) -> list[Case]:
         resolve(EnvConfig(id=options.env))
     except (ValueError, ImportError) as error:
         problems.found.append(f"--env: {error}")
-    policy = problems.attempt(lambda: parse_policy(options.policy, options.env), "--policy: ")
+    with problems.kept("--policy: "):
+        policy = parse_policy(options.policy, options.env)
     sizes = options.sizes(Parallelism(1, 1, 0))
     for size in sizes:
-        problems.attempt(lambda size=size: CollectorConfig(env=EnvConfig(id="")).with_parallelism(size))
+        with problems.kept():
+            CollectorConfig(env=EnvConfig(id="")).with_parallelism(size)
     problems.require(len(set(sizes)) == len(sizes), "n, --N or --M", "given", "each value once")
     problems.raise_any()
     return [case for method in options.methods for case in _cases(method, options, policy)]
@@ -155,7 +160,7 @@ def _fitted(case: Case, seconds: float) -> Case:
 def measure_cases(cases: Sequence[Case], seconds: float, rounds: int) -> list[Row]:
     """The rows of a result, measured in turns."""
     cases = [_fitted(case, seconds) for case in cases]
-    turns = {case.row["label"]: lambda case=case: case.measure(seconds) for case in cases}
+    turns = {case.row["label"]: partial(case.measure, seconds) for case in cases}
     outcomes = take_turns(turns, rounds, WARM_UP + seconds + _GUESSED_START, "steps/s")
     return measured([case.row for case in cases], outcomes, "fps")
 
@@ -166,8 +171,8 @@ def require_any(rows: Sequence[Row], rate: str = "fps") -> None:
         raise WorkerError("none of the methods could be measured here")
 
 
-HEAD = {"method": lambda row: row["method"], **{key: lambda row, key=key: str(row[key]) for key in "nNM"}}
-TAIL = {
+_HEAD = {key: itemgetter(key) for key in ("method", "n", "N", "M")}
+_TAIL: Columns = {
     "start s": lambda row: f"{row['start_seconds']:.1f}",
     "CPUs": lambda row: f"{row['cpus_busy']:.1f}",
     "MiB/env": lambda row: f"{row['memory_mib'] / row['num_envs']:.1f}",
@@ -182,7 +187,7 @@ def compare(arguments: FpsArguments) -> None:
     rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
     title = f"{arguments.env}: environment steps per second, {rounds}{policy}"
     notes = {row["method"]: f"{row['method']}: {row['note']}" for row in rows if row["fps"]}
-    show(result, rate_table(title, rows, "fps", HEAD, TAIL), *notes.values())
+    show(result, rate_table(title, rows, "fps", _HEAD, _TAIL), *notes.values())
     require_any(rows)
 
 

@@ -1,4 +1,4 @@
-"""SAC updates a second: ours, SBX's and Stable-Baselines3's, on the same batches and widths, taking turns.
+"""Updates a second: ours, SBX's and Stable-Baselines3's, on the same batches and widths, taking turns.
 
 python -m bench.learner --json FILE        (the peers come with: make peers)
 
@@ -11,6 +11,8 @@ batch. "ours-collecting" is the whole loop: env workers step a real environment 
 import contextlib
 import math
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 from bench.fps import check_methods, require_any
 from bench.harness.command import Output, Problems, Turns, main, save
@@ -71,7 +73,7 @@ def measure_batch(arguments: LearnerArguments, batch: int) -> list[Row]:
             except MeasurementError as error:
                 outcomes[name] = f"{name}: {error}"
         settle, seconds = arguments.settle, arguments.seconds
-        turns = {name: lambda part=part: part(settle, seconds) for name, part in ready.items()}
+        turns = {name: partial(part, settle, seconds) for name, part in ready.items()}
         outcomes |= take_turns(turns, arguments.rounds, settle + seconds, "updates/s")
     rows = [{"label": name, "method": name, "batch": batch} for name in arguments.methods]
     return measured(rows, outcomes, RATE)
@@ -84,10 +86,10 @@ def compare(arguments: LearnerArguments) -> None:
     rows = [row for part in parts for row in part]
     result = save(arguments, arguments.json, rows=rows)
     title = (
-        f"SAC updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
+        f"updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
         f"{arguments.seconds:g} s, ratios within a round"
     )
-    head = {"method": lambda row: row["method"], "batch": lambda row: str(row["batch"])}
+    head = {key: itemgetter(key) for key in ("method", "batch")}
     tables = [rate_table(title, part, RATE, head, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))

@@ -61,18 +61,19 @@ def check(arguments: PipelineArguments) -> TrainArguments:
     task = "a Meta-World task such as 'reach-v3'"
     problems.require(arguments.env in METAWORLD_TASKS, "env", arguments.env, task)
     if (runs := arguments.runs) is not None:
-        problems.attempt(lambda: check_folder(runs), "--runs: ")
+        with problems.kept("--runs: "):
+            check_folder(runs)
         # Of a finished run train.py only says that it is: that would be measured.
         problems.found += [
             f"--runs: {str(runs / stage)!r} exists; allowed: a folder without it"
             for stage in STAGES
             if os.path.lexists(runs / stage)
         ]
-    read = problems.attempt(lambda: study(_flags(arguments, "--stage", "dense")), "--flags: ")
-    chosen, refused = read or (None, [])
-    problems.found += refused
-    if chosen is not None:
-        problems.attempt(lambda: stock_arguments(chosen.env_kwargs))
+    with problems.kept("--flags: "):
+        chosen, refused = study(_flags(arguments, "--stage", "dense"))
+        problems.found += refused
+        with problems.kept():
+            stock_arguments(chosen.env_kwargs)
     problems.raise_any()
     return chosen
 
@@ -111,8 +112,8 @@ def accounts(
     in each measurement.
     """
     work = {key: made[key] for key in ("env_steps", "updates")}
-    ours = {"wall_seconds": sum(stages.values()), "stages": dict(stages), "rounds": made["rounds"]}
-    original = {"wall_seconds": made["env_steps"] * len(pace) / sum(pace), "env_steps_per_second": [*pace]}
+    ours = {"wall_seconds": sum(stages.values()), "stages": stages, "rounds": made["rounds"]}
+    original = {"wall_seconds": made["env_steps"] * len(pace) / sum(pace), "env_steps_per_second": pace}
     return [
         {"method": "ours", **work, **ours, "projected": False},
         {"method": "original protocol", **work, **original, "projected": True},

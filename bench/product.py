@@ -1,94 +1,89 @@
 """What the benchmarks know of how the product trains: the one file to change when training changes."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.methods.learners import LearnerRequest
+from bench.methods.learners import LearnerRequest, Storage
 from bench.methods.stock import spec_of
-from engine.algorithms import CONFIGS
+from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
 from engine.networks import mlp, tanh_gaussian
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.control.source import BlockSource
+from fastcollect.envs.base import EnvSpec
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
 from trainers.run.learner import Learner, learner_config, make_algorithm
-from trainers.run.session import Session
 from trainers.run.training import open_session
 
 
-@dataclass(frozen=True)
-class TrainingLoop:
-    """A session that nobody looks on, run by turns."""
+class TrainingLoop(NamedTuple):
+    """The product's loop without evaluations, checkpoints and metrics.
 
-    session: Session
+    turn: takes one block, dispatches the updates that it brings and returns the environment steps in it.
+    updates: how many were dispatched so far. wait: returns when all of them are computed. close: ends the
+    workers.
+    """
 
-    @property
-    def collector(self) -> BlockSource:
-        """What collects."""
-        return self.session.source
-
-    @property
-    def updates(self) -> int:
-        """Updates that were dispatched so far."""
-        return self.session.learner.updates
-
-    def turn(self) -> int:
-        """Take one block and dispatch the updates that it brings; returns the environment steps in it."""
-        return len(self.session.turn())
-
-    def wait(self) -> None:
-        """Return when every update dispatched so far is computed."""
-        _wait(self.session.learner)
+    collector: BlockSource
+    turn: Callable[[], int]
+    updates: Callable[[], int]
+    wait: Callable[[], None]
+    close: Callable[[], None]
 
 
 def _wait(learner: Learner) -> None:
     jax.block_until_ready((learner.state, learner.acting))
 
 
-@contextlib.contextmanager
-def training_loop(config: TrainConfig, model_device: str = "cpu") -> Iterator[TrainingLoop]:
-    """The product's loop without evaluations, checkpoints and metrics, its workers started.
+def training_loop(config: TrainConfig, model_device: str = "cpu") -> TrainingLoop:
+    """Start workers and learner. model_device: what model workers infer on.
 
-    model_device: what model workers infer on. Raises ConfigError for an environment that cannot be learned.
+    Raises ConfigError for an environment that cannot be learned.
     """
-    with open_session(config, model_device) as session:
-        yield TrainingLoop(session)
+    stack = contextlib.ExitStack()
+    session = stack.enter_context(open_session(config, model_device))
+    learner = session.learner
+    return TrainingLoop(
+        collector=session.source,
+        turn=lambda: len(session.turn()),
+        updates=lambda: learner.updates,
+        wait=lambda: _wait(learner),
+        close=stack.close,
+    )
+
+
+def _config(env: str, algorithm: Mapping[str, Any], **settings: Any) -> TrainConfig:
+    """The product's defaults but for these, learning from the first step on."""
+    make: Callable[..., AlgorithmConfig] = CONFIGS[ALGORITHM]
+    return TrainConfig(env=env, start_steps=0, algorithm=make(**algorithm), **settings)
 
 
 def collecting_config(env: str, hidden: Sequence[int], size: Parallelism) -> TrainConfig:
-    """The product's defaults with networks and workers of these sizes, learning from the first step on."""
-    collect = CollectConfig(n=size.n, N=size.N, M=size.M)
-    algorithm = CONFIGS[ALGORITHM](hidden=tuple(hidden))
-    return TrainConfig(env=env, start_steps=0, algorithm=algorithm, collect=collect)
+    """Networks and workers of these sizes."""
+    return _config(env, {"hidden": tuple(hidden)}, collect=CollectConfig(n=size.n, N=size.N, M=size.M))
 
 
-def training_config(request: LearnerRequest, storage: str | None = None) -> TrainConfig:
+def training_config(request: LearnerRequest, storage: Storage | None = None) -> TrainConfig:
     """The configuration of a request for updates. storage: where the replay lies, see ReplayConfig."""
-    algorithm = CONFIGS[ALGORITHM](
-        hidden=tuple(request.hidden),
-        batch_size=request.batch,
-        discount=request.discount,
-        target_rate=request.target_rate,
+    algorithm = {
+        "hidden": tuple(request.hidden),
+        "batch_size": request.batch,
+        "discount": request.discount,
+        "target_rate": request.target_rate,
         **{f"{name}_learning_rate": request.learning_rate for name in ("actor", "critic", "temperature")},
-    )
-    return TrainConfig(
-        env=request.env,
-        updates_per_step=request.updates_per_step,
-        start_steps=0,
-        algorithm=algorithm,
-        replay=ReplayConfig(capacity=request.rows, storage=storage),
-    )
+    }
+    replay = ReplayConfig(capacity=request.rows, storage=storage)
+    return _config(request.env, algorithm, updates_per_step=request.updates_per_step, replay=replay)
 
 
-def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], int], Callable[[], None]]:
+def filled_learner(request: LearnerRequest, storage: Storage) -> tuple[Callable[[], int], Callable[[], None]]:
     """The product's learner alone, its replay full of random transitions.
 
     Returns a function that dispatches some updates and says how many, and one that returns when all of them
@@ -118,8 +113,8 @@ def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], 
 
 
 def single_updates(
-    arguments: TrainArguments, observation_space: gymnasium.Space, action_space: gymnasium.Space
-) -> tuple[Callable, Callable, int]:
+    arguments: TrainArguments, spec: EnvSpec
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[Mapping[str, np.ndarray]], None], int]:
     """The product's losses as the original study calls them, and their batch size.
 
     The first function gives an action (actions,) for one observation (observations,) and is not compiled; the
@@ -127,7 +122,7 @@ def single_updates(
     terminated), from which the normaliser is updated, too, and reads every metric.
     """
     config, key = arguments.algorithm, jax.random.key(0)
-    algorithm = config.make(spec_of(observation_space, action_space), variance_floor=1e-4)
+    algorithm = config.make(spec, variance_floor=1e-4)
     state = algorithm.init(0)
 
     @jax.jit

@@ -11,6 +11,7 @@ what it waits for another group's step included.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
 from bench.harness.command import Output, Problems, Turns, main, save
-from bench.harness.results import panels, png, rate_table, show
+from bench.harness.results import Row, panels, png, rate_table, show
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
@@ -54,11 +55,14 @@ def points_to(most: int) -> list[int]:
 def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
     """Cases and the axes on which they lie. Raises ConfigError with everything that is wrong."""
     problems = Problems(arguments)
-    middle, own, cases = default_setting(arguments.env), arguments.policy, {}
+    middle, own = default_setting(arguments.env), arguments.policy
+    cases: dict[str, Case] = {}
     if arguments.n is not None:
         middle = replace(middle, n=arguments.n)
-    problems.attempt(lambda: CollectorConfig(env=EnvConfig(id="")).with_parallelism(middle))
-    problems.attempt(lambda: make_plan(Options(env=arguments.env, policy=own)))
+    with problems.kept():
+        CollectorConfig(env=EnvConfig(id="")).with_parallelism(middle)
+    with problems.kept():
+        make_plan(Options(env=arguments.env, policy=own))
     problems.raise_any()
 
     def point(method: str = "ours", policy: str | None = own, **sizes: int) -> str:
@@ -103,21 +107,22 @@ def _points(axis: str, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: rows[label] for name, label in result["axes"][axis].items()}
 
 
-def _named(prefix: str, shares: Mapping[str, float]) -> list[float]:
+def _share(prefix: str, row: Row) -> str:
     """Of the states whose names begin so: waiting is for actions or for the learner."""
-    return [share for state, share in shares.items() if state.startswith(prefix)]
+    shares = row["shares"]["env_worker"]
+    return f"{sum(share for state, share in shares.items() if state.startswith(prefix)):.0%}"
+
+
+def _latency(quantile: str, row: Row) -> str:
+    return f"{row['action_latency_seconds'][quantile] * 1e3:.2f}"
 
 
 def _table(axis: str, result: Mapping[str, Any]) -> Table:
     points = _points(axis, result)
     first, names = next(iter(points.values())), {row["label"]: name for name, row in points.items()}
     fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
-    tail = {
-        name: lambda row, name=name: f"{sum(_named(name, row['shares']['env_worker'])):.0%}"
-        for name in ("stepping", "inferring", "waiting")
-    }
-    for name, quantile in _LATENCIES.items():
-        tail[name] = lambda row, key=quantile: f"{row['action_latency_seconds'][key] * 1e3:.2f}"
+    shares = {name: partial(_share, name) for name in ("stepping", "inferring", "waiting")}
+    tail = shares | {name: partial(_latency, quantile) for name, quantile in _LATENCIES.items()}
     title, head = f"{first['env']} along {axis}, with {fixed}", {axis: lambda row: names[row["label"]]}
     return rate_table(title, list(points.values()), "fps", head, tail)
 

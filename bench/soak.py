@@ -41,10 +41,9 @@ def soak(arguments: SoakArguments) -> None:
     least = "at least 2, and a step for each"
     enough = 2 <= arguments.checkpoints <= arguments.steps
     problems.require(enough, "checkpoints", arguments.checkpoints, least)
-    policy = problems.attempt(lambda: parse_policy(None, arguments.env))
-    config = problems.attempt(
-        lambda: CollectorConfig(env=EnvConfig(id=arguments.env), policy=policy).with_parallelism(size)
-    )
+    env = EnvConfig(id=arguments.env)
+    with problems.kept():
+        config = CollectorConfig(env=env, policy=parse_policy(None, arguments.env)).with_parallelism(size)
     problems.raise_any()
     rows, taken, start = [], 0, time.monotonic()
     with Collector(config) as collector, console(stderr=True).status("collecting") as status:

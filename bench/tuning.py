@@ -51,9 +51,8 @@ def compare(arguments: TuningArguments) -> None:
     """Tune, sweep, and let the two answers race."""
     problems = Problems(arguments)
     problems.positive("final-seconds", arguments.final_seconds)
-    config = problems.attempt(
-        lambda: tuner_config(arguments.env, arguments.policy, arguments.budget, arguments.trial_seconds)
-    )
+    with problems.kept():
+        config = tuner_config(arguments.env, arguments.policy, arguments.budget, arguments.trial_seconds)
     problems.raise_any()
     with console(stderr=True).status("") as status:
 
@@ -80,9 +79,9 @@ def compare(arguments: TuningArguments) -> None:
         turns = f"median of {len(trial.slices)} turns"
         lines.append(f"  {each}: {trial.fps:,.0f} steps/s ({turns}), pick / this = {over[each]:.3f}")
     least = min(over.values())
-    tuner = {"pick": str(pick), "seconds": picked.seconds, "trials": trials}
+    tuned = {"pick": str(pick), "seconds": picked.seconds, "trials": trials}
     sweep = {str(each): {"score": trial.score, "fps": trial.fps} for each, trial in swept.items()}
-    found = {"tuner": tuner, "sweep": sweep, "final": raced, "pick_over_best": least}
+    found = {"tuner": tuned, "sweep": sweep, "final": raced, "pick_over_best": least}
     result = save(arguments, arguments.json, policy=config.collector.policy.name, **found)
     best = f"the pick reaches {least:.3f} of the best of the exhaustive sweep"
     show(result, f"tuner: {pick} after {picked.seconds:.0f} s, {trials} trials", *lines, best)

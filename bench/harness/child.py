@@ -73,8 +73,8 @@ def _start_guard() -> int:
 
     The parent does as much, and dying with it takes along this process alone, not what a peer started.
     """
-    null = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen([sys.executable, "-ISc", _GUARD, str(os.getpid())], **null).pid
+    command, null = [sys.executable, "-ISc", _GUARD, str(os.getpid())], subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null).pid
 
 
 def main() -> None:
@@ -89,7 +89,8 @@ def main() -> None:
             clock(subject, 0)
             print(json.dumps({"ready": True}), file=answers)
             for line in sys.stdin:
-                print(json.dumps(measure_slice(subject, *json.loads(line), but=guard)), file=answers)
+                warm_up, seconds = json.loads(line)
+                print(json.dumps(measure_slice(subject, warm_up, seconds, guard)), file=answers)
     except Exception as error:
         # A ValueError of ours is a sentence for the user; anything else needs its name.
         text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -1,10 +1,11 @@
 """From the command line to a result file: the flags that commands share, and everything wrong at once."""
 
+import contextlib
 import json
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -43,18 +44,19 @@ class Problems:
     def __init__(self, arguments: Any) -> None:
         self.found: list[str] = []
         if isinstance(arguments, Output):
-            self.attempt(lambda: check_writable(arguments.json), "--json: ")
+            with self.kept("--json: "):
+                check_writable(arguments.json)
         if isinstance(arguments, Turns):
             self.require(1 <= arguments.rounds <= 1000, "rounds", arguments.rounds, "1 to 1000")
             self.positive("seconds", arguments.seconds, 3600)
 
-    def attempt(self, call: Callable[[], T], prefix: str = "") -> T | None:
-        """What the call returns, or None after a ConfigError, whose problems are kept behind the prefix."""
+    @contextlib.contextmanager
+    def kept(self, prefix: str = "") -> Iterator[None]:
+        """A ConfigError ends what is done within and no more; its problems are kept behind the prefix."""
         try:
-            return call()
+            yield
         except ConfigError as error:
             self.found += [prefix + problem for problem in error.problems]
-            return None
 
     def require(self, holds: bool, flag: str, value: object, allowed: str) -> None:
         """Keep a problem that names the flag, its value and what is allowed, unless the condition holds."""
@@ -72,7 +74,7 @@ class Problems:
             raise ConfigError(list(dict.fromkeys(self.found)))
 
 
-def main(arguments: type[T], act: Callable[[T], object], description: str | None) -> NoReturn:
+def main(arguments: type[T], act: Callable[[T], None], description: str | None) -> NoReturn:
     """Be a command: read the flags, call ``act`` with them, exit."""
     chosen = tyro.cli(arguments, prog=shlex.join(["python", *sys.orig_argv[1:3]]), description=description)
     run(lambda: act(chosen))

@@ -146,12 +146,14 @@ class _Child:
             )
         finally:
             os.close(write)
+        assert self._process.stdin is not None
+        self._stdin = self._process.stdin
         self.send(asdict(request))
 
     def send(self, line: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has ended; receive says how
-            self._process.stdin.write(json.dumps(line).encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(line).encode() + b"\n")
+            self._stdin.flush()
 
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next answer. Raises MeasurementError when it is an error or does not come."""
@@ -176,7 +178,7 @@ class _Child:
     def finish(self) -> None:
         """Tell it that nothing more is asked, and give it time to end by itself."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._stdin.close()
         self._wait()
 
     def close(self) -> None:
@@ -186,7 +188,7 @@ class _Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._stdin.close()
         self._output.close()
         os.close(self._read)
 

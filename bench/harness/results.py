@@ -15,8 +15,8 @@ from rich.table import Table
 from bench.methods import METHODS
 
 Row = dict[str, Any]
-Columns = Mapping[str, Callable[[Row], str]]
-"""By a column's name: the text of its cell in a row."""
+Columns = Mapping[str, Callable[[Row], object]]
+"""By a column's name: what its cell in a row says."""
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -70,13 +70,13 @@ def rate_table(
     others = [row["label"] for row in found if METHODS[row["method"]].role != "ours"]
     against, lines = others or [row["label"] for row in found[:1]], []
     for row in rows:
-        line = [text(row) for text in head.values()]
+        line = [str(text(row)) for text in head.values()]
         if row[rate] is None:
             lines.append([*line, "none"])
             continue
         line += [f"{row[rate][key]:,.{digits}f}" for key in numbers]
         line += [f"{row['ratios'][label]:.2f}" if label in row["ratios"] else "" for label in against]
-        lines.append([*line, *(text(row) for text in tail.values())])
+        lines.append([*line, *(str(text(row)) for text in tail.values())])
     return plain_table(title, [*head, *numbers, *(f"\u00d7 {label}" for label in against), *tail], lines)
 
 
@@ -113,12 +113,9 @@ def show(result: Mapping[str, Any], *parts: Table | str) -> None:
 
 def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
     """A figure and its (rows, columns) panels. size: inches."""
-    # The object interface needs no display, unlike pyplot.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # needs no display, unlike pyplot
 
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

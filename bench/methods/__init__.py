@@ -1,6 +1,6 @@
 """The methods that are compared, each something that can be stepped and timed.
 
-Each file declares its own in ``METHODS`` and is registered by one line below. Every peer's interpreter
+Each file declares its own in ``METHODS`` and is registered by its name below. Every peer's interpreter
 imports all of the files, so that what a peer needs is imported where it is built.
 """
 
@@ -11,16 +11,7 @@ from typing import Any
 from bench.methods.base import Method
 from fastcollect.control.parallelism import Parallelism
 
-_FILES = (
-    "ours",
-    "learners",
-    "naive",
-    "vector_envs",
-    "sample_factory",
-    "physics",
-    "original_protocol",
-)
-
+_FILES = ("ours", "learners", "naive", "vector_envs", "sample_factory", "physics", "original_protocol")
 METHODS: Mapping[str, Method] = {
     method.name: method for file in _FILES for method in import_module(f"bench.methods.{file}").METHODS
 }

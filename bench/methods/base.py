@@ -9,7 +9,7 @@ from typing import Any
 
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
-from fastcollect.memory.tokens import TokenChannel
+from fastcollect.support.cpu import cpu_count
 
 _PR_SET_PDEATHSIG = 1
 
@@ -19,7 +19,7 @@ class Request:
     """A request to one process to count environment steps. method: a key of METHODS.
 
     policy: see ``fastcollect.policies.choice.parse_policy``. index: which of several processes of the same
-    method this is. tokens: what carries the collector's.
+    method this is.
     """
 
     method: str
@@ -27,7 +27,6 @@ class Request:
     parallelism: Parallelism
     policy: str | None = None
     index: int = 0
-    tokens: TokenChannel = "pipes"
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Subject:
     wait: Callable[[], None] = lambda: None
 
 
+Build = Callable[[Any], Subject]
 Sizes = Callable[[str, Sequence[Parallelism]], Sequence[Parallelism]]
 """From an environment and what was chosen for our methods (else tuned, else default) to a method's own."""
 
@@ -68,7 +68,7 @@ class Method:
     """
 
     name: str
-    build: Callable[[Any], Subject]
+    build: Build
     note: str = ""
     peer: str | None = None
     role: str = "ours"
@@ -97,9 +97,14 @@ def is_cheap(env: str) -> bool:
     return env == "CartPole-v1" or env.startswith("vector:")
 
 
-def worker_envs(env: str) -> int:
-    """Environments of each process of a peer that has few processes.
+def each_processor(models: int, most: int = 1024) -> Sizes:
+    """Of a peer with a process of at most so many environments for each processor, and model processes.
 
     Stock Meta-World and Crafter take a second to build; with 32 of the former Sample Factory was no faster.
     """
-    return 1024 if is_cheap(env) else 16 if env in METAWORLD_TASKS or env in CRAFTER else 64
+
+    def sizes(env: str, _: object) -> list[Parallelism]:
+        n = 1024 if is_cheap(env) else 16 if env in METAWORLD_TASKS or env in CRAFTER else 64
+        return [Parallelism(min(n, most), cpu_count(), models)]
+
+    return sizes

@@ -1,16 +1,18 @@
 """Learners of the same algorithm on the same batches: ours, SBX's and Stable-Baselines3's."""
 
-import contextlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from bench.methods.base import Method, Subject
+
+Storage = Literal["host", "device"]
+"""Where the product's replay lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ def updating(request: LearnerRequest) -> Subject:
     """The product's learner with a full replay, kept on the host or on the device."""
     from bench.product import filled_learner
 
-    update, wait = filled_learner(request, storage=request.method.removeprefix("ours-"))
+    update, wait = filled_learner(request, "device" if request.method == "ours-device" else "host")
     return Subject(update, facts=_OURS, wait=wait)
 
 
@@ -62,15 +64,14 @@ def collecting(request: LearnerRequest) -> Subject:
     """The product's loop: workers collect, and the ratio of updates to their steps is kept."""
     from bench.product import training_config, training_loop
 
-    stack = contextlib.ExitStack()
-    loop = stack.enter_context(training_loop(training_config(request)))
+    loop = training_loop(training_config(request))
 
     def step() -> int:
-        before = loop.updates
+        before = loop.updates()
         loop.turn()
-        return loop.updates - before
+        return loop.updates() - before
 
-    return Subject(step, stack.close, facts=_OURS, wait=loop.wait)
+    return Subject(step, loop.close, facts=_OURS, wait=loop.wait)
 
 
 def peer(request: LearnerRequest) -> Subject:

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Method, Request, Subject, die_with, worker_envs
+from bench.methods.base import Method, Request, Subject, die_with, each_processor
 from bench.methods.stock import Actor, make_stock
-from fastcollect.control.parallelism import Parallelism
-from fastcollect.support.cpu import cpu_count
 
 ROLLOUT_STEPS = 32
 _WAITING_ROLLOUTS = 4  # for each worker, so that a slow caller does not fill the memory
@@ -31,10 +29,11 @@ def naive(request: Request) -> Subject:
     context, size, parent = multiprocessing.get_context("spawn"), request.parallelism, os.getpid()
     observations, rollouts = context.Queue(), context.Queue(_WAITING_ROLLOUTS * size.N)
     pipes = [context.Pipe(duplex=False) for _ in range(size.N)]
-    calls = [(run_model, (parent, request, observations, [send for _, send in pipes]))]
+    model = parent, request, observations, [send for _, send in pipes]
+    processes = [context.Process(target=run_model, args=model, daemon=True)]
     for index, (receive, _) in enumerate(pipes):
-        calls.append((run_worker, (parent, index, request, observations, receive, rollouts)))
-    processes = [context.Process(target=target, args=args, daemon=True) for target, args in calls]
+        worker = parent, index, request, observations, receive, rollouts
+        processes.append(context.Process(target=run_worker, args=worker, daemon=True))
     for process in processes:
         process.start()
     # The children have their own ends now; with ours open nobody would see a broken pipe.
@@ -119,10 +118,4 @@ def _take(rollouts: Any, processes: Sequence[multiprocessing.process.BaseProcess
 
 
 _NOTE = "N processes of n stock environments, a queue to one model process, pipes back, rollouts in a queue"
-
-
-def _sizes(env: str, _: object) -> list[Parallelism]:
-    return [Parallelism(worker_envs(env), cpu_count(), 1)]
-
-
-METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=_sizes, obeys=True),)
+METHODS = (Method("naive", naive, _NOTE, role="peer", policy=True, sizes=each_processor(1), obeys=True),)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.methods.base import Method, Subject
+from bench.methods.stock import spec_of
 from fastcollect.support.command import parse_kwargs
 from fastcollect.support.errors import ConfigError
 
@@ -54,12 +55,10 @@ def build(request: StudyRequest) -> Subject:
     stock = {"vectorization_mode": "sync", **stock_arguments(arguments.env_kwargs)}
     envs = gymnasium.make_vec("Meta-World/MT1", env_name=arguments.env, num_envs=request.num_envs, **stock)
     observation, _ = envs.reset(seed=0)
-    size, actions = observation.shape[1], envs.single_action_space.shape[0]
-    act, learn, batch_size = single_updates(
-        arguments, envs.single_observation_space, envs.single_action_space
-    )
-    shapes = {"observation": (size,), "action": (actions,), "reward": (), "terminated": ()}
-    shapes["next_observation"] = (size,)
+    spec = spec_of(envs.single_observation_space, envs.single_action_space)
+    act, learn, batch_size = single_updates(arguments, spec)
+    shapes = {"action": spec.action.shape, "reward": (), "terminated": ()}
+    shapes |= dict.fromkeys(("observation", "next_observation"), spec.observation_shape)
     replay = {name: np.zeros((request.capacity, *shape), np.float32) for name, shape in shapes.items()}
     env_steps, updates, rng = 0, 0, np.random.default_rng(0)
 

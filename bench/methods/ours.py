@@ -1,6 +1,5 @@
 """The collector, whole and in parts."""
 
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from bench.methods.base import Method, Request, Subject, UnsupportedError, one_p
 from bench.methods.stock import draw_actions
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.source import BlockSource
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
 from fastcollect.policies.choice import parse_policy
@@ -32,9 +32,8 @@ def ours(request: Request) -> Subject:
     """The whole path, drained by this process: workers of every kind, or the collector's serial twin."""
     size, policy = request.parallelism, parse_policy(request.policy, request.env)
     device = "gpu" if request.method == "ours-gpu" else "cpu"
-    config = CollectorConfig(
-        env=env_config(request), policy=policy, model_device=device, tokens=request.tokens
-    ).with_parallelism(size)
+    config = CollectorConfig(env=env_config(request), policy=policy, model_device=device)
+    config = config.with_parallelism(size)
     if request.method == "ours-serial":
         from fastcollect.control.serial import SerialCollector
 
@@ -45,7 +44,7 @@ def ours(request: Request) -> Subject:
     return Subject(lambda: len(collector.take()), collector.close, size.total, facts)
 
 
-def _facts_since_now(collector: Collector) -> Callable[[], dict[str, Any]]:
+def _facts_since_now(collector: BlockSource) -> Callable[[], dict[str, Any]]:
     begin = collector.stats()
 
     def facts() -> dict[str, Any]:
@@ -66,18 +65,16 @@ def ours_learner(request: Request) -> Subject:
     if hidden is None:
         raise UnsupportedError(f"{request.method} learns policies of hidden widths only, such as 256,256")
     config = collecting_config(request.env, hidden, request.parallelism)
-    with contextlib.ExitStack() as stack:
-        loop = stack.enter_context(training_loop(config, "gpu" if on_gpu else "cpu"))
-        while not loop.updates:  # they are compiled before the clock starts
-            loop.turn()
-        loop.wait()
-        facts, begin = _facts_since_now(loop.collector), loop.updates
-        end = stack.pop_all().close
+    loop = training_loop(config, "gpu" if on_gpu else "cpu")
+    while not loop.updates():  # they are compiled before the clock starts
+        loop.turn()
+    loop.wait()
+    facts, begin = _facts_since_now(loop.collector), loop.updates()
 
     def counted() -> dict[str, Any]:
-        return {**facts(), "updates": loop.updates - begin}
+        return {**facts(), "updates": loop.updates() - begin}
 
-    return Subject(loop.turn, end, request.parallelism.total, counted)
+    return Subject(loop.turn, loop.close, request.parallelism.total, counted)
 
 
 def env_only(request: Request) -> Subject:

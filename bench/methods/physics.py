@@ -1,7 +1,7 @@
 """The simulation alone: what a process could reach if everything else were free."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,7 @@ def physics_limit(request: Request) -> Subject:
             f"physics-limit exists for Meta-World, gymnasium's MuJoCo environments, those with a "
             f"vector_entry_point (CartPole-v1) and Game Boys, not for {request.env}"
         )
-    loop = BareLoop(stock.unwrapped, num_envs, request.index)
-    return Subject(loop.step, stock.close, num_envs)
+    return Subject(bare_loop(stock.unwrapped, num_envs, request.index), stock.close, num_envs)
 
 
 def emulators(request: Request) -> Subject:
@@ -66,66 +65,62 @@ def emulators(request: Request) -> Subject:
     return Subject(step, close, num_envs)
 
 
-class BareLoop:
-    """``mj_step`` (and ``mj_forward``, where stock calls it) over one MjData for each environment.
+def bare_loop(stock: Any, num_envs: int, seed: int) -> Callable[[], int]:
+    """Steps every environment, an MjData, once: ``mj_step``, and ``mj_forward`` where stock calls it.
 
     stock: a MujocoEnv after its reset. On the clock: copying the inputs drawn beforehand, the simulation,
     and restoring the first state every 500 steps.
     """
+    from mujoco import MjData, mj_forward, mj_getState, mj_setState, mj_stateSize, mj_step, mjtState
 
-    def __init__(self, stock: Any, num_envs: int, seed: int) -> None:
-        import mujoco
+    model, frame_skip, kind = stock.model, stock.frame_skip, mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mj_stateSize(model, kind))
+    mj_getState(model, stock.data, state, kind)
+    datas = [MjData(model) for _ in range(num_envs)]
+    rng, rows = np.random.default_rng(seed), itertools.cycle(range(RESEED_STEPS))
+    # Meta-World moves the hand through a mocap body and refreshes poses after the substeps.
+    moves_hand = model.nmocap > 0
+    lanes: list[tuple[Any, ...]]
+    inputs: list[Any]
+    if moves_hand:
+        inputs = [list(zip(*pair, strict=True)) for pair in _metaworld_inputs(stock, rng, num_envs)]
+        lanes = [(data, data.mocap_pos[0], data.ctrl) for data in datas]
+    else:
+        low, high = model.actuator_ctrlrange.T
+        inputs = list(rng.uniform(low, high, (RESEED_STEPS, num_envs, model.nu)))
+        lanes = [(data, data.ctrl) for data in datas]
 
-        self._model, self._frame_skip = stock.model, stock.frame_skip
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mujoco.mj_stateSize(stock.model, kind))
-        mujoco.mj_getState(stock.model, stock.data, state, kind)
-        self._datas = datas = [mujoco.MjData(stock.model) for _ in range(num_envs)]
-        self._restore = lambda data: mujoco.mj_setState(stock.model, data, state, kind)
-        rng, self._steps = np.random.default_rng(seed), 0
-        # Meta-World moves the hand through a mocap body and refreshes poses after the substeps.
-        self._moves_hand = stock.model.nmocap > 0
-        if self._moves_hand:
-            mocap, control = _metaworld_inputs(stock, rng, num_envs)
-            self._inputs = [list(zip(*pair, strict=True)) for pair in zip(mocap, control, strict=True)]
-            self._lanes = [(data, data.mocap_pos[0], data.ctrl) for data in datas]
-        else:
-            low, high = stock.model.actuator_ctrlrange.T
-            self._inputs = list(rng.uniform(low, high, (RESEED_STEPS, num_envs, stock.model.nu)))
-            self._lanes = [(data, data.ctrl) for data in datas]
-
-    def step(self) -> int:
-        """Step every environment once."""
-        from mujoco import mj_forward, mj_step
-
-        row, model, frame_skip = self._steps % RESEED_STEPS, self._model, self._frame_skip
+    def step() -> int:
+        row = next(rows)
         if row == 0:
-            for data in self._datas:
-                self._restore(data)
-        self._steps += 1
-        lanes = zip(self._lanes, self._inputs[row], strict=True)
-        if self._moves_hand:
-            for (data, position, control), (moved, given) in lanes:
+            for data in datas:
+                mj_setState(model, data, state, kind)
+        pairs = zip(lanes, inputs[row], strict=True)
+        if moves_hand:
+            for (data, position, control), (moved, given) in pairs:
                 position[...] = moved
                 control[...] = given
                 mj_step(model, data, frame_skip)
                 mj_forward(model, data)
         else:
-            for (data, control), given in lanes:
+            for (data, control), given in pairs:
                 control[...] = given
                 mj_step(model, data, frame_skip)
-        return len(self._datas)
+        return num_envs
+
+    return step
 
 
-def _metaworld_inputs(stock: Any, rng: np.random.Generator, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The random walk of the hand that uniform actions make, and the fingers' controls."""
+def _metaworld_inputs(
+    stock: Any, rng: np.random.Generator, num_envs: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each step the random walk of the hand that uniform actions make, and the fingers' controls."""
     action = rng.uniform(-1, 1, (RESEED_STEPS, num_envs, 4))
-    mocap = np.empty((RESEED_STEPS, num_envs, 3))
     position = np.tile(stock.data.mocap_pos[0], (num_envs, 1))
-    for row in range(RESEED_STEPS):
-        moved = position + action[row, :, :3] * stock.action_scale
-        mocap[row] = position = np.clip(moved, stock.mocap_low, stock.mocap_high)
-    return mocap, np.stack([action[..., 3], -action[..., 3]], axis=-1)
+    for row in action:
+        moved = position + row[:, :3] * stock.action_scale
+        position = np.clip(moved, stock.mocap_low, stock.mocap_high)
+        yield position, np.stack([row[:, 3], -row[:, 3]], axis=-1)
 
 
 def _sizes(env: str, ours: Sequence[Parallelism]) -> list[Parallelism]:

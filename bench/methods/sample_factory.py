@@ -4,11 +4,9 @@ import multiprocessing
 import tempfile
 from typing import Any
 
-from bench.methods.base import Method, Request, Subject, UnsupportedError, worker_envs
+from bench.methods.base import Method, Request, Subject, UnsupportedError, each_processor
 from bench.methods.stock import make_stock
-from fastcollect.control.parallelism import Parallelism
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.cpu import cpu_count
 
 ROLLOUT_STEPS = 32
 IMPALA_CHANNELS = (16, 32)
@@ -97,10 +95,5 @@ def sample_factory(request: Request) -> Subject:
 
 _NOTE = """its sampler with its own policy of the same widths, which has a critic too: N rollout workers \
 of n stock environments, one inference worker, rollouts copied out; no learner"""
-
-
-def _sizes(env: str, _: object) -> list[Parallelism]:
-    return [Parallelism(min(worker_envs(env), 256), cpu_count(), 1)]
-
-
-METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _sizes),)
+_SIZES = each_processor(1, most=256)
+METHODS = (Method("sample-factory", sample_factory, _NOTE, "sample-factory", "peer", True, _SIZES),)

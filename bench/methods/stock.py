@@ -64,11 +64,9 @@ class _OneCopy(gymnasium.Env):
     def __init__(self, env_id: str) -> None:
         self._env = make_env(EnvConfig(id=env_id), np.zeros(1, np.int64))
         spec = self._env.spec
-        low, high = (
-            np.broadcast_to(bound, spec.observation_shape).astype(spec.observation_dtype)
-            for bound in (spec.observation_low, spec.observation_high)
-        )
-        self.observation_space = gymnasium.spaces.Box(low, high, dtype=spec.observation_dtype.type)
+        low, high, dtype = spec.observation_low, spec.observation_high, spec.observation_dtype.type
+        self.observation_space = gymnasium.spaces.Box(low, high, spec.observation_shape, dtype)
+        assert spec.action.num_actions is not None  # as of every environment for which this is made
         self.action_space = gymnasium.spaces.Discrete(spec.action.num_actions)
         self._out, self._begun = StepBuffers.allocate(spec, 1), False
 
@@ -94,9 +92,11 @@ def draw_actions(action: ActionSpec, num_envs: int, dtype: np.dtype | None = Non
     rng, shape = np.random.default_rng(0), (num_envs, *action.shape)
     dtype = dtype or action.dtype
     count = max(16, min(RESEED_STEPS, _ACTION_BYTES // int(np.prod(shape) * dtype.itemsize)))
-    if action.discrete:
-        batches = rng.integers(action.num_actions, size=(count, *shape))
+    if action.num_actions is not None:
+        batches: np.ndarray = rng.integers(action.num_actions, size=(count, *shape))
     else:
+        assert action.low is not None
+        assert action.high is not None
         low = np.where(np.isfinite(action.low), action.low, -1.0)
         high = np.where(np.isfinite(action.high), action.high, 1.0)
         batches = rng.uniform(low, high, (count, *shape))

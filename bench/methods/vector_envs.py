@@ -1,12 +1,13 @@
 """The vector environments of Gymnasium, Stable-Baselines3, PufferLib and EnvPool."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bench.methods.base import Method, Request, Subject, UnsupportedError, worker_envs
+from bench.methods.base import Build, Method, Request, Subject, UnsupportedError, each_processor
 from bench.methods.stock import Actor, draw_actions, make_stock, stock_name
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.gym_vector import action_spec
@@ -142,14 +143,10 @@ def envpool_vector(request: Request) -> Subject:
     return Subject(step, pool.close, size)
 
 
-def _puffer_sizes(env: str, _: object) -> list[Parallelism]:
-    return [Parallelism(worker_envs(env), cpu_count(), 0)]
-
-
-def _method(name: str, build: Callable, envs: int, note: str, **more: Any) -> Method:
+def _method(name: str, build: Build, envs: int, note: str, peer: str | None = None) -> Method:
     """n is all of its environments."""
     sizes = [Parallelism(envs, 1, 0)]
-    return Method(name, build, note, **{"role": "peer", "policy": True, "sizes": lambda env, _: sizes} | more)
+    return Method(name, build, note, peer, role="peer", policy=True, sizes=lambda env, _: sizes)
 
 
 # Where there are fewer CPUs: with 8 processes AsyncVectorEnv was faster than with 32 on two of them.
@@ -163,8 +160,8 @@ METHODS = (
     _method("gymnasium-single", single, 1, "one stock environment and the policy in one process"),
     _method("gymnasium-sync", gymnasium_vector, _SEVERAL, f"SyncVectorEnv of stock environments {_RESETS}"),
     _method("gymnasium-async", gymnasium_vector, _PROCESSES, f"AsyncVectorEnv, {_EACH} {_RESETS}"),
-    _method("sb3-dummy", sb3_vector, _SEVERAL, f"{_SB3} DummyVecEnv and the policy", peer="learners"),
-    _method("sb3-subproc", sb3_vector, _PROCESSES, f"{_SB3} SubprocVecEnv and the policy", peer="learners"),
-    Method("pufferlib", puffer_vector, _PUFFER, "pufferlib", "peer", True, _puffer_sizes),
-    _method("envpool", envpool_vector, 64, _POOL, policy=False, candidates=(256, 1024, 4096)),
+    _method("sb3-dummy", sb3_vector, _SEVERAL, f"{_SB3} DummyVecEnv and the policy", "learners"),
+    _method("sb3-subproc", sb3_vector, _PROCESSES, f"{_SB3} SubprocVecEnv and the policy", "learners"),
+    Method("pufferlib", puffer_vector, _PUFFER, "pufferlib", "peer", True, each_processor(0)),
+    replace(_method("envpool", envpool_vector, 64, _POOL), policy=False, candidates=(256, 1024, 4096)),
 )
