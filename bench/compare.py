@@ -8,16 +8,16 @@ round. The folder gets table.md, table.json and table.png.
 """
 
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import cartridge, compare_page
-from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
+from bench import cartridge
+from bench.fps import Options, default_setting, make_plan, measure_cases, require_any
 from bench.harness.command import Problems, Turns, main, save
-from bench.harness.results import console
+from bench.harness.results import Row, console, machine_line, panels, png
 from bench.tuning import tuner_config
-from fastcollect.control.parallelism import Parallelism
 from fastcollect.support.command import check_folder
 from fastcollect.support.files import write_file
 from fastcollect.tuning.autotuner import Tuner
@@ -27,6 +27,13 @@ GAME_BOY = "gameboy"
 _MUJOCO = ("HalfCheetah-v5", "reach-v3", "push-v3", "pick-place-v3")
 _STOCK = ("gymnasium-single", "gymnasium-sync", "gymnasium-async", "sb3-dummy", "sb3-subproc")
 _DESIGNS = ("naive", "sample-factory", "pufferlib", "envpool", "physics-limit")
+DEFAULT, TUNED = "ours, default", "ours, tuned"
+Document = Mapping[str, Any]
+"""What table.json holds: settings, and "envs", a list of {"env", "rows"} with rows as of ``bench.fps``."""
+Column = Mapping[str, Row]
+"""One environment's rows by their labels, which are the same in every column."""
+_SPEED = "{median:,.0f} ({min:,.0f} \u2013 {max:,.0f})"
+_COST = "{start_seconds:.1f} / {cpus_busy:.1f} / {each:.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +65,9 @@ def compare(arguments: CompareArguments) -> None:
             columns.append(_column(name, env, arguments))
     require_any([row for column in columns for row in column["rows"]])
     result = save(arguments, arguments.out / "table.json", envs=columns)
-    page = compare_page.markdown(result)
+    page = markdown(result)
     write_file(arguments.out / "table.md", page)
-    write_file(arguments.out / "table.png", compare_page.picture(result))
+    write_file(arguments.out / "table.png", picture(result))
     print(page, end="")
 
 
@@ -82,11 +89,9 @@ def _column(name: str, env: str, arguments: CompareArguments) -> dict[str, Any]:
     """One environment's rows. env: its id, which for the project's own cartridge is not its name."""
     with console(stderr=True).status(f"tuning for {arguments.tune_seconds:.0f} s"):
         best = Tuner(tuner_config(env, None, arguments.tune_seconds)).run().best.candidate
-    cases = [
-        _ours(env, compare_page.DEFAULT, default_setting(env)),
-        _ours(env, compare_page.TUNED, best),
-        *make_plan(Options(env=env, methods=arguments.methods)),
-    ]
+    (ours,) = make_plan(Options(env=env, methods=("ours",)))
+    cases = [ours.resized(default_setting(env), DEFAULT), ours.resized(best, TUNED)]
+    cases += make_plan(Options(env=env, methods=arguments.methods))
     rows = measure_cases(cases, arguments.seconds, arguments.rounds)
     for row in rows:
         # The path of a file that is gone tells nobody anything.
@@ -96,9 +101,92 @@ def _column(name: str, env: str, arguments: CompareArguments) -> dict[str, Any]:
     return {"env": name, "rows": rows}
 
 
-def _ours(env: str, label: str, size: Parallelism) -> Case:
-    (case,) = make_plan(Options(env=env, methods=("ours",)))
-    return case.resized(size, label)
+def _columns(document: Document) -> tuple[dict[str, Column], list[str]]:
+    """The columns by environment, and every label in the order of the first column that has it."""
+    columns: dict[str, Column] = {}
+    for each in document["envs"]:
+        columns[each["env"]] = {row["label"]: row for row in each["rows"]}
+    return columns, list(dict.fromkeys(label for column in columns.values() for label in column))
+
+
+def _ratio(column: Column, row: Row) -> str:
+    """The tuned collector's speed by this row's: the median of the rounds' ratios."""
+    ratio = column.get(TUNED, {}).get("ratios", {}).get(row["label"])
+    return f"{ratio:.2f}" if ratio else ""
+
+
+def markdown(document: Document) -> str:
+    """Steps a second; ratios; the winner's settings and what each method costs; what was not measured."""
+    columns, labels = _columns(document)
+    rounds = f"Medians of {document['rounds']} interleaved rounds of {document['seconds']:g} s"
+    found = {env: column[TUNED] for env, column in columns.items() if TUNED in column}
+    settings = [[env, *(str(row[key]) for key in ("n", "N", "M", "policy"))] for env, row in found.items()]
+
+    def table(title: str, text: Callable[[Column, Row], str], but: str = "") -> str:
+        """A line for each label but one, its text in each column; empty where it was not measured."""
+        lines = []
+        for label in (each for each in labels if each != but):
+            cells = [(column, column.get(label)) for column in columns.values()]
+            lines.append([label, *(text(column, row) if row and row["fps"] else "" for column, row in cells)])
+        return _markdown_table([title, *columns], lines)
+
+    def cost(_: Column, row: Row) -> str:
+        return _COST.format(**row, each=row["memory_mib"] / row["num_envs"])
+
+    parts = [
+        f"{rounds}, (min \u2013 max).",
+        table("steps per second", lambda _, row: _SPEED.format(**row["fps"])),
+        "The tuned collector over each method, ratios taken within a round:",
+        table(f"{TUNED} \u00f7", _ratio, but=TUNED),
+        "n environments in each of N workers, M model workers, as the tuner chose them:",
+        _markdown_table(["environment", "n", "N", "M", "policy"], settings),
+        "Start-up in seconds / processors in use / MiB an environment (shared pages counted once):",
+        table("costs", cost),
+        *_missing(columns),
+        f"{machine_line(document['machine'])}.  `{document['command']}`",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+
+def _missing(columns: Mapping[str, Column]) -> list[str]:
+    """One line for each method and reason, with the environments it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for env, column in columns.items():
+        for label, row in column.items():
+            if not row["fps"]:
+                reasons.setdefault((label, row["error"]), []).append(env)
+    lines = [f"- {label} ({', '.join(names)}): {why}" for (label, why), names in reasons.items()]
+    return ["Not measured:", "\n".join(lines)] if lines else []
+
+
+def picture(document: Document) -> bytes:
+    """A PNG: each environment a panel, each method a bar of its steps per second."""
+    columns, labels = _columns(document)
+    size = 2.4 + 2.3 * len(columns), 0.9 + 0.33 * len(labels)
+    figure, (drawn,) = panels(1, len(columns), size, sharey=True)
+    colours = ["#2f7ebc" if label.startswith("ours") else "#b0b0b0" for label in labels]
+    for panel, (env, column) in zip(drawn, columns.items(), strict=True):
+        rows = [column.get(label) for label in labels]
+        values = [row["fps"]["median"] if row and row["fps"] else 0.0 for row in rows]
+        panel.barh(range(len(labels)), values, color=colours)
+        panel.set_title(env, fontsize=9)
+        panel.tick_params(axis="x", labelsize=7)
+        panel.ticklabel_format(axis="x", style="plain")
+        panel.locator_params(axis="x", nbins=3)
+        for at, value in enumerate(values):
+            panel.text(value, at, f" {value:,.0f}" if value else " none", va="center", fontsize=6.5)
+        panel.set_xlim(0, 1.35 * max(values, default=1.0) or 1.0)
+    drawn[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    drawn[0].invert_yaxis()
+    machine = document["machine"]
+    label = f"environment steps per second, {machine['cpus']} processors ({machine['cpu']})"
+    figure.supxlabel(label, fontsize=9)
+    return png(figure)
 
 
 if __name__ == "__main__":

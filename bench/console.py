@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from fastcollect.support.command import run
+
 COMMANDS = {
     "tune": "find the fastest n, N and M for an environment on this machine",
     "train": "train a dense policy, draw lottery tickets from it, transfer them",
@@ -55,10 +57,20 @@ def main(line: Sequence[str] | None = None) -> NoReturn:
     if name == "bench":
         name, rest = _choose("fastcollect bench", BENCHES, BENCH_EXAMPLES, rest)
         _run_module(f"bench.{name}", rest)
-    elif name in ("report", "export"):
-        _run_module(f"trainers.{name}", rest)
+    elif name == "train":
+        from trainers.command import main as train
+
+        run(lambda: train(rest))
+    elif name == "tune":
+        import tyro
+
+        from fastcollect.tuning.command import TuneArguments, tune
+
+        sys.argv = ["tune_throughput.py", *rest]  # what a run folder says that it was made with
+        arguments = tyro.cli(TuneArguments, prog="fastcollect tune", description=COMMANDS["tune"])
+        run(lambda: tune(arguments))
     else:
-        {"tune": _tune, "train": _train}[name](rest)
+        _run_module(f"trainers.{name}", rest)
     sys.exit(0)
 
 
@@ -83,24 +95,6 @@ def _choose(
         print(f"there are: {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     return name, rest
-
-
-def _tune(line: Sequence[str]) -> None:
-    import tyro
-
-    from fastcollect.support.command import run
-    from fastcollect.tuning.command import TuneArguments, tune
-
-    sys.argv = ["tune_throughput.py", *line]  # what a run folder says that it was made with
-    arguments = tyro.cli(TuneArguments, prog="fastcollect tune", description=COMMANDS["tune"])
-    run(lambda: tune(arguments))
-
-
-def _train(line: Sequence[str]) -> None:
-    from fastcollect.support.command import run
-    from trainers.command import main as train
-
-    run(lambda: train(line))
 
 
 def _run_module(module: str, line: Sequence[str]) -> None:

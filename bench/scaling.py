@@ -12,9 +12,11 @@ what it waits for another group's step included.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
@@ -104,7 +106,7 @@ def measure(arguments: ScalingArguments) -> None:
 
 def _points(axis: str, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rows = {row["label"]: row for row in result["rows"]}
-    return {name: rows[label] for name, label in result["axes"][axis].items()}
+    return {name: {**rows[label], "point": name} for name, label in result["axes"][axis].items()}
 
 
 def _share(prefix: str, row: Row) -> str:
@@ -119,11 +121,11 @@ def _latency(quantile: str, row: Row) -> str:
 
 def _table(axis: str, result: Mapping[str, Any]) -> Table:
     points = _points(axis, result)
-    first, names = next(iter(points.values())), {row["label"]: name for name, row in points.items()}
+    first = next(iter(points.values()))
     fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
     shares = {name: partial(_share, name) for name in ("stepping", "inferring", "waiting")}
     tail = shares | {name: partial(_latency, quantile) for name, quantile in _LATENCIES.items()}
-    title, head = f"{first['env']} along {axis}, with {fixed}", {axis: lambda row: names[row["label"]]}
+    title, head = f"{first['env']} along {axis}, with {fixed}", {axis: itemgetter("point")}
     return rate_table(title, list(points.values()), "fps", head, tail)
 
 
@@ -137,11 +139,11 @@ def picture(result: Mapping[str, Any]) -> bytes:
         below, above = [f["median"] - f["min"] for f in fps], [f["max"] - f["median"] for f in fps]
         speeds.errorbar(places, [f["median"] for f in fps], (below, above), fmt="-o", ms=4, lw=1, capsize=3)
         speeds.set_ylim(bottom=0)
-        base = [0.0] * len(found)
+        base = np.zeros(len(found))
         for state, colour in STATES.items():
             values = [row["shares"]["env_worker"][state] for row in found.values()]
             shares.bar(places, values, 0.7, base, color=colour, label=state.replace("_", " "))
-            base = [a + b for a, b in zip(base, values, strict=True)]
+            base = base + values
         shares.set_xticks(places, list(found), fontsize=8)
         shares.set_xlabel(axis)
     drawn[0][0].set_ylabel("steps per second")

@@ -50,16 +50,13 @@ def arguments(request: Request, folder: str) -> list[str]:
     """
     encoder, size = encoder_arguments(request), request.parallelism
     turns = 1 if encoder[0] == "--encoder_mlp_layers" or size.n % 2 else 2
-    chosen = {
-        "env": request.env,
-        "train_dir": folder,
-        "num_workers": size.N,
-        "num_envs_per_worker": size.n,
-        "worker_num_splits": turns,
-        "rollout": ROLLOUT_STEPS,
-        "batch_size": ROLLOUT_STEPS * size.total,
-    }
-    return [*_FIXED.split(), *(f"--{name}={value}" for name, value in chosen.items()), *encoder]
+    return [
+        *_FIXED.split(),
+        *(f"--env={request.env}", f"--train_dir={folder}", f"--num_workers={size.N}"),
+        *(f"--num_envs_per_worker={size.n}", f"--worker_num_splits={turns}"),
+        *(f"--rollout={ROLLOUT_STEPS}", f"--batch_size={ROLLOUT_STEPS * size.total}"),
+        *encoder,
+    ]
 
 
 def sample_factory(request: Request) -> Subject:

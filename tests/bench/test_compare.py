@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare_page
-from bench.compare import CompareArguments, compare
+from bench.compare import CompareArguments, compare, markdown, picture
 from bench.harness.results import ratios, summary
 from fastcollect.support.errors import ConfigError
 
@@ -56,7 +55,7 @@ def document():
 
 
 def test_the_page_holds_medians_ratios_settings_costs_and_reasons():
-    page = compare_page.markdown(document())
+    page = markdown(document())
     for line in (
         "| steps per second | A-v1 | B-v1 |",
         "| ours, tuned | 200 (100 \u2013 300) | 12 (12 \u2013 12) |",
@@ -81,11 +80,11 @@ def test_the_page_holds_medians_ratios_settings_costs_and_reasons():
 def test_one_reason_for_several_environments_is_one_line():
     found = document()
     found["envs"][0]["rows"][2] = row("peer", "A-v1", None, error="peer is not installed")
-    assert "- peer (A-v1, B-v1): peer is not installed" in compare_page.markdown(found)
+    assert "- peer (A-v1, B-v1): peer is not installed" in markdown(found)
 
 
 def test_the_picture_is_one():
-    assert compare_page.picture(document()).startswith(b"\x89PNG")
+    assert picture(document()).startswith(b"\x89PNG")
 
 
 def test_wrong_values_are_gathered_before_anything_runs(tmp_path):
