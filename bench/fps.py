@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
-from operator import itemgetter
 from typing import Annotated, Any, Self
 
 import tyro
@@ -135,13 +134,8 @@ def _cases(name: str, options: Options, policy: PolicyConfig) -> list[Case]:
         sizes = replace(options, num_model_workers=()).sizes(sizes[0])
     row = {"env": options.env, "method": name, "policy": policy.name if method.policy else None}
     row |= {"settings": origin, "note": method.note}
-    return [
-        Case(
-            Request(method=name, env=options.env, parallelism=size, policy=options.policy),
-            {**row, **asdict(size), "label": name if len(sizes) == 1 else f"{name} {size}"},
-        )
-        for size in sizes
-    ]
+    case = Case(Request(method=name, env=options.env, parallelism=sizes[0], policy=options.policy), row)
+    return [case.resized(size, name if len(sizes) == 1 else f"{name} {size}") for size in sizes]
 
 
 def _fitted(case: Case, seconds: float) -> Case:
@@ -171,7 +165,6 @@ def require_any(rows: Sequence[Row], rate: str = "fps") -> None:
         raise WorkerError("none of the methods could be measured here")
 
 
-_HEAD = {key: itemgetter(key) for key in ("method", "n", "N", "M")}
 _TAIL: Columns = {
     "start s": lambda row: f"{row['start_seconds']:.1f}",
     "CPUs": lambda row: f"{row['cpus_busy']:.1f}",
@@ -187,7 +180,7 @@ def compare(arguments: FpsArguments) -> None:
     rounds = f"{arguments.rounds} round{'s' * (arguments.rounds > 1)} of {arguments.seconds:g} s"
     title = f"{arguments.env}: environment steps per second, {rounds}{policy}"
     notes = {row["method"]: f"{row['method']}: {row['note']}" for row in rows if row["fps"]}
-    show(result, rate_table(title, rows, "fps", _HEAD, _TAIL), *notes.values())
+    show(result, rate_table(title, rows, "fps", ("method", "n", "N", "M"), _TAIL), *notes.values())
     require_any(rows)
 
 

@@ -12,7 +12,6 @@ import contextlib
 import math
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 
 from bench.fps import check_methods, require_any
 from bench.harness.command import Output, Problems, Turns, main, save
@@ -89,8 +88,7 @@ def compare(arguments: LearnerArguments) -> None:
         f"updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
         f"{arguments.seconds:g} s, ratios within a round"
     )
-    head = {key: itemgetter(key) for key in ("method", "batch")}
-    tables = [rate_table(title, part, RATE, head, digits=1) for part in parts]
+    tables = [rate_table(title, part, RATE, ("method", "batch"), {}, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))
     require_any(rows, RATE)

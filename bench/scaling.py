@@ -12,7 +12,6 @@ what it waits for another group's step included.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def measure(arguments: ScalingArguments) -> None:
 
 def _points(axis: str, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rows = {row["label"]: row for row in result["rows"]}
-    return {name: {**rows[label], "point": name} for name, label in result["axes"][axis].items()}
+    return {name: {**rows[label], axis: name} for name, label in result["axes"][axis].items()}
 
 
 def _share(prefix: str, row: Row) -> str:
@@ -120,13 +119,12 @@ def _latency(quantile: str, row: Row) -> str:
 
 
 def _table(axis: str, result: Mapping[str, Any]) -> Table:
-    points = _points(axis, result)
-    first = next(iter(points.values()))
+    points = list(_points(axis, result).values())
+    first = points[0]
     fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
     shares = {name: partial(_share, name) for name in ("stepping", "inferring", "waiting")}
     tail = shares | {name: partial(_latency, quantile) for name, quantile in _LATENCIES.items()}
-    title, head = f"{first['env']} along {axis}, with {fixed}", {axis: itemgetter("point")}
-    return rate_table(title, list(points.values()), "fps", head, tail)
+    return rate_table(f"{first['env']} along {axis}, with {fixed}", points, "fps", [axis], tail)
 
 
 def picture(result: Mapping[str, Any]) -> bytes:

@@ -78,23 +78,11 @@ def _process(target: Callable[[], None]) -> Iterator[ForkProcess]:
         process.close()
 
 
-def _worker(
-    kind: type[Exchange], line: Line, work: Callable[[EnvWorkerEnds], None]
-) -> contextlib.AbstractContextManager[ForkProcess]:
-    """The worker at the other end."""
-    return _process(lambda: work(kind.env_worker(line.worker_fds())))
-
-
 @contextlib.contextmanager
 def _channels(kind: type[Exchange]) -> Iterator[tuple[Inbox, Line]]:
     """The collector's side: what it reads, and where it writes to one worker."""
-    held = kind(0)
-    line = held.connect()
-    try:
+    with contextlib.closing(kind(0)) as held, contextlib.closing(held.connect()) as line:
         yield held.inbox(), line
-    finally:
-        line.close()
-        held.close()
 
 
 def _echo(ends: EnvWorkerEnds) -> None:
@@ -112,7 +100,7 @@ def _produce(ends: EnvWorkerEnds) -> None:
 def round_trip(kind: type[Exchange], seconds: float) -> dict[str, float]:
     """Microseconds there and back: "round_trip_us" (median) and "round_trip_p99_us"."""
     times: list[float] = []
-    with _channels(kind) as (inbox, line), _worker(kind, line, _echo):
+    with _channels(kind) as (inbox, line), _process(lambda: _echo(kind.env_worker(line.worker_fds()))):
         begin = time.perf_counter() + _WARM_UP
         end = begin + seconds
         while (start := time.perf_counter()) < end or not times:
@@ -129,7 +117,7 @@ def round_trip(kind: type[Exchange], seconds: float) -> dict[str, float]:
 
 def throughput(kind: type[Exchange], seconds: float) -> dict[str, float]:
     """ "tokens_per_second" from one writer of single tokens, and "batch": how many a read brought."""
-    with _channels(kind) as (inbox, line), _worker(kind, line, _produce):
+    with _channels(kind) as (inbox, line), _process(lambda: _produce(kind.env_worker(line.worker_fds()))):
         warm = time.perf_counter() + _WARM_UP
         count = reads = 0
         start = warm
@@ -153,7 +141,7 @@ def kill_writer(kind: type[Exchange], after: float) -> str:
             shared[0] = number + 1
 
     with _channels(kind) as (inbox, line), _process(lambda: _survive(inbox, shared)) as survivor:
-        with _worker(kind, line, write):
+        with _process(lambda: write(kind.env_worker(line.worker_fds()))):
             until = time.monotonic() + _PATIENCE
             while not shared[0] and time.monotonic() < until:
                 time.sleep(0.0005)
@@ -176,9 +164,9 @@ def _survive(inbox: Inbox, shared: memoryview) -> None:
         gone = bool(shared[1])
 
 
-def count_outcomes(kind: type[Exchange], kills: int, seed: int = 0) -> Counter[str]:
+def count_outcomes(kind: type[Exchange], kills: int) -> Counter[str]:
     """How often each of OUTCOMES happened."""
-    moments = random.Random(seed)
+    moments = random.Random(0)
     return Counter(kill_writer(kind, moments.uniform(0, _LONGEST_LIFE)) for _ in range(kills))
 
 

@@ -1,8 +1,8 @@
 """A measurement's process: ``python -m bench.harness.child FD`` builds one method and measures its slices.
 
-The first line on the standard input is a method's name and its request. The answer, on the descriptor FD
-because libraries print to standard output as they like, comes once the first step is done. Each line after
-that is two numbers of seconds, to run for unmeasured and then measured; each is answered. All of it is JSON.
+The first message on the connection FD is a request, answered once the first step is done. Each message after
+that is two numbers of seconds, to run for unmeasured and then measured, and is answered; null is the last. All
+of it is JSON.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
@@ -79,22 +80,26 @@ def _start_guard() -> int:
 
 def main() -> None:
     """The process's whole life."""
-    answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
-    os.set_inheritable(answers.fileno(), False)
+    parent = Connection(int(sys.argv[1]))
+    os.set_inheritable(parent.fileno(), False)
     die_with(os.getppid())
     guard = _start_guard()
-    request = read_request(json.loads(sys.stdin.readline()))
+    request = read_request(json.loads(parent.recv_bytes()))
+
+    def answer(content: dict[str, Any]) -> None:
+        parent.send_bytes(json.dumps(content).encode())
+
     try:
         with contextlib.closing(METHODS[request.method].build(request)) as subject:
             clock(subject, 0)
-            print(json.dumps({"ready": True}), file=answers)
-            for line in sys.stdin:
-                warm_up, seconds = json.loads(line)
-                print(json.dumps(measure_slice(subject, warm_up, seconds, guard)), file=answers)
+            answer({"ready": True})
+            while asked := json.loads(parent.recv_bytes()):
+                warm_up, seconds = asked
+                answer(measure_slice(subject, warm_up, seconds, guard))
     except Exception as error:
         # A ValueError of ours is a sentence for the user; anything else needs its name.
         text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        print(json.dumps({"error": text}), file=answers)
+        answer({"error": text})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ side of the pipe is ``bench.harness.child``, run by our interpreter or by a peer
 
 import contextlib
 import json
+import multiprocessing
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -127,58 +127,52 @@ class _Child:
     """The parent's side of one process."""
 
     def __init__(self, request: Any) -> None:
-        self._name, self._buffer = request.method, b""
-        method = METHODS[request.method]
+        self._name, method = request.method, METHODS[request.method]
         python = sys.executable if method.peer is None else peer_python(method.peer)
         paths = [str(_ROOT)] if method.peer else [str(_ROOT), *filter(None, sys.path)]
         caps = THREAD_CAPS if method.capped else {}
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        self._read, write = os.pipe()
-        try:
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
             self._process = subprocess.Popen(
-                [python, "-P", "-m", "bench.harness.child", str(write)],
-                stdin=subprocess.PIPE,
+                [python, "-P", "-m", "bench.harness.child", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                pass_fds=[write],
+                pass_fds=[theirs.fileno()],
                 env={**os.environ, **caps, "PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=True,  # a group to kill, which Ctrl-C does not reach by itself
             )
-        finally:
-            os.close(write)
-        assert self._process.stdin is not None
-        self._stdin = self._process.stdin
         self.send(asdict(request))
 
-    def send(self, line: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has ended; receive says how
-            self._stdin.write(json.dumps(line).encode() + b"\n")
-            self._stdin.flush()
+    def send(self, content: Any) -> None:
+        with contextlib.suppress(OSError):  # it has ended; receive says how
+            self._pipe.send_bytes(json.dumps(content).encode())
 
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next answer. Raises MeasurementError when it is an error or does not come."""
-        while b"\n" not in self._buffer:
+        ended = readable = False
+        while not (ended or readable):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise MeasurementError(f"{self._name} did not answer in time{self._last_output()}")
             ended = self._ended()  # asked first: an answer written before the end is then in the pipe
-            readable = bool(select.select([self._read], [], [], 0 if ended else min(left, 0.5))[0])
-            data = os.read(self._read, 65536) if readable else b""
-            self._buffer += data
+            readable = self._pipe.poll(0 if ended else min(left, 0.5))
+        try:
             # Not by the end of file alone: a process that the child left behind may hold the pipe open.
-            if not data and (ended or readable):
-                self._wait()
-                raise MeasurementError(f"{self._name} ended without an answer{self._last_output()}")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        answer = json.loads(line)
+            answer = json.loads(self._pipe.recv_bytes()) if readable else None
+        except (EOFError, OSError):
+            answer = None
+        if answer is None:
+            self._wait()
+            raise MeasurementError(f"{self._name} ended without an answer{self._last_output()}")
         if "error" in answer:
             raise MeasurementError(answer["error"])
         return answer
 
     def finish(self) -> None:
         """Tell it that nothing more is asked, and give it time to end by itself."""
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
+        self.send(None)
         self._wait()
 
     def close(self) -> None:
@@ -187,10 +181,8 @@ class _Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
         self._output.close()
-        os.close(self._read)
+        self._pipe.close()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _EXIT_SECONDS

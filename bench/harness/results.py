@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.methods import METHODS
 
 Row = dict[str, Any]
-Columns = Mapping[str, Callable[[Row], object]]
-"""By a column's name: what its cell in a row says."""
+Columns = Mapping[str, Callable[[Row], str]]
+"""By a column's name: the text of its cell in a row."""
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -59,32 +59,31 @@ def measured(rows: Sequence[Row], outcomes: Mapping[str, Any], rate: str) -> lis
 
 
 def rate_table(
-    title: str, rows: Sequence[Row], rate: str, head: Columns, tail: Columns | None = None, digits: int = 0
+    title: str, rows: Sequence[Row], rate: str, head: Sequence[str], tail: Columns, digits: int = 0
 ) -> Table:
-    """A line for each row: its head, median, min and max of the rate, ratios to other rows, its tail.
+    """A line for each row: its values of ``head``, the rate's median, min and max, ratios to others, its tail.
 
     The others are every peer and limit that was measured; without any, the first row. A row that was not
     measured shows its head and "none".
     """
-    found, tail, numbers = [row for row in rows if row[rate]], tail or {}, ("median", "min", "max")
+    found, numbers = [row for row in rows if row[rate]], ("median", "min", "max")
     others = [row["label"] for row in found if METHODS[row["method"]].role != "ours"]
     against, lines = others or [row["label"] for row in found[:1]], []
     for row in rows:
-        line = [str(text(row)) for text in head.values()]
+        line = [str(row[name]) for name in head]
         if row[rate] is None:
             lines.append([*line, "none"])
             continue
         line += [f"{row[rate][key]:,.{digits}f}" for key in numbers]
         line += [f"{row['ratios'][label]:.2f}" if label in row["ratios"] else "" for label in against]
-        lines.append([*line, *(str(text(row)) for text in tail.values())])
+        lines.append([*line, *(text(row) for text in tail.values())])
     return plain_table(title, [*head, *numbers, *(f"\u00d7 {label}" for label in against), *tail], lines)
 
 
 def plain_table(title: str, names: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> Table:
     """A table whose first ``left`` columns are texts and whose others are numbers."""
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number < left else "right")
+    columns = [Column(name, justify="left" if at < left else "right") for at, name in enumerate(names)]
+    table = Table(*columns, title=title, title_justify="left")
     for line in lines:
         table.add_row(*line)
     return table

@@ -74,14 +74,14 @@ def test_a_measured_row_keeps_every_round_its_ratios_and_the_last_facts():
 
 
 def columns(rows):
-    head, tail = {"name": lambda row: row["label"]}, {"MiB": lambda row: str(row["memory_mib"])}
-    table = rate_table("a title", rows, "fps", head, tail, digits=1)
+    tail = {"MiB": lambda row: str(row["memory_mib"])}
+    table = rate_table("a title", rows, "fps", ["label"], tail, digits=1)
     return {column.header: list(column.cells) for column in table.columns}
 
 
 def test_the_table_shows_numbers_ratios_to_peers_and_what_is_missing():
     assert columns(measured(ROWS, OUTCOMES, "fps")) == {
-        "name": ["ours 1", "pool", "gone"],
+        "label": ["ours 1", "pool", "gone"],
         "median": ["30.0", "15.0", "none"],
         "min": ["10.0", "10.0", ""],
         "max": ["60.0", "15.0", ""],
