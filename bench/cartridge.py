@@ -18,8 +18,8 @@ from fastcollect.support.files import write_file
 LISTING = Path(__file__).with_suffix(".asm")
 """Address, bytes and source of each line; the tests assemble the source and compare."""
 SIZE = 32 * 1024
-_BYTES = ("score", "misses", "lives", "ball_x", "ball_y", "paddle_x")
-ADDRESSES = {name: 0xC0A0 + number for number, name in enumerate(_BYTES)}
+ADDRESSES = {"score": 0xC0A0, "misses": 0xC0A1, "lives": 0xC0A2}
+ADDRESSES |= {"ball_x": 0xC0A3, "ball_y": 0xC0A4, "paddle_x": 0xC0A5}
 """Bytes of the game; what they mean stands at the top of ``cartridge.asm``."""
 
 

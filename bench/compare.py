@@ -23,17 +23,13 @@ from fastcollect.support.files import write_file
 from fastcollect.tuning.autotuner import Tuner
 
 GAME_BOY = "gameboy"
-"""On its own: the project's own cartridge."""
 _MUJOCO = ("HalfCheetah-v5", "reach-v3", "push-v3", "pick-place-v3")
 _STOCK = ("gymnasium-single", "gymnasium-sync", "gymnasium-async", "sb3-dummy", "sb3-subproc")
 _DESIGNS = ("naive", "sample-factory", "pufferlib", "envpool", "physics-limit")
 DEFAULT, TUNED = "ours, default", "ours, tuned"
-Document = Mapping[str, Any]
-"""What table.json holds: settings, and "envs", a list of {"env", "rows"} with rows as of ``bench.fps``."""
 Column = Mapping[str, Row]
 """One environment's rows by their labels, which are the same in every column."""
 _SPEED = "{median:,.0f} ({min:,.0f} \u2013 {max:,.0f})"
-_COST = "{start_seconds:.1f} / {cpus_busy:.1f} / {each:.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ def _column(name: str, env: str, arguments: CompareArguments) -> dict[str, Any]:
     return {"env": name, "rows": rows}
 
 
-def _columns(document: Document) -> tuple[dict[str, Column], list[str]]:
+def _columns(document: Mapping[str, Any]) -> tuple[dict[str, Column], list[str]]:
     """The columns by environment, and every label in the order of the first column that has it."""
     columns: dict[str, Column] = {}
     for each in document["envs"]:
@@ -115,10 +111,12 @@ def _ratio(column: Column, row: Row) -> str:
     return f"{ratio:.2f}" if ratio else ""
 
 
-def markdown(document: Document) -> str:
-    """Steps a second; ratios; the winner's settings and what each method costs; what was not measured."""
+def markdown(document: Mapping[str, Any]) -> str:
+    """Steps a second; ratios; the winner's settings and what each method costs; what was not measured.
+
+    document: what table.json holds; of each environment the rows of ``bench.fps``.
+    """
     columns, labels = _columns(document)
-    rounds = f"Medians of {document['rounds']} interleaved rounds of {document['seconds']:g} s"
     found = {env: column[TUNED] for env, column in columns.items() if TUNED in column}
     settings = [[env, *(str(row[key]) for key in ("n", "N", "M", "policy"))] for env, row in found.items()]
 
@@ -131,10 +129,11 @@ def markdown(document: Document) -> str:
         return _markdown_table([title, *columns], lines)
 
     def cost(_: Column, row: Row) -> str:
-        return _COST.format(**row, each=row["memory_mib"] / row["num_envs"])
+        each = row["memory_mib"] / row["num_envs"]
+        return f"{row['start_seconds']:.1f} / {row['cpus_busy']:.1f} / {each:.1f}"
 
     parts = [
-        f"{rounds}, (min \u2013 max).",
+        f"Medians of {document['rounds']} interleaved rounds of {document['seconds']:g} s, (min \u2013 max).",
         table("steps per second", lambda _, row: _SPEED.format(**row["fps"])),
         "The tuned collector over each method, ratios taken within a round:",
         table(f"{TUNED} \u00f7", _ratio, but=TUNED),
@@ -164,7 +163,7 @@ def _missing(columns: Mapping[str, Column]) -> list[str]:
     return ["Not measured:", "\n".join(lines)] if lines else []
 
 
-def picture(document: Document) -> bytes:
+def picture(document: Mapping[str, Any]) -> bytes:
     """A PNG: each environment a panel, each method a bar of its steps per second."""
     columns, labels = _columns(document)
     size = 2.4 + 2.3 * len(columns), 0.9 + 0.33 * len(labels)

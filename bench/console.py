@@ -23,11 +23,11 @@ COMMANDS = {
     "bench": "measure; `fastcollect bench --help` lists what",
 }
 EXAMPLES = """\
-fastcollect tune --env reach-v3
-fastcollect train --stage dense --env reach-v3
-fastcollect report runs/reach-v3/*
-fastcollect export runs/reach-v3/ticket-seed0-...
-fastcollect bench fps --env reach-v3"""
+  fastcollect tune --env reach-v3
+  fastcollect train --stage dense --env reach-v3
+  fastcollect report runs/reach-v3/*
+  fastcollect export runs/reach-v3/ticket-seed0-...
+  fastcollect bench fps --env reach-v3"""
 
 BENCHES = {
     "fps": "environment steps per second, of the engine and its peers",
@@ -41,8 +41,8 @@ BENCHES = {
     "cartridge": "make the small Game Boy cartridge",
 }
 BENCH_EXAMPLES = """\
-fastcollect bench fps --env HalfCheetah-v5 --seconds 5
-fastcollect bench scaling --env reach-v3"""
+  fastcollect bench fps --env HalfCheetah-v5 --seconds 5
+  fastcollect bench scaling --env reach-v3"""
 
 
 def main(line: Sequence[str] | None = None) -> NoReturn:
@@ -81,9 +81,8 @@ def _choose(
     if not line or line[0] in ("-h", "--help"):
         width = max(map(len, commands))
         names = "\n".join(f"  {name:{width}}  {what}" for name, what in commands.items())
-        shown = "\n".join(f"  {example}" for example in examples.splitlines())
         print(
-            f"usage: {program} COMMAND ...\n\n{names}\n\nfor example:\n{shown}\n\n"
+            f"usage: {program} COMMAND ...\n\n{names}\n\nfor example:\n{examples}\n\n"
             f"{program} COMMAND --help explains one.",
             file=sys.stdout if line else sys.stderr,
         )

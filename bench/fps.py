@@ -18,13 +18,10 @@ from bench.harness.measure import MeasurementError, measure, take_turns
 from bench.harness.results import Columns, Row, console, measured, rate_table, show
 from bench.methods import METHODS, names
 from bench.methods.base import Request, is_cheap
-from fastcollect.control.config import CollectorConfig
-from fastcollect.control.parallelism import Parallelism
-from fastcollect.envs.registry import EnvConfig, nearest, resolve
-from fastcollect.policies.base import PolicyConfig
+from fastcollect import CollectorConfig, EnvConfig, Parallelism, PolicyConfig, WorkerError
+from fastcollect.envs.registry import nearest, resolve
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.cpu import cpu_count
-from fastcollect.support.errors import WorkerError
 from fastcollect.tuning import profile
 
 WARM_UP = 0.5

@@ -84,10 +84,8 @@ def compare(arguments: LearnerArguments) -> None:
     parts = [measure_batch(arguments, batch) for batch in arguments.batches]
     rows = [row for part in parts for row in part]
     result = save(arguments, arguments.json, rows=rows)
-    title = (
-        f"updates/s, {'x'.join(map(str, arguments.hidden))}: medians of {arguments.rounds} rounds of "
-        f"{arguments.seconds:g} s, ratios within a round"
-    )
+    widths, rounds = "x".join(map(str, arguments.hidden)), f"{arguments.rounds} rounds"
+    title = f"updates/s, {widths}: medians of {rounds} of {arguments.seconds:g} s, ratios within a round"
     tables = [rate_table(title, part, RATE, ("method", "batch"), {}, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))

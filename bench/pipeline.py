@@ -25,9 +25,9 @@ from bench.harness.measure import MeasurementError, measure
 from bench.harness.results import plain_table, show
 from bench.methods.original_protocol import StudyRequest, stock_arguments
 from bench.product import TrainArguments, study
+from fastcollect import ConfigError
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.command import check_folder
-from fastcollect.support.errors import ConfigError
 
 STAGES = ("dense", "ticket")
 _ROOT = Path(__file__).resolve().parent.parent

@@ -14,9 +14,7 @@ from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
 from engine.networks import mlp, tanh_gaussian
-from fastcollect.control.parallelism import Parallelism
-from fastcollect.control.source import BlockSource
-from fastcollect.envs.base import EnvSpec
+from fastcollect import BlockSource, EnvSpec, Parallelism
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
 from trainers.run.learner import Learner, learner_config, make_algorithm

@@ -21,15 +21,12 @@ from rich.table import Table
 from bench.fps import Case, Options, default_setting, make_plan, measure_cases, require_any
 from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.results import Row, panels, png, rate_table, show
-from fastcollect.control.config import CollectorConfig
-from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.files import write_file
 from fastcollect.tuning.report import STATES
 
 POLICIES = ("16,16", "64,64", "256,256", "512,512")
 _GPU = Path("/dev/nvidiactl")
-_LATENCIES = {"action ms": "median", "p99 ms": "p99"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +53,15 @@ def points_to(most: int) -> list[int]:
 def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
     """Cases and the axes on which they lie. Raises ConfigError with everything that is wrong."""
     problems = Problems(arguments)
-    middle, own = default_setting(arguments.env), arguments.policy
-    cases: dict[str, Case] = {}
-    if arguments.n is not None:
-        middle = replace(middle, n=arguments.n)
+    given = () if arguments.n is None else (arguments.n,)
+    options = Options(env=arguments.env, methods=("ours",), policy=arguments.policy, num_envs=given)
     with problems.kept():
-        CollectorConfig(env=EnvConfig(id="")).with_parallelism(middle)
-    with problems.kept():
-        make_plan(Options(env=arguments.env, policy=own))
+        make_plan(options)
     problems.raise_any()
+    (middle,) = options.sizes(default_setting(arguments.env))
+    cases: dict[str, Case] = {}
 
-    def point(method: str = "ours", policy: str | None = own, **sizes: int) -> str:
+    def point(method: str = "ours", policy: str | None = arguments.policy, **sizes: int) -> str:
         (case,) = make_plan(Options(env=arguments.env, methods=(method,), policy=policy))
         size = replace(middle, **sizes)
         what = f"{case.row['policy']}{method.removeprefix('ours').replace('-', ', ')}"
@@ -81,12 +76,11 @@ def make_cases(arguments: ScalingArguments) -> tuple[list[Case], Axes]:
         "policy": {},
         "M": {str(M): point(M=M) for M in (0, *counts)},
     }
-    if parse_policy(own, arguments.env).name.startswith("mlp"):
+    if parse_policy(arguments.policy, arguments.env).name.startswith("mlp"):
         axes["policy"] = {policy: point(policy=policy) for policy in POLICIES}
         axes["learner"] = {"none": point(), "CPU": point("ours-learner")}
         if gpu:
-            on_gpu = {"GPU": point("ours-learner-gpu"), "GPU, M=1": point("ours-learner-gpu", M=1)}
-            axes["learner"] |= on_gpu
+            axes["learner"] |= {"GPU": point("ours-learner-gpu"), "GPU, M=1": point("ours-learner-gpu", M=1)}
     if gpu:
         axes["M"] |= {f"{M} GPU": point("ours-gpu", M=M) for M in counts}
     return list(cases.values()), {name: points for name, points in axes.items() if points}
@@ -120,16 +114,15 @@ def _latency(quantile: str, row: Row) -> str:
 
 def _table(axis: str, result: Mapping[str, Any]) -> Table:
     points = list(_points(axis, result).values())
-    first = points[0]
-    fixed = ", ".join(f"{key}={first[key]}" for key in ("n", "N", "M", "policy") if key != axis)
+    fixed = ", ".join(f"{key}={points[0][key]}" for key in ("n", "N", "M", "policy") if key != axis)
     shares = {name: partial(_share, name) for name in ("stepping", "inferring", "waiting")}
-    tail = shares | {name: partial(_latency, quantile) for name, quantile in _LATENCIES.items()}
-    return rate_table(f"{first['env']} along {axis}, with {fixed}", points, "fps", [axis], tail)
+    tail = {**shares, "action ms": partial(_latency, "median"), "p99 ms": partial(_latency, "p99")}
+    return rate_table(f"{points[0]['env']} along {axis}, with {fixed}", points, "fps", [axis], tail)
 
 
 def picture(result: Mapping[str, Any]) -> bytes:
     """Above, steps per second along each axis; below, what the env workers' time went into."""
-    axes, machine = result["axes"], result["machine"]
+    axes, machine, env = result["axes"], result["machine"], result["rows"][0]["env"]
     figure, drawn = panels(2, len(axes), (3.6 * len(axes), 6.5), sharex="col")
     for axis, speeds, shares in zip(axes, *drawn, strict=True):
         found = {name: row for name, row in _points(axis, result).items() if row["fps"]}
@@ -147,8 +140,7 @@ def picture(result: Mapping[str, Any]) -> bytes:
     drawn[0][0].set_ylabel("steps per second")
     drawn[1][0].set_ylabel("share of the env workers' time")
     drawn[1][-1].legend(fontsize=7, loc="lower right")
-    title = f"{result['rows'][0]['env']} on {machine['cpus']} processors ({machine['cpu']})"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"{env} on {machine['cpus']} processors ({machine['cpu']})", fontsize=10)
     return png(figure)
 
 

@@ -10,10 +10,7 @@ import psutil
 
 from bench.harness.command import Output, Problems, main, save
 from bench.harness.results import console, plain_table, show
-from fastcollect.control.collector import Collector
-from fastcollect.control.config import CollectorConfig
-from fastcollect.control.parallelism import Parallelism
-from fastcollect.envs.registry import EnvConfig
+from fastcollect import Collector, CollectorConfig, EnvConfig, Parallelism
 from fastcollect.policies.choice import parse_policy
 
 
@@ -36,22 +33,21 @@ class SoakArguments(Output):
 
 
 def soak(arguments: SoakArguments) -> None:
-    """Collect, reading memory at even distances; the first checkpoint comes after a tenth of the steps."""
+    """Collect, and read memory at even distances. Raises ConfigError before anything is started."""
     problems, size = Problems(arguments), Parallelism(arguments.n, arguments.N, arguments.M)
-    least = "at least 2, and a step for each"
-    enough = 2 <= arguments.checkpoints <= arguments.steps
-    problems.require(enough, "checkpoints", arguments.checkpoints, least)
+    count, least = arguments.checkpoints, "at least 2, and a step for each"
+    problems.require(2 <= count <= arguments.steps, "checkpoints", count, least)
     env = EnvConfig(id=arguments.env)
     with problems.kept():
         config = CollectorConfig(env=env, policy=parse_policy(None, arguments.env)).with_parallelism(size)
     problems.raise_any()
     rows, taken, start = [], 0, time.monotonic()
     with Collector(config) as collector, console(stderr=True).status("collecting") as status:
-        for number in range(1, arguments.checkpoints + 1):
-            while taken < arguments.steps * number // arguments.checkpoints:
+        for number in range(1, count + 1):
+            while taken < arguments.steps * number // count:
                 taken += len(collector.take())
             seconds = time.monotonic() - start
-            left = seconds * (arguments.checkpoints - number) / number
+            left = seconds * (count - number) / number
             rows.append({"steps": taken, **memory(collector)})
             status.update(f"{taken:,} of {arguments.steps:,} steps, {left:.0f} s left")
     growth = {kind: rows[-1][kind] / rows[0][kind] - 1 for kind in rows[0] if kind != "steps"}

@@ -21,8 +21,8 @@ from typing import get_args
 
 from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.results import Row, console, plain_table, ratios, show, summary
+from fastcollect import ConfigError
 from fastcollect.memory.tokens import EnvWorkerEnds, Exchange, Inbox, Kind, Line, TokenChannel, exchange
-from fastcollect.support.errors import ConfigError
 
 _WARM_UP = 0.1
 _LONGEST_LIFE = 0.01  # seconds of a writer, once its tokens come
@@ -118,9 +118,7 @@ def round_trip(kind: type[Exchange], seconds: float) -> dict[str, float]:
 def throughput(kind: type[Exchange], seconds: float) -> dict[str, float]:
     """ "tokens_per_second" from one writer of single tokens, and "batch": how many a read brought."""
     with _channels(kind) as (inbox, line), _process(lambda: _produce(kind.env_worker(line.worker_fds()))):
-        warm = time.perf_counter() + _WARM_UP
-        count = reads = 0
-        start = warm
+        start, count, reads = time.perf_counter() + _WARM_UP, 0, 0
         while (elapsed := time.perf_counter() - start) < seconds or not count:
             inbox.wait(1.0)
             found = len(list(inbox.read()))
@@ -222,8 +220,7 @@ def compare(arguments: TokensArguments) -> None:
     title = f"tokens: medians of {arguments.rounds} rounds of {arguments.seconds:g} s"
     lines = list(zip(_NAMES, *map(_cells, rows), strict=True))
     table = plain_table(title, ["", *(row["mechanism"] for row in rows)], lines)
-    errors = [row["error"] for row in rows if "error" in row]
-    show({"machine": result["machine"]}, table, *errors, _NOTE)
+    show({"machine": result["machine"]}, table, *(row["error"] for row in rows if "error" in row), _NOTE)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ from dataclasses import dataclass, replace
 
 from bench.harness.command import Output, Problems, main, save
 from bench.harness.results import console, show
-from fastcollect.control.config import CollectorConfig
-from fastcollect.control.parallelism import Parallelism
-from fastcollect.envs.registry import EnvConfig
+from fastcollect import CollectorConfig, EnvConfig, Parallelism, WorkerError
 from fastcollect.policies.choice import parse_policy
-from fastcollect.support.errors import WorkerError
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
 from fastcollect.tuning.results import Trial
 

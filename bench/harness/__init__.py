@@ -1,4 +1,1 @@
-"""What the commands share: flags, processes of their own, turns, statistics, tables, files and pictures.
-
-May import fastcollect and ``bench.methods``, none of the commands.
-"""
+"""What the commands share; may import fastcollect and ``bench.methods``, none of the commands."""

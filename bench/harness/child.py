@@ -1,8 +1,8 @@
 """A measurement's process: ``python -m bench.harness.child FD`` builds one method and measures its slices.
 
-The first message on the connection FD is a request, answered once the first step is done. Each message after
-that is two numbers of seconds, to run for unmeasured and then measured, and is answered; null is the last. All
-of it is JSON.
+The first message on the connection FD is a request, answered once the first step is done. Each one after
+that is two numbers of seconds, to run for unmeasured and then measured, and is answered; null is the last.
+All of it is JSON.
 """
 
 import contextlib

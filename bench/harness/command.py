@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
+from fastcollect import ConfigError
 from fastcollect.support.command import check_writable, run
-from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import machine
 
@@ -85,8 +85,8 @@ def save(arguments: Any, file: Path | None, **content: Any) -> dict[str, Any]:
 
     Raises ConfigError naming a file that cannot be written.
     """
-    settings = {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)}
-    settings.pop("json", None)
+    chosen = vars(arguments).items()
+    settings = {name: value for name, value in chosen if name != "json" and not isinstance(value, Path)}
     command = shlex.join(["python", *sys.orig_argv[1:]])
     result = {"machine": machine(), "command": command, **settings, **content}
     if file is not None:

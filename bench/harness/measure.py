@@ -108,8 +108,8 @@ def take_turns(
                 done = found[label]
                 if isinstance(done, str):
                     continue
-                going = {each: len(got) for each, got in found.items() if isinstance(got, list)}
-                left = sum(cost[each] * (rounds - count) for each, count in going.items())
+                going = ((each, len(got)) for each, got in found.items() if not isinstance(got, str))
+                left = sum(cost[each] * (rounds - count) for each, count in going)
                 head = f"round {number + 1}/{rounds}  {label}"
                 status.update(f"{head}  (about {left:.0f} s left)")
                 start = time.monotonic()
@@ -151,21 +151,18 @@ class _Child:
 
     def receive(self, deadline: float) -> dict[str, Any]:
         """The next answer. Raises MeasurementError when it is an error or does not come."""
-        ended = readable = False
-        while not (ended or readable):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise MeasurementError(f"{self._name} did not answer in time{self._last_output()}")
-            ended = self._ended()  # asked first: an answer written before the end is then in the pipe
-            readable = self._pipe.poll(0 if ended else min(left, 0.5))
         try:
-            # Not by the end of file alone: a process that the child left behind may hold the pipe open.
-            answer = json.loads(self._pipe.recv_bytes()) if readable else None
+            # Asked first whether it ended: an answer written before that is then in the pipe. The end of file
+            # alone does not tell, because a process that the child left behind may hold the pipe open.
+            while not self._pipe.poll(0 if (ended := self._ended()) else 0.5):
+                if ended:
+                    raise EOFError
+                if time.monotonic() > deadline:
+                    raise MeasurementError(f"{self._name} did not answer in time{self._last_output()}")
+            answer = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
-            answer = None
-        if answer is None:
             self._wait()
-            raise MeasurementError(f"{self._name} ended without an answer{self._last_output()}")
+            raise MeasurementError(f"{self._name} ended without an answer{self._last_output()}") from None
         if "error" in answer:
             raise MeasurementError(answer["error"])
         return answer

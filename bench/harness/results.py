@@ -61,7 +61,7 @@ def measured(rows: Sequence[Row], outcomes: Mapping[str, Any], rate: str) -> lis
 def rate_table(
     title: str, rows: Sequence[Row], rate: str, head: Sequence[str], tail: Columns, digits: int = 0
 ) -> Table:
-    """A line for each row: its values of ``head``, the rate's median, min and max, ratios to others, its tail.
+    """A line for each row: its values of ``head``; of the rate median, min, max, ratios to others; its tail.
 
     The others are every peer and limit that was measured; without any, the first row. A row that was not
     measured shows its head and "none".

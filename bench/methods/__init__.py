@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from bench.methods.base import Method
-from fastcollect.control.parallelism import Parallelism
+from fastcollect import Parallelism
 
 _FILES = ("ours", "learners", "naive", "vector_envs", "sample_factory", "physics", "original_protocol")
 METHODS: Mapping[str, Method] = {

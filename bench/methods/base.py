@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastcollect.control.parallelism import Parallelism
+from fastcollect import Parallelism
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
 from fastcollect.support.cpu import cpu_count
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ class UnsupportedError(ValueError):
 
 def die_with(parent: int) -> None:
     """Have this process killed when its parent, whose number this is, ends in whatever way."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before the request took effect
         os._exit(1)
 

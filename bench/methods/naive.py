@@ -6,6 +6,7 @@ its pipe for the actions, and after 32 steps sends what happened through another
 model process computes the actions of all the workers that wait.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -93,11 +94,9 @@ def run_model(parent: int, request: Request, observations: Any, actions: Sequenc
     env.close()
     while True:
         waiting = [observations.get()]
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 waiting.append(observations.get_nowait())
-            except queue.Empty:
-                break
         chosen = act(np.concatenate([each for _, each in waiting]))
         for (index, _), rows in zip(waiting, np.split(chosen, len(waiting)), strict=True):
             actions[index].send(rows)

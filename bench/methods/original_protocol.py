@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.methods.base import Method, Subject
 from bench.methods.stock import spec_of
+from fastcollect import ConfigError
 from fastcollect.support.command import parse_kwargs
-from fastcollect.support.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ def build(request: StudyRequest) -> Subject:
     observation, _ = envs.reset(seed=0)
     spec = spec_of(envs.single_observation_space, envs.single_action_space)
     act, learn, batch_size = single_updates(arguments, spec)
-    shapes = {"action": spec.action.shape, "reward": (), "terminated": ()}
-    shapes |= dict.fromkeys(("observation", "next_observation"), spec.observation_shape)
+    shapes = {"observation": spec.observation_shape, "action": spec.action.shape, "reward": ()}
+    shapes |= {"next_observation": spec.observation_shape, "terminated": ()}
     replay = {name: np.zeros((request.capacity, *shape), np.float32) for name, shape in shapes.items()}
     env_steps, updates, rng = 0, 0, np.random.default_rng(0)
 
@@ -71,10 +71,9 @@ def build(request: StudyRequest) -> Subject:
             action = np.stack([act(row) for row in observation])
             following, reward, terminated, _, _ = envs.step(action)
             rows = (env_steps + np.arange(len(action))) % request.capacity
-            transition = {"observation": observation, "action": action, "reward": reward}
-            transition |= {"next_observation": following, "terminated": terminated}
-            for name, values in transition.items():
-                replay[name][rows] = values
+            transition = observation, action, reward, following, terminated
+            for array, values in zip(replay.values(), transition, strict=True):
+                array[rows] = values
             observation = following
             env_steps += len(action)
             while env_steps * arguments.updates_per_step >= updates + 1:

@@ -9,14 +9,9 @@ import numpy as np
 
 from bench.methods.base import Method, Request, Subject, UnsupportedError, one_process
 from bench.methods.stock import draw_actions
-from fastcollect.control.collector import Collector
-from fastcollect.control.config import CollectorConfig
-from fastcollect.control.source import BlockSource
-from fastcollect.envs.base import StepBuffers
-from fastcollect.envs.registry import METAWORLD_TASKS, EnvConfig, make_env
+from fastcollect import BlockSource, Collector, CollectorConfig, EnvConfig, StepBuffers
+from fastcollect.envs.registry import METAWORLD_TASKS, make_env
 from fastcollect.policies.choice import parse_policy
-
-QUANTILES = {"median": 0.5, "p99": 0.99}
 
 
 def env_config(request: Request) -> EnvConfig:
@@ -30,12 +25,11 @@ def env_config(request: Request) -> EnvConfig:
 
 def ours(request: Request) -> Subject:
     """The whole path, drained by this process: workers of every kind, or the collector's serial twin."""
-    size, policy = request.parallelism, parse_policy(request.policy, request.env)
+    env, size, policy = env_config(request), request.parallelism, parse_policy(request.policy, request.env)
     device = "gpu" if request.method == "ours-gpu" else "cpu"
-    config = CollectorConfig(env=env_config(request), policy=policy, model_device=device)
-    config = config.with_parallelism(size)
+    config = CollectorConfig(env=env, policy=policy, model_device=device).with_parallelism(size)
     if request.method == "ours-serial":
-        from fastcollect.control.serial import SerialCollector
+        from fastcollect import SerialCollector
 
         serial = SerialCollector(config)
         return Subject(lambda: len(serial.take()), serial.close, size.total)
@@ -49,7 +43,8 @@ def _facts_since_now(collector: BlockSource) -> Callable[[], dict[str, Any]]:
 
     def facts() -> dict[str, Any]:
         stats = collector.stats() - begin
-        latency = {name: stats.action_latency.quantile(q) for name, q in QUANTILES.items()}
+        quantile = stats.action_latency.quantile
+        latency = {"median": quantile(0.5), "p99": quantile(0.99)}
         return {"shares": stats.shares(), "action_latency_seconds": latency}
 
     return facts

@@ -9,7 +9,7 @@ import numpy as np
 from bench.methods.base import Method, Request, Subject, UnsupportedError, is_cheap
 from bench.methods.stock import RESEED_STEPS, draw_actions, make_stock, stock_name
 from bench.methods.vector_envs import stepped
-from fastcollect.control.parallelism import Parallelism
+from fastcollect import Parallelism
 from fastcollect.envs.gym_vector import action_spec
 
 _FRAMES, _START_FRAMES = 4, 120
@@ -26,8 +26,7 @@ def physics_limit(request: Request) -> Subject:
     num_envs = request.parallelism.n
     spec = gymnasium.registry.get(stock_name(request.env))
     if spec is not None and spec.vector_entry_point is not None:
-        mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
-        vector = gymnasium.make_vec(spec.id, num_envs=num_envs, vectorization_mode=mode)
+        vector = gymnasium.make_vec(spec.id, num_envs, vectorization_mode="vector_entry_point")
         actions = draw_actions(action_spec(vector.single_action_space), num_envs)
         return stepped(vector, lambda _: next(actions), vector.reset(seed=request.index))
     stock = make_stock(request.env)

@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 
 from bench.methods.base import Request, UnsupportedError
-from fastcollect.envs.base import ActionSpec, EnvSpec, StepBuffers
+from fastcollect import ActionSpec, EnvConfig, EnvSpec, StepBuffers
 from fastcollect.envs.gym_vector import action_spec, observation_bounds
-from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, EnvConfig, make_env
+from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, make_env
 from fastcollect.policies.choice import parse_policy
 
 RESEED_STEPS = 500

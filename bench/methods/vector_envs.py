@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.methods.base import Build, Method, Request, Subject, UnsupportedError, each_processor
 from bench.methods.stock import Actor, draw_actions, make_stock, stock_name
-from fastcollect.control.parallelism import Parallelism
+from fastcollect import Parallelism
 from fastcollect.envs.gym_vector import action_spec
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.cpu import cpu_count
