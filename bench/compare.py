@@ -117,8 +117,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     document: what table.json holds; of each environment the rows of ``bench.fps``.
     """
     columns, labels = _columns(document)
-    found = {env: column[TUNED] for env, column in columns.items() if TUNED in column}
-    settings = [[env, *(str(row[key]) for key in ("n", "N", "M", "policy"))] for env, row in found.items()]
+    keys = ("n", "N", "M", "policy")
+    settings = [[env, *(str(column[TUNED][key]) for key in keys)] for env, column in columns.items()]
 
     def table(title: str, text: Callable[[Column, Row], str], but: str = "") -> str:
         """A line for each label but one, its text in each column; empty where it was not measured."""
@@ -138,7 +138,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "The tuned collector over each method, ratios taken within a round:",
         table(f"{TUNED} \u00f7", _ratio, but=TUNED),
         "n environments in each of N workers, M model workers, as the tuner chose them:",
-        _markdown_table(["environment", "n", "N", "M", "policy"], settings),
+        _markdown_table(["environment", *keys], settings),
         "Start-up in seconds / processors in use / MiB an environment (shared pages counted once):",
         table("costs", cost),
         *_missing(columns),

@@ -151,8 +151,8 @@ def _ours(arguments: PipelineArguments, runs: Path) -> dict[str, float]:
     own = {"dense": (), "ticket": ("--from", str(runs / "dense"))}
     seconds = {}
     for stage in STAGES:
-        began, flags = time.perf_counter(), ("--stage", stage, *own[stage], "--run", str(runs / stage))
-        command = [sys.executable, "train.py", *_flags(arguments, *flags)]
+        flags = _flags(arguments, "--stage", stage, *own[stage], "--run", str(runs / stage))
+        command, began = [sys.executable, "train.py", *flags], time.perf_counter()
         done = subprocess.run(command, cwd=_ROOT, check=False)
         if done.returncode:
             raise ConfigError([f"train.py ended with {done.returncode}: {shlex.join(command)}"])
@@ -162,10 +162,9 @@ def _ours(arguments: PipelineArguments, runs: Path) -> dict[str, float]:
 
 def original_pace(arguments: PipelineArguments) -> float:
     """Environment steps per second of the original's protocol, over half of the time asked for."""
-    flags, seconds = tuple(_flags(arguments, "--stage", "dense")), arguments.seconds
+    request = StudyRequest(method="original-protocol", flags=tuple(_flags(arguments, "--stage", "dense")))
     try:
-        request = StudyRequest(method="original-protocol", flags=flags)
-        return measure([request], seconds / 8, seconds / 2)["rate"]
+        return measure([request], arguments.seconds / 8, arguments.seconds / 2)["rate"]
     except MeasurementError as error:
         raise ConfigError([f"the original's protocol failed: {error}"]) from error
 
