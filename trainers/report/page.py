@@ -59,26 +59,24 @@ def heading(text: str) -> str:
     return f"<h3>{escape(text)}</h3>\n"
 
 
-def section(anchor: str, title: str, *parts: str) -> str:
-    """A section of pieces made here."""
-    return f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{"".join(parts)}</section>\n'
+def table(columns: str, rows: Sequence[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()) -> str:
+    """A table; nothing without rows.
 
-
-def table(columns: str, rows: Iterable[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()) -> str:
-    """A table. columns: "one|another". The first column and those named in ``texts`` are aligned left."""
+    columns: "one|another". The first column and those named in ``texts`` are aligned left.
+    """
+    if not rows:
+        return ""
     names = columns.split("|")
     kinds = [' class="text"' if name in texts else "" for name in names]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, names, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
-        + "</tr>\n"
-        for row in rows
-    )
+
+    def line(tag: str, cells: Sequence[Any]) -> str:
+        each = (f"<{tag}{k}>{escape(cell)}</{tag}>" for k, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(each)}</tr>\n"
+
     below = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll"><table>{below}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>\n"
+        f'<div class="scroll"><table>{below}<thead>{line("th", names)}</thead>\n'
+        f"<tbody>{''.join(line('td', row) for row in rows)}</tbody></table></div>\n"
     )
 
 
@@ -97,14 +95,18 @@ def details(summary: str, text: str) -> str:
 
 
 def document(title: str, lead: str, sections: Sequence[tuple[str, str, str]]) -> str:
-    """The page. lead: its first pieces. sections: (anchor, name in the contents, the section's HTML)."""
-    contents = "".join(f'<a href="#{escape(anchor)}">{escape(name)}</a>\n' for anchor, name, _ in sections)
+    """The page. lead: its first pieces. sections: (anchor, title, pieces) of each."""
+    contents = "".join(f'<a href="#{anchor}">{escape(name)}</a>\n' for anchor, name, _ in sections)
+    body = "".join(
+        f'<section id="{anchor}"><h2>{escape(name)}</h2>\n{pieces}</section>\n'
+        for anchor, name, pieces in sections
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="generator" content="{GENERATOR}">\n'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{lead}\n"
-        f"<nav>{contents}</nav>\n{''.join(content for *_, content in sections)}</body></html>\n"
+        f"<nav>{contents}</nav>\n{body}</body></html>\n"
     )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from engine.sparse import masks as mask_functions
 from engine.sparse.compact import compact
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.command import parse_kwargs
+from trainers.export import folded_actor
 from trainers.report import figures, numbers, page
 from trainers.report.film import film
-from trainers.report.numbers import Family, Spread
-from trainers.report.repetitions import Repetitions
+from trainers.report.repetitions import Family, Repetitions, seeds
 from trainers.store.layout import NETWORKS
 from trainers.store.reader import SavedRun
 
@@ -20,40 +19,41 @@ Pictures = dict[str, bytes]
 """Names of files -> their content; sections add theirs."""
 
 _BANDS = "Bands, brackets and whiskers run from the least to the greatest of the seeds."
+_NO_TICKET = "There is no finished round of a ticket among the runs."
 _HORIZON = 500
 
 
 def results(groups: Sequence[Repetitions]) -> str:
     """One row for each group of seeds."""
-    columns = "environment|run|finished|success any|success last|return|sparsity actor"
     rows = []
     for group in groups:
         done = group.finished
-        share = f"{len(done)} of {len(group.runs)}"
-        cells = [spread_text(numbers.of_summaries(done, key), form) for key, form in _FORMS.items()]
-        sparse = [
-            spread_text(numbers.spread([run.sparsity(kind) for run in done]), ".3f") for kind in NETWORKS
-        ]
-        rows.append([group.env, group.label, share, *cells, *sparse])
+        sparse = [numbers.text([run.sparsity(kind) for run in done], ".3f") for kind in NETWORKS]
+        rows.append([group.env, group.label, f"{len(done)} of {len(group.runs)}", *_results(done), *sparse])
+    columns = "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic"
     caption = (
         "Last evaluation of each finished run: the mean over seeds and, in brackets, the least and the "
         "greatest where they differ. Sparsity is pruned over prunable weights, which are the kernels; biases "
         "are never pruned."
     )
-    return page.table(f"{columns}|sparsity critic", rows, caption, texts=["run"])
+    return page.table(columns, rows, caption, texts=["run"])
 
 
-_FORMS = {"success_any": ".2f", "success_last": ".2f", "return_mean": ",.0f"}
+def _results(runs: Sequence[SavedRun], part: str | None = None) -> list[str]:
+    measures = numbers.MEASURES.items()
+    return [numbers.text(numbers.of_summaries(runs, key, part), form) for key, (_, form) in measures]
 
 
 def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
     """Learning curves: dense and ticket, each round's controls, transfers."""
+    caption = (
+        "Thick: mean over the finished seeds, interpolated between evaluations, where all of them "
+        "have values; band: least to greatest; thin: each run, dotted while it is unfinished."
+    )
     parts = []
     for env in dict.fromkeys(group.env for group in groups):
         here = [group for group in groups if group.env == env]
-        dense = [group for group in here if group.kind == "dense"]
-        tickets = [group for group in here if group.kind == "round"]
-        transfers = [group for group in here if group.kind == "variant"]
+        dense, tickets, transfers = ([g for g in here if g.kind == k] for k in ("dense", "round", "variant"))
         chosen: dict[str, tuple[str, list[Repetitions]]] = {}
         if dense or tickets:
             chosen["rounds"] = "dense and ticket" if tickets else "dense", dense + tickets
@@ -62,27 +62,24 @@ def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
             chosen[f"controls-{number}"] = f"round {number} and its controls", dense + same
         if transfers:
             chosen["transfer"] = "transfers onto this task", dense + transfers
-        for name, (title, members) in chosen.items():
-            found = figures.curves(members, f"{env}: {title}")
-            caption = (
-                "Thick: mean over the finished seeds, interpolated between evaluations, where all of them "
-                "have values; band: least to greatest; thin: each run, dotted while it is unfinished."
-            )
-            parts.append(_picture(pictures, f"curves-{env}-{name}", found, f"{env}: {title}", caption))
-    return "".join(parts) or page.paragraph("No run has an evaluation yet.")
+        for name, (what, members) in chosen.items():
+            title = f"{env}: {what}"
+            found = figures.curves(members, title)
+            parts.append(_picture(pictures, f"curves-{env}-{name}", found, title, caption))
+    return "".join(parts)
 
 
 def sparsity(families: Sequence[Family], pictures: Pictures) -> str:
     """Results over sparsity."""
+    caption = (
+        f"{_BANDS} Dots are single runs. Controls have the ticket's sparsity and stand beside it only to "
+        "be seen; the control without a mask has sparsity 0. Dashed: the dense runs that the tickets "
+        "come from."
+    )
     parts = []
     for family in families:
         title = f"{family.label} tickets: last evaluation against sparsity"
         found = figures.against_sparsity(family, title)
-        caption = (
-            f"{_BANDS} Dots are single runs. Controls have the ticket's sparsity and stand beside it only to "
-            "be seen; the control without a mask has sparsity 0. Dashed: the dense runs that the tickets "
-            "come from."
-        )
         parts.append(_picture(pictures, f"sparsity-{family.label}", found, title, caption))
         if not family.controls:
             parts.append(page.paragraph("No controls were trained: mask and weights cannot be told apart."))
@@ -93,80 +90,76 @@ def sparsity(families: Sequence[Family], pictures: Pictures) -> str:
 
 def transfer(groups: Sequence[Repetitions]) -> str:
     """Every variant on every target, with its target's dense runs."""
+    columns = "variant|seeds|any|last|return|best any|best last|best return|steps to any|steps to last"
+    caption = (
+        "any, last, return: success at any step, at the last step and mean return in the last "
+        "evaluation. best: of all evaluations the one with the highest success, which flatters every "
+        "variant alike. steps to: environment steps until an evaluation first reached the threshold in "
+        "brackets."
+    )
     parts = []
     for env in dict.fromkeys(group.env for group in groups if group.kind == "variant"):
         rows = []
         for group in groups:
             if group.env == env and group.kind in ("dense", "variant"):
                 name = "its own dense run" if group.kind == "dense" else group.label
-                rows.append([name, group.seeds(group.finished), *_transfer_cells(group.finished)])
+                rows.append([name, seeds(len(group.finished)), *_transfer_cells(group.finished)])
                 if len(group.runs) > 1:
                     rows += [["", f"seed {run.seed}", *_transfer_cells([run])] for run in group.finished]
                 rows += [["", f"seed {r.seed}", "unfinished", *[""] * 7] for r in group.runs if not r.summary]
-        columns = "variant|seeds|any|last|return|best any|best last|best return|steps to any|steps to last"
-        caption = (
-            "any, last, return: success at any step, at the last step and mean return in the last "
-            "evaluation. best: of all evaluations the one with the highest success, which flatters every "
-            "variant alike. steps to: environment steps until an evaluation first reached the threshold in "
-            "brackets."
-        )
         parts += [page.heading(f"Target {env}"), page.table(columns, rows, caption, texts=["seeds"])]
     return "".join(parts) or page.paragraph("There is no transfer among the runs.")
 
 
 def _transfer_cells(runs: Sequence[SavedRun]) -> list[str]:
-    cells = [
-        spread_text(numbers.of_summaries(runs, key, part), form)
-        for part in (None, "best")
-        for key, form in _FORMS.items()
-    ]
+    cells = [*_results(runs), *_results(runs, "best")]
+    reached = [run.summary["reached"] for run in runs if run.summary is not None]
     for name in ("success_any", "success_last"):
-        reached = [run.summary["reached"][name] for run in runs if name in run.summary["reached"]]
-        if not reached:
+        found = [each[name] for each in reached if name in each]
+        if not found:
             cells.append("not reached" if runs else "")
             continue
-        text = spread_text(numbers.spread([each["env_steps"] for each in reached]), ",.0f")
-        part = "" if len(reached) == len(runs) else f", {len(reached)} of {len(runs)}"
-        cells.append(f"{text} [{reached[0]['at']}{part}]")
+        part = "" if len(found) == len(runs) else f", {len(found)} of {len(runs)}"
+        steps = numbers.text([each["env_steps"] for each in found], ",.0f")
+        cells.append(f"{steps} [{found[0]['at']}{part}]")
     return cells
-
-
-def _finished(families: Sequence[Family]) -> Iterator[tuple[Family, str, dict[int, list[SavedRun]]]]:
-    """Families with a finished round, their titles, and the finished runs of each round."""
-    for family in families:
-        if finished := family.finished():
-            yield family, f"{family.label} tickets", finished
 
 
 def masks(families: Sequence[Family], pictures: Pictures) -> str:
     """Densities, nestedness, overlap between seeds."""
     parts = []
-    for family, title, finished in _finished(families):
-        parts.append(page.heading(title))
-        found = figures.densities(family, f"{title}: density of each layer")
-        caption = f"Share of its weights that a layer keeps after each round. {_BANDS}"
-        name = f"density-{family.label}"
-        parts += [_picture(pictures, name, found, f"{title}: densities", caption), _counts(finished)]
-        parts += [page.paragraph(_nestedness(family)), _overlap(family, title, pictures)]
-    return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
-
-
-def _counts(finished: Mapping[int, Sequence[SavedRun]]) -> str:
-    names = list(numbers.layers(next(iter(finished.values()))[0]))
-    rows = []
-    for number, runs in finished.items():
-        for run in runs:
-            layers = numbers.layers(run)
-            kept = [f"{int(layers[name].sum()):,} of {layers[name].size:,}" for name in names]
-            rows.append([number, run.seed, *kept])
-    return page.table("|".join(["round", "seed", *names]), rows, "Kept weights, exact counts.")
+    for family in (each for each in families if each.rounds):
+        title = f"{family.label} tickets"
+        densities: dict[str, dict[str, list[float]]] = {}
+        rows = []
+        for number, runs in family.rounds.items():
+            found = {run.seed: numbers.layers(run) for run in runs}
+            names = list(found[runs[0].seed])
+            densities[f"round {number}"] = {
+                k: [float(each[k].mean()) for each in found.values()] for k in names
+            }
+            for seed, layers in found.items():
+                rows.append([number, seed, *(f"{int(m.sum()):,} of {m.size:,}" for m in layers.values())])
+        text, ylabel = f"{title}: density of each layer", "kept weights, share of the layer"
+        parts += [
+            page.heading(title),
+            _picture(
+                pictures,
+                f"density-{family.label}",
+                figures.layer_bars(densities, text, ylabel),
+                text,
+                f"Share of its weights that a layer keeps after each round. {_BANDS}",
+            ),
+            page.table("|".join(["round", "seed", *names]), rows, "Kept weights, exact counts."),
+            page.paragraph(_nestedness(family)),
+            _overlap(family, title, pictures),
+        ]
+    return "".join(parts) or page.paragraph(_NO_TICKET)
 
 
 def _nestedness(family: Family) -> str:
-    checked = [
-        (seed, k, good) for seed, rounds in numbers.nested(family).items() for k, good in rounds.items()
-    ]
-    broken = [f"round {k} of seed {seed}" for seed, k, good in checked if not good]
+    checked = numbers.nested(family)
+    broken = [f"round {k} of seed {seed}" for (seed, k), good in checked.items() if not good]
     if broken:
         return f"Not nested in the round before: {', '.join(broken)}."
     if not checked:
@@ -178,14 +171,14 @@ def _nestedness(family: Family) -> str:
 
 
 def _overlap(family: Family, title: str, pictures: Pictures) -> str:
-    rows = []
-    last: dict[str, tuple[Spread, float]] = {}
-    for number, runs in family.finished().items():
+    rows, last = [], {}
+    for number, runs in family.rounds.items():
         if found := numbers.overlaps(runs):
             last = found
             for name, (measured, expected) in found.items():
-                ratio = f"{measured.mean / expected:.2f}" if expected else ""
-                rows.append([number, name, len(runs), spread_text(measured, ".3f"), f"{expected:.3f}", ratio])
+                ratio = f"{sum(measured) / len(measured) / expected:.2f}" if expected else ""
+                cells = numbers.text(measured, ".3f"), f"{expected:.3f}", ratio
+                rows.append([number, name, len(runs), *cells])
     if not rows:
         return page.paragraph("One seed has no other seed's mask to overlap with.")
     columns = "round|layer|seeds|Jaccard index|expected of random masks|ratio"
@@ -197,45 +190,48 @@ def _overlap(family: Family, title: str, pictures: Pictures) -> str:
         "no more than expected does not say that the tickets are unlike."
     )
     text = f"{title}: overlap of seeds' tickets, round {rows[-1][0]}"
-    return _picture(
-        pictures, f"overlap-{family.label}", figures.overlap(last, text), text, caption
-    ) + page.table(columns, rows, texts=["layer"])
+    measured = {name: values for name, (values, _) in last.items()}
+    expected = [value for _, value in last.values()]
+    found = figures.layer_bars({"between seeds": measured}, text, "Jaccard index", expected)
+    picture = _picture(pictures, f"overlap-{family.label}", found, text, caption)
+    return picture + page.table(columns, rows, texts=["layer"])
 
 
 def inputs(families: Sequence[Family], pictures: Pictures) -> str:
     """Which inputs tickets keep, and what constant inputs do to sparsity."""
+    caption = (
+        "Share of an input's first-layer weights that the mask keeps after each round, mean over n runs. "
+        "Constant: the input had one value in everything that every seed's last round saw, so that it is "
+        "zero once normalised and its weights do nothing."
+    )
     parts = []
-    for family, title, finished in _finished(families):
-        text = f"{title}: kept inputs"
-        caption = (
-            "Share of an input's first-layer weights that the mask keeps after each round, mean over n runs. "
-            "Constant: the input had one value in everything that every seed's last round saw, so that it is "
-            "zero once normalised and its weights do nothing."
-        )
-        found = figures.inputs(family, text)
-        parts.append(_picture(pictures, f"inputs-{family.label}", found, text, caption))
-        parts.append(_constants(finished))
-    return "".join(parts) or page.paragraph("There is no finished round of a ticket among the runs.")
+    for family in (each for each in families if each.rounds):
+        title = f"{family.label} tickets: kept inputs"
+        found = figures.inputs(family, title)
+        parts += [_picture(pictures, f"inputs-{family.label}", found, title, caption), _constants(family)]
+    return "".join(parts) or page.paragraph(_NO_TICKET)
 
 
-def _constants(finished: Mapping[int, Sequence[SavedRun]]) -> str:
+def _constants(family: Family) -> str:
     rows = []
-    for number, runs in finished.items():
-        for run in runs:
-            constant = numbers.constant_inputs(run)
-            for kind in (kind for kind in NETWORKS if run.masks[kind]):
-                without, idle = numbers.sparsity_without_constants(run, kind)
-                kept = mask_functions.kept_inputs(run.masks[kind]).values()
-                reach = _reaching(run, kind)
-                cells = [
-                    f"{run.sparsity(kind):.4f}",
-                    f"{without:.4f}",
-                    f"{idle:,}",
-                    f"{int(constant.sum())} of {len(constant)}",
-                    " + ".join(f"{int(each.sum())} of {each.size}" for each in kept),
-                    " + ".join(map(str, reach)),
-                ]
-                rows.append([number, run.seed, kind, *cells])
+    for number, run in ((k, run) for k, runs in family.rounds.items() for run in runs):
+        constant = numbers.constant_inputs(run)
+        for kind in (kind for kind in NETWORKS if run.masks[kind]):
+            mask = run.masks[kind]
+            without, idle = numbers.sparsity_without_constants(run, kind)
+            parts = mask_functions.networks(run.parameters[kind])
+            reaching = [compact(m, parts[key]).inputs for key, m in mask_functions.networks(mask).items()]
+            cells = [
+                f"{run.sparsity(kind):.4f}",
+                f"{without:.4f}",
+                f"{idle:,}",
+                f"{int(constant.sum())} of {len(constant)}",
+                " + ".join(
+                    f"{each.sum()} of {each.size}" for each in mask_functions.kept_inputs(mask).values()
+                ),
+                " + ".join(str(len(each)) for each in reaching),
+            ]
+            rows.append([number, run.seed, kind, *cells])
     columns = (
         "round|seed|network|sparsity|without constant inputs|kept weights on constant inputs|"
         "constant observations|inputs that keep a weight|inputs that reach an output"
@@ -247,16 +243,8 @@ def _constants(finished: Mapping[int, Sequence[SavedRun]]) -> str:
     return page.table(columns, rows, caption, texts=["network"])
 
 
-def _reaching(run: SavedRun, kind: str) -> list[int]:
-    parts = mask_functions.networks(run.masks[kind])
-    networks = mask_functions.networks(run.parameters[kind])
-    return [len(compact(parts[prefix], leaves).inputs) for prefix, leaves in networks.items()]
-
-
-def episode(
-    runs: Sequence[SavedRun], pictures: Pictures, folded: Callable[[SavedRun], Mapping[str, Any]]
-) -> str:
-    """A film of one episode, or why there is none. folded: run -> its actor on raw observations."""
+def episode(runs: Sequence[SavedRun], pictures: Pictures) -> str:
+    """A film of one episode, or why there is none."""
     known = [run for run in runs if run.summary is not None and run.env in METAWORLD_TASKS]
     if not known:
         return page.paragraph(
@@ -265,7 +253,7 @@ def episode(
     rank = {"round": 3, "dense": 2, "variant": 1, "control": 0}
     chosen = max(known, key=lambda run: (rank[run.kind], run.round))
     kwargs = parse_kwargs(chosen.config["env_kwargs"])
-    shown = film(folded(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", _HORIZON))
+    shown = film(folded_actor(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", _HORIZON))
     if shown.gif is None:
         return page.paragraph(shown.text)
     pictures["figure-episode.gif"] = shown.gif
@@ -282,11 +270,3 @@ def _picture(pictures: Pictures, name: str, content: bytes | None, title: str, c
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.replace(" [", "-").replace("]", ""))
     pictures[f"figure-{safe}.png"] = content
     return page.picture(content, "png", title, caption)
-
-
-def spread_text(found: Spread | None, form: str) -> str:
-    """Mean and, of several, least and greatest."""
-    if found is None:
-        return ""
-    low, high = format(found.low, form), format(found.high, form)
-    return f"{found.mean:{form}}" if low == high else f"{found.mean:{form}} ({low} to {high})"

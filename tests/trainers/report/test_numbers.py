@@ -9,7 +9,7 @@ from support import studies
 
 from engine.sparse import masks as mask_functions
 from trainers.report import numbers, sections
-from trainers.report.repetitions import repetitions
+from trainers.report.repetitions import families, repetitions
 from trainers.store.reader import load
 
 # Numbers.
@@ -38,12 +38,12 @@ def test_a_curve_is_a_mean_where_every_finished_run_has_values(study):
 
 def test_masks_are_nested_and_a_revived_weight_shows(study):
     runs, _ = load([study / "reach-v3" / "seed-0" / "ticket"])
-    (family,) = numbers.families(repetitions(runs))
-    assert numbers.nested(family) == {0: {2: True}}
-    last = family.rounds[2].first
-    pruned = np.argwhere(~family.rounds[1].first.masks["actor"]["kernel_0"])[0]
+    (family,) = families(repetitions(runs))
+    assert numbers.nested(family) == {(0, 2): True}
+    (last,) = family.rounds[2]
+    pruned = np.argwhere(~family.rounds[1][0].masks["actor"]["kernel_0"])[0]
     last.masks["actor"]["kernel_0"][tuple(pruned)] = True
-    assert numbers.nested(family) == {0: {2: False}}
+    assert numbers.nested(family) == {(0, 2): False}
     assert "Not nested in the round before: round 2 of seed 0." in sections.masks([family], {})
 
 
