@@ -71,12 +71,10 @@ def export(arguments: ExportArguments) -> None:
     observations = check_observations(chosen)
     actor = folded_actor(chosen)
     small = compact(chosen.masks["actor"], actor)
-    differences = check_outputs(chosen, actor, small, observations)
     meta = {
         **_facts(chosen, actor, small),
         "checked_observations": len(observations),
-        "largest_relative_difference": differences["all"],
-        "rounding_of_folded_normalizer": differences["folding"],
+        **check_outputs(chosen, actor, small, observations),
     }
     write(out, small, meta)
     console = Console()
@@ -84,7 +82,8 @@ def export(arguments: ExportArguments) -> None:
     console.print(f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns")
     console.print(
         f"largest difference to the trained actor over {len(observations):,} observations, over its largest "
-        f"output: {differences['all']:.1e}, {differences['folding']:.1e} by folding the normaliser in",
+        f"output: {meta['largest_relative_difference']:.1e}, {meta['rounding_of_folded_normalizer']:.1e} by "
+        "folding the normaliser in",
         soft_wrap=True,
     )
     console.print(f"written: {out}", soft_wrap=True)
@@ -141,26 +140,26 @@ def check_observations(chosen: SavedRun) -> np.ndarray:
 def check_outputs(
     chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP, observations: np.ndarray
 ) -> dict[str, float]:
-    """{"all", "folding"}: the largest difference to the trained actor, relative to its largest output.
+    """The largest difference to the trained actor, relative to its largest output, as the file says it.
 
     The trained actor is the masked network on normalised observations. All arithmetic is in float64, so that
-    the networks are compared and not the order of float32 sums, which alone may change more. "folding" is the
-    part that comes from rounding the folded weights to float32, before units are taken out.
+    the networks are compared and not the order of float32 sums, which alone may change more. The second
+    number is the part that comes from rounding the folded weights to float32, before units are taken out.
     Raises DifferentOutputsError where the exported actor differs by more than TOLERANCE.
     """
     rows = observations.astype(np.float64)
     mean, scale = _scaling(chosen)
     trained = forward(chosen.parameters["actor"], (rows - mean) * scale)
+    outputs = forward(small.parameters, rows[:, small.inputs]), forward(actor, rows)
     largest = max(np.abs(trained).max(), np.finfo(np.float64).tiny)
-    outputs = {"all": forward(small.parameters, rows[:, small.inputs]), "folding": forward(actor, rows)}
-    found = {name: float(np.abs(values - trained).max() / largest) for name, values in outputs.items()}
-    if not found["all"] <= TOLERANCE:
+    whole, folding = (float(np.abs(values - trained).max() / largest) for values in outputs)
+    if not whole <= TOLERANCE:
         raise DifferentOutputsError(
-            f"the exported actor of {str(chosen.path)!r} differs from the trained one by {found['all']:.2e} "
-            f"of the largest output, more than {TOLERANCE:.0e}; by {found['folding']:.2e} after folding the "
+            f"the exported actor of {str(chosen.path)!r} differs from the trained one by {whole:.2e} "
+            f"of the largest output, more than {TOLERANCE:.0e}; by {folding:.2e} after folding the "
             "normaliser in, which float32 cannot hold where inputs are many times larger than their spread"
         )
-    return found
+    return {"largest_relative_difference": whole, "rounding_of_folded_normalizer": folding}
 
 
 def measure(actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[int, tuple[float, float]]:
@@ -174,10 +173,9 @@ def measure(actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[int, tup
     with threadpool_limits(1):
         for batch in BATCHES:
             x = rng.standard_normal((batch, len(actor["kernel_0"])), dtype=np.float32)
-            timers = [
-                timeit.Timer(lambda x=x: forward(actor, x)),
-                timeit.Timer(lambda x=x: forward(small.parameters, x[:, small.inputs])),
-            ]
+            names = {"forward": forward, "actor": actor, "small": small, "x": x}
+            calls = "forward(actor, x)", "forward(small.parameters, x[:, small.inputs])"
+            timers = [timeit.Timer(call, globals=names) for call in calls]
             counts = [max(1, int(_SLICE_SECONDS * 3 / timer.timeit(3))) for timer in timers]
             pairs = list(zip(timers, counts, strict=True))
             slices = [[timer.timeit(count) / count for timer, count in pairs] for _ in range(_ROUNDS)]

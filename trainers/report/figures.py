@@ -77,8 +77,19 @@ def curves(groups: Sequence[Repetitions], title: str) -> bytes | None:
     figure = Figure((12, 4.3 + 0.22 * (len(groups) // 4)), layout="constrained")
     for axes, key in _panels(figure, title, "environment steps"):
         for group in groups:
-            if found := numbers.curve(group.runs, key):
-                _draw_curve(axes, found, *looks[group.label], f"{group.label}, {group.seeds()}")
+            lines = numbers.lines(group.runs, key)
+            if not lines:
+                continue
+            colour, dashes = looks[group.label]
+            for steps, values, finished in lines:
+                if len(lines) > 1 or not finished:
+                    axes.plot(steps, values, color=colour, lw=0.7, alpha=0.6, ls="-" if finished else ":")
+            steps, values = numbers.band(lines)
+            if len(lines) > 1:
+                axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
+            # A mean that is not there still has its place in the legend.
+            label = f"{group.label}, {group.seeds()}"
+            axes.plot(steps, values.mean(0), color=colour, lw=1.8, ls=dashes, label=label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return _png(figure, 4) if any(axes.lines for axes in figure.axes) else None
 
@@ -95,23 +106,19 @@ def _looks(groups: Sequence[Repetitions]) -> dict[str, tuple[ColorType, str]]:
     return looks
 
 
-def _draw_curve(axes: Axes, found: numbers.Curve, colour: ColorType, dashes: str, label: str) -> None:
-    several = len(found.lines) > 1
-    for steps, values, finished in found.lines:
-        if several or not finished:
-            axes.plot(steps, values, color=colour, lw=0.7, alpha=0.6, ls="-" if finished else ":")
-    if several:
-        axes.fill_between(found.steps, found.low, found.high, color=colour, alpha=0.12, lw=0)
-    # A mean that is not there still has its place in the legend.
-    axes.plot(found.steps, found.mean, color=colour, lw=1.8, ls=dashes, label=label)
-
-
 def against_sparsity(family: Family, title: str) -> bytes | None:
     """Final results over sparsity: the ticket, its controls and the dense level; None where none finished."""
     if not family.rounds:
         return None
     pruned = any(run.masks["actor"] for runs in family.rounds.values() for run in runs)
     kind = "actor" if pruned else "critic"
+    series = [("ticket", list(family.rounds.values()), 0.0, 1.5)]
+    # Side by side, because controls share the ticket's sparsity; the one without a mask stands alone.
+    shifts = {"permuted-weights": 0.025, "permuted-mask": 0.05, "random-mask": 0.075}
+    for name in sorted({group.first.name for group in family.controls if group.finished}):
+        controls = [group.finished for group in family.controls if group.first.name == name]
+        label = f"control: {name}{', rewound, no mask' if name == 'dense' else ''}"
+        series.append((label, [runs for runs in controls if runs], shifts.get(name, 0), 0))
     figure = Figure((12, 4.6), layout="constrained")
     for axes, key in _panels(figure, title, f"sparsity of the {kind}"):
         if level := [summary[key] for summary in family.dense.values()]:
@@ -119,41 +126,23 @@ def against_sparsity(family: Family, title: str) -> bytes | None:
             axes.axhline(float(np.mean(level)), color=_BLACK, lw=1.2, ls="--", label=label)
             if len(level) > 1:
                 axes.axhspan(min(level), max(level), color=_BLACK, alpha=0.08, lw=0)
-        _draw_points(axes, list(family.rounds.values()), kind, key, "ticket", lw=1.5)
-        # Side by side, because controls share the ticket's sparsity; the one without a mask stands alone.
-        shifts = {"permuted-weights": 0.025, "permuted-mask": 0.05, "random-mask": 0.075}
-        for name in sorted({group.first.name for group in family.controls if group.finished}):
-            found = [g.finished for g in family.controls if g.first.name == name and g.finished]
-            label = f"control: {name}{', rewound, no mask' if name == 'dense' else ''}"
-            _draw_points(axes, found, kind, key, label, shifts.get(name, 0))
+        for label, rounds, shift, width in series:
+            colour, marker, _ = _style(rounds[0][0])
+            xs = [np.mean([run.sparsity(kind) for run in runs]) + shift for runs in rounds]
+            found = [numbers.of_summaries(runs, key) for runs in rounds]
+            counts = [len(values) for values in found]
+            look: dict[str, Any] = {"color": colour, "marker": marker, "elinewidth": 1.2, "capsize": 3}
+            axes.errorbar(xs, *_means(found), ms=6, lw=width, label=f"{label} ({seeds(*counts)})", **look)
+            axes.plot(np.repeat(xs, counts), np.concatenate(found), ".", color=colour, ms=4, alpha=0.5)
         axes.set_xlim(-0.08, 1.08)
     return _png(figure, 3)
-
-
-def _draw_points(
-    axes: Axes,
-    rounds: Sequence[Sequence[SavedRun]],
-    kind: str,
-    key: str,
-    label: str,
-    shift: float = 0,
-    lw: float = 0,
-) -> None:
-    """Results of the runs of each round at their mean sparsity, moved to the right by ``shift``."""
-    colour, marker, _ = _style(rounds[0][0])
-    xs = [np.mean([run.sparsity(kind) for run in runs]) + shift for runs in rounds]
-    found = [numbers.of_summaries(runs, key) for runs in rounds]
-    counts = [len(values) for values in found]
-    look: dict[str, Any] = {"color": colour, "marker": marker, "ms": 6, "elinewidth": 1.2, "capsize": 3}
-    axes.errorbar(xs, *_means(found), lw=lw, label=f"{label} ({seeds(*counts)})", **look)
-    axes.plot(np.repeat(xs, counts), np.concatenate(found), ".", color=colour, ms=4, alpha=0.5)
 
 
 def layer_bars(
     series: Mapping[str, Mapping[str, Sequence[float]]],
     title: str,
     ylabel: str,
-    expected: Sequence[float] = (),
+    expected: Mapping[str, float] | None = None,
 ) -> bytes:
     """Bars at each layer, mean and least to most.
 
@@ -170,7 +159,9 @@ def layer_bars(
         shift = (index - (len(series) - 1) / 2) * width
         axes.bar(places + shift, means, width * 0.92, yerr=errors, **look)
     if expected:
-        axes.plot(places, expected, "_", color=_RED, ms=38, mew=2.5, label="random masks, expected")
+        axes.plot(
+            places, list(expected.values()), "_", color=_RED, ms=38, mew=2.5, label="random masks, expected"
+        )
     axes.set_xticks(places, [name.replace(" layer", "\nlayer") for name in names])
     axes.set(ylabel=ylabel, title=title)
     axes.set_ylim(bottom=0)

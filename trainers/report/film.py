@@ -8,14 +8,13 @@ python -m trainers.report.film REQUEST.npz FILM.gif
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,32 +85,8 @@ def _call(name: str, arguments: Sequence[str], seconds: float) -> tuple[str, str
 # What runs in the process of its own.
 
 
-@contextlib.contextmanager
-def _camera(model: Any) -> Iterator[Callable[[Any], np.ndarray]]:
-    """A function that draws data of the model, (HEIGHT, WIDTH, 3) uint8.
-
-    Small and cheap pictures, as most machines without a display have no GPU either.
-    """
-    import mujoco
-
-    model.vis.quality.shadowsize = 0
-    model.vis.quality.offsamples = 4
-    view = mujoco.MjvCamera()
-    view.lookat[:] = 0.0, 0.62, 0.12
-    view.distance, view.azimuth, view.elevation = 1.35, 140, -28
-    # Closed here, as the interpreter's end is too late for some drivers.
-    with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            renderer.scene.flags[flag] = 0
-
-        def picture(data: Any) -> np.ndarray:
-            renderer.update_scene(data, camera=view)
-            return renderer.render()
-
-        yield picture
-
-
 def _draw(request: Path, out: Path) -> None:
+    import mujoco
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     from engine.sparse.compact import forward
@@ -124,24 +99,32 @@ def _draw(request: Path, out: Path) -> None:
     tasks = mt1_tasks(what["env"], what.get("mt1_seed", 0), what.get("goal_visible", True))
     env.set_task(tasks[what["goal"]])
     observation, _ = env.reset()
-    first, total, success = None, 0.0, False
-    with _camera(env.model) as picture:
-        frames = [picture(env.data)]
-        if not frames[0].any():
-            raise RuntimeError("it draws nothing but black")
-        for step in range(what["horizon"]):
+    # Small and cheap pictures, as most machines without a display have no GPU either.
+    env.model.vis.quality.shadowsize, env.model.vis.quality.offsamples = 0, 4
+    view = mujoco.MjvCamera()
+    view.lookat[:] = 0.0, 0.62, 0.12
+    view.distance, view.azimuth, view.elevation = 1.35, 140, -28
+    frames, first, total, success, truncated = [], None, 0.0, False, False
+    # Closed here, as the interpreter's end is too late for some drivers.
+    with mujoco.Renderer(env.model, HEIGHT, WIDTH) as renderer:
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+        for step in range(what["horizon"] + 1):
+            if step % EVERY == 0:
+                renderer.update_scene(env.data, camera=view)
+                frames.append(renderer.render())
+            if step == what["horizon"] or truncated:
+                break
             head = forward(actor, observation[None].astype(np.float32))[0]
             observation, reward, _, truncated, info = env.step(np.tanh(head[: len(head) // 2]))
             total, success = total + float(reward), bool(info["success"])
             first = step if success and first is None else first
-            if (step + 1) % EVERY == 0:
-                frames.append(picture(env.data))
-            if truncated:
-                break
+    if not frames[0].any():
+        raise RuntimeError("it draws nothing but black")
     out.write_bytes(_gif(frames))
     reached = "no success" if first is None else f"first success at step {first}"
     print(
-        f"{what['env']}, goal {what['goal']} of 50, {step + 1} steps: {reached}, "
+        f"{what['env']}, goal {what['goal']} of 50, {step} steps: {reached}, "
         f"{'success' if success else 'no success'} at the last step, return {total:,.0f}"
     )
 

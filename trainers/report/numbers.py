@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import gammaln, softmax
@@ -29,18 +28,8 @@ _FRAME = (
 METAWORLD_INPUTS = (*_FRAME, *(f"previous {name}" for name in _FRAME), "goal x", "goal y", "goal z")
 
 
-class Curve(NamedTuple):
-    """One measure over environment steps.
-
-    lines: (steps, values, whether it is finished) of each run. steps, mean, low, high: over the finished
-    runs, interpolated linearly, where all of them have values.
-    """
-
-    lines: list[tuple[np.ndarray, np.ndarray, bool]]
-    steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+Line = tuple[np.ndarray, np.ndarray, bool]
+"""Environment steps (t,) and one measure at them (t,) of a run, and whether it is finished."""
 
 
 def of_summaries(runs: Sequence[SavedRun], key: str, part: str | None = None) -> list[float]:
@@ -57,24 +46,26 @@ def text(values: Sequence[float], form: str) -> str:
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def curve(runs: Sequence[SavedRun], key: str) -> Curve | None:
-    """One measure of all evaluations; None where there are none."""
-    lines = []
+def lines(runs: Sequence[SavedRun], key: str) -> list[Line]:
+    """One measure in all evaluations of each run that has some."""
+    found = []
     for run in runs:
         rows = [(row["env_steps"], row[key]) for row in run.evaluations if row.get(key) is not None]
         if rows:
             steps, values = np.array(rows, np.float64).T
-            lines.append((steps, values, run.summary is not None))
-    if not lines:
-        return None
+            found.append((steps, values, run.summary is not None))
+    return found
+
+
+def band(lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (t,), and the values (runs, t) of the finished lines, interpolated, where all have some."""
     finished = [(steps, values) for steps, values, done in lines if done]
     if not finished:
-        return Curve(lines, *([np.zeros(0)] * 4))
+        return np.zeros(0), np.zeros((1, 0))
     grid = np.unique(np.concatenate([steps for steps, _ in finished]))
-    band = np.array([np.interp(grid, *line, left=np.nan, right=np.nan) for line in finished])
-    there = np.isfinite(band).all(0)
-    band = band[:, there]
-    return Curve(lines, grid[there], band.mean(0), band.min(0), band.max(0))
+    values = np.array([np.interp(grid, *line, left=np.nan, right=np.nan) for line in finished])
+    there = np.isfinite(values).all(0)
+    return grid[there], values[:, there]
 
 
 # Masks.
@@ -112,16 +103,17 @@ def expected_jaccard(size: int, first: int, second: int) -> float:
     return float((chance * shared / (first + second - shared)).sum())
 
 
-def overlaps(runs: Sequence[SavedRun]) -> dict[str, tuple[list[float], float]]:
-    """Layer -> (Jaccard index of each pair of runs, mean of what random masks of their densities have)."""
+def overlaps(runs: Sequence[SavedRun]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Layer -> Jaccard index of each pair of runs; and layer -> its mean for random masks as dense."""
     found = [layers(run) for run in runs]
-    out = {}
-    for name in found[0] if len(found) > 1 else ():
+    measured, expected = {}, {}
+    for name in found[0]:
         pairs = list(itertools.combinations([masks[name] for masks in found], 2))
-        measured = [mask_functions.overlap({"kernel_0": a}, {"kernel_0": b})[1].jaccard for a, b in pairs]
-        expected = [expected_jaccard(a.size, int(a.sum()), int(b.sum())) for a, b in pairs]
-        out[name] = measured, float(np.mean(expected))
-    return out
+        both = [mask_functions.overlap({"kernel_0": a}, {"kernel_0": b})[1] for a, b in pairs]
+        measured[name] = [each.jaccard for each in both]
+        chances = [expected_jaccard(a.size, int(a.sum()), int(b.sum())) for a, b in pairs]
+        expected[name] = float(np.mean(chances))
+    return measured, expected
 
 
 def nested(family: Family) -> dict[tuple[int, int], bool]:

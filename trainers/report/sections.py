@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from engine.sparse import masks as mask_functions
@@ -82,10 +83,11 @@ def sparsity(families: Sequence[Family], pictures: Pictures) -> str:
         found = figures.against_sparsity(family, title)
         parts.append(_picture(pictures, f"sparsity-{family.label}", found, title, caption))
         if not family.controls:
-            parts.append(page.paragraph("No controls were trained: mask and weights cannot be told apart."))
+            text = "No controls were trained: mask and weights cannot be told apart."
+            parts.append(page.element("p", text))
         if not family.dense:
-            parts.append(page.paragraph("The dense run cannot be found, so its level is not drawn."))
-    return "".join(parts) or page.paragraph("There is no ticket among the runs.")
+            parts.append(page.element("p", "The dense run cannot be found, so its level is not drawn."))
+    return "".join(parts) or page.element("p", "There is no ticket among the runs.")
 
 
 def transfer(groups: Sequence[Repetitions]) -> str:
@@ -107,8 +109,8 @@ def transfer(groups: Sequence[Repetitions]) -> str:
                 if len(group.runs) > 1:
                     rows += [["", f"seed {run.seed}", *_transfer_cells([run])] for run in group.finished]
                 rows += [["", f"seed {r.seed}", "unfinished", *[""] * 7] for r in group.runs if not r.summary]
-        parts += [page.heading(f"Target {env}"), page.table(columns, rows, caption, texts=["seeds"])]
-    return "".join(parts) or page.paragraph("There is no transfer among the runs.")
+        parts += [page.element("h3", f"Target {env}"), page.table(columns, rows, caption, texts=["seeds"])]
+    return "".join(parts) or page.element("p", "There is no transfer among the runs.")
 
 
 def _transfer_cells(runs: Sequence[SavedRun]) -> list[str]:
@@ -130,31 +132,24 @@ def masks(families: Sequence[Family], pictures: Pictures) -> str:
     parts = []
     for family in (each for each in families if each.rounds):
         title = f"{family.label} tickets"
-        densities: dict[str, dict[str, list[float]]] = {}
-        rows = []
+        densities, rows = {}, []
         for number, runs in family.rounds.items():
-            found = {run.seed: numbers.layers(run) for run in runs}
-            names = list(found[runs[0].seed])
-            densities[f"round {number}"] = {
-                k: [float(each[k].mean()) for each in found.values()] for k in names
-            }
-            for seed, layers in found.items():
-                rows.append([number, seed, *(f"{int(m.sum()):,} of {m.size:,}" for m in layers.values())])
-        text, ylabel = f"{title}: density of each layer", "kept weights, share of the layer"
+            found = [numbers.layers(run) for run in runs]
+            densities[f"round {number}"] = {k: [float(each[k].mean()) for each in found] for k in found[0]}
+            for run, layers in zip(runs, found, strict=True):
+                counts = [f"{int(mask.sum()):,} of {mask.size:,}" for mask in layers.values()]
+                rows.append([number, run.seed, *counts])
+        text = f"{title}: density of each layer"
+        figure = figures.layer_bars(densities, text, "kept weights, share of the layer")
+        caption = f"Share of its weights that a layer keeps after each round. {_BANDS}"
         parts += [
-            page.heading(title),
-            _picture(
-                pictures,
-                f"density-{family.label}",
-                figures.layer_bars(densities, text, ylabel),
-                text,
-                f"Share of its weights that a layer keeps after each round. {_BANDS}",
-            ),
-            page.table("|".join(["round", "seed", *names]), rows, "Kept weights, exact counts."),
-            page.paragraph(_nestedness(family)),
+            page.element("h3", title),
+            _picture(pictures, f"density-{family.label}", figure, text, caption),
+            page.table("|".join(["round", "seed", *found[0]]), rows, "Kept weights, exact counts."),
+            page.element("p", _nestedness(family)),
             _overlap(family, title, pictures),
         ]
-    return "".join(parts) or page.paragraph(_NO_TICKET)
+    return "".join(parts) or page.element("p", _NO_TICKET)
 
 
 def _nestedness(family: Family) -> str:
@@ -171,16 +166,19 @@ def _nestedness(family: Family) -> str:
 
 
 def _overlap(family: Family, title: str, pictures: Pictures) -> str:
-    rows, last = [], {}
+    rows, figure = [], b""
     for number, runs in family.rounds.items():
-        if found := numbers.overlaps(runs):
-            last = found
-            for name, (measured, expected) in found.items():
-                ratio = f"{sum(measured) / len(measured) / expected:.2f}" if expected else ""
-                cells = numbers.text(measured, ".3f"), f"{expected:.3f}", ratio
-                rows.append([number, name, len(runs), *cells])
+        if len(runs) < 2:
+            continue
+        measured, expected = numbers.overlaps(runs)
+        for name, values in measured.items():
+            ratio = f"{sum(values) / len(values) / expected[name]:.2f}" if expected[name] else ""
+            cells = numbers.text(values, ".3f"), f"{expected[name]:.3f}", ratio
+            rows.append([number, name, len(runs), *cells])
+        text = f"{title}: overlap of seeds' tickets, round {number}"
+        figure = figures.layer_bars({"between seeds": measured}, text, "Jaccard index", expected)
     if not rows:
-        return page.paragraph("One seed has no other seed's mask to overlap with.")
+        return page.element("p", "One seed has no other seed's mask to overlap with.")
     columns = "round|layer|seeds|Jaccard index|expected of random masks|ratio"
     caption = (
         "Weights that two seeds' tickets both keep, over those that either keeps: mean, least and greatest "
@@ -189,11 +187,7 @@ def _overlap(family: Family, title: str, pictures: Pictures) -> str:
         "overlap: more than expected says something, about which inputs or outputs are kept, for instance; "
         "no more than expected does not say that the tickets are unlike."
     )
-    text = f"{title}: overlap of seeds' tickets, round {rows[-1][0]}"
-    measured = {name: values for name, (values, _) in last.items()}
-    expected = [value for _, value in last.values()]
-    found = figures.layer_bars({"between seeds": measured}, text, "Jaccard index", expected)
-    picture = _picture(pictures, f"overlap-{family.label}", found, text, caption)
+    picture = _picture(pictures, f"overlap-{family.label}", figure, text, caption)
     return picture + page.table(columns, rows, texts=["layer"])
 
 
@@ -209,7 +203,7 @@ def inputs(families: Sequence[Family], pictures: Pictures) -> str:
         title = f"{family.label} tickets: kept inputs"
         found = figures.inputs(family, title)
         parts += [_picture(pictures, f"inputs-{family.label}", found, title, caption), _constants(family)]
-    return "".join(parts) or page.paragraph(_NO_TICKET)
+    return "".join(parts) or page.element("p", _NO_TICKET)
 
 
 def _constants(family: Family) -> str:
@@ -217,19 +211,17 @@ def _constants(family: Family) -> str:
     for number, run in ((k, run) for k, runs in family.rounds.items() for run in runs):
         constant = numbers.constant_inputs(run)
         for kind in (kind for kind in NETWORKS if run.masks[kind]):
-            mask = run.masks[kind]
             without, idle = numbers.sparsity_without_constants(run, kind)
+            kept = mask_functions.kept_inputs(run.masks[kind]).values()
             parts = mask_functions.networks(run.parameters[kind])
-            reaching = [compact(m, parts[key]).inputs for key, m in mask_functions.networks(mask).items()]
+            networks = mask_functions.networks(run.masks[kind]).items()
             cells = [
                 f"{run.sparsity(kind):.4f}",
                 f"{without:.4f}",
                 f"{idle:,}",
                 f"{int(constant.sum())} of {len(constant)}",
-                " + ".join(
-                    f"{each.sum()} of {each.size}" for each in mask_functions.kept_inputs(mask).values()
-                ),
-                " + ".join(str(len(each)) for each in reaching),
+                " + ".join(f"{each.sum()} of {each.size}" for each in kept),
+                " + ".join(f"{len(compact(mask, parts[key]).inputs)}" for key, mask in networks),
             ]
             rows.append([number, run.seed, kind, *cells])
     columns = (
@@ -247,15 +239,14 @@ def episode(runs: Sequence[SavedRun], pictures: Pictures) -> str:
     """A film of one episode, or why there is none."""
     known = [run for run in runs if run.summary is not None and run.env in METAWORLD_TASKS]
     if not known:
-        return page.paragraph(
-            "No episode is shown: there is no finished run of a Meta-World task, which is what can be drawn."
-        )
+        text = "there is no finished run of a Meta-World task, which is what can be drawn."
+        return page.element("p", f"No episode is shown: {text}")
     rank = {"round": 3, "dense": 2, "variant": 1, "control": 0}
     chosen = max(known, key=lambda run: (rank[run.kind], run.round))
     kwargs = parse_kwargs(chosen.config["env_kwargs"])
     shown = film(folded_actor(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", _HORIZON))
     if shown.gif is None:
-        return page.paragraph(shown.text)
+        return page.element("p", shown.text)
     pictures["figure-episode.gif"] = shown.gif
     caption = (
         f"Final deterministic actor of {chosen.label}, seed {chosen.seed}: {shown.text}. One goal of one "
@@ -266,7 +257,7 @@ def episode(runs: Sequence[SavedRun], pictures: Pictures) -> str:
 
 def _picture(pictures: Pictures, name: str, content: bytes | None, title: str, caption: str) -> str:
     if content is None:
-        return page.paragraph(f"{title}: there is nothing finished to draw.")
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.replace(" [", "-").replace("]", ""))
+        return page.element("p", f"{title}: there is nothing finished to draw.")
+    safe = re.sub(r"[^\w.-]", "_", name.replace(" [", "-").replace("]", ""))
     pictures[f"figure-{safe}.png"] = content
     return page.picture(content, "png", title, caption)

@@ -36,8 +36,8 @@ def costs(groups: Sequence[Repetitions], families: Sequence[Family], runs: Seque
         "dense kernels and saves nothing. Compact: dense kernels without the units that have no influence."
     )
     theory = page.table(columns, rows, caption, texts=["run"])
-    speeds = _speeds(runs) or page.paragraph("No run is finished, so nothing was timed.")
-    return theory + page.heading("Measured time") + speeds + _inference(families)
+    speeds = _speeds(runs) or page.element("p", "No run is finished, so nothing was timed.")
+    return theory + page.element("h3", "Measured time") + speeds + _inference(families)
 
 
 def _speeds(runs: Sequence[SavedRun]) -> str:
@@ -141,18 +141,18 @@ def lead(runs: Sequence[SavedRun], folders: Sequence[Container], groups: Sequenc
         texts.append("Times of different machines are side by side here and do not compare.")
     if len(commits) > 1:
         texts.append("The runs were made by different states of the code.")
-    parts = [page.paragraph(text) for text in texts]
+    parts = [page.element("p", text) for text in texts]
     unfinished = [f"{each.path} ({each.kind})" for each in folders if not each.finished]
     unfinished += [f"{run.path} ({run.label})" for run in runs if run.summary is None]
     if unfinished:
         text = "What they have so far is in the learning curves and the table of runs only."
-        parts.append(page.note(f"Unfinished: {', '.join(unfinished)}. {text}"))
+        parts.append(page.element("p", f"Unfinished: {', '.join(unfinished)}. {text}", "note"))
     repeated = [f"{run.path} ({group.label}, seed {run.seed})" for group in groups for run in group.repeated]
     if repeated:
         text = (
             "Left out of everything but the tables of single runs, as another run has the same settings and "
         )
-        parts.append(page.note(f"{text}the same seed: {', '.join(repeated)}."))
+        parts.append(page.element("p", f"{text}the same seed: {', '.join(repeated)}.", "note"))
     return "".join(parts)
 
 
@@ -190,4 +190,5 @@ def limits(groups: Sequence[Repetitions], families: Sequence[Family]) -> str:
             "Masked operation counts are no measured speed, and nothing here is a time on sparse kernels.",
         ),
     ]
-    return page.bullets(text for applies, text in notes if applies)
+    items = "".join(page.element("li", text) for applies, text in notes if applies)
+    return f"<ul>{items}</ul>\n"
