@@ -42,13 +42,12 @@ from trainers.study.identities import (
 from trainers.study.orchestrator import run_all
 from trainers.study.transfer import transfer
 
-_DESCRIPTION = "Train a dense policy, draw lottery tickets from it, transfer them."
 _FLAGS = "the command line"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(StudyConfig):
-    """What ``python train.py`` takes."""
+    """Train a dense policy, draw lottery tickets from it, transfer them."""
 
     stage: Stage
     """dense: a run of its own. ticket: prune, rewind and retrain one. transfer: a ticket's mask on another
@@ -118,17 +117,9 @@ def read(argv: Sequence[str]) -> Given:
     lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
     cls = with_algorithm(TrainArguments, str(lower.settings.get("algo", ALGORITHM)))
     default = build(cls, lower, stage=tyro.MISSING)
-    parsed = tyro.cli(cls, args=argv, default=default, description=_DESCRIPTION, prog="train.py")
+    parsed = tyro.cli(cls, args=argv, default=default, prog="train.py")
     words = {word[2:].partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     return Given(cls, Layer(_FLAGS, _given(words, parsed)), file, source)
-
-
-def parse(argv: Sequence[str]) -> TrainArguments:
-    """Arguments from the command line, over ``--config``'s, over the source's and the task's settings.
-
-    Raises as ``read``, and as ``Given.arguments``.
-    """
-    return read(argv).arguments()
 
 
 def _given(words: Set[str], parsed: Any, at: str = "") -> dict[str, Any]:

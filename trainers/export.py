@@ -79,14 +79,13 @@ def export(arguments: ExportArguments) -> None:
     write(out, small, meta)
     console = Console()
     console.print(_comparison(meta, measure(actor, small)))
-    console.print(f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns")
     console.print(
+        f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns\n"
         f"largest difference to the trained actor over {len(observations):,} observations, over its largest "
         f"output: {meta['largest_relative_difference']:.1e}, {meta['rounding_of_folded_normalizer']:.1e} by "
-        "folding the normaliser in",
+        f"folding the normaliser in\nwritten: {out}",
         soft_wrap=True,
     )
-    console.print(f"written: {out}", soft_wrap=True)
 
 
 def exportable(path: Path) -> SavedRun:
@@ -200,7 +199,8 @@ def write(file: Path, small: CompactMLP, meta: Mapping[str, Any]) -> None:
 def _facts(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, Any]:
     """Where the actor is from, and its sizes before and after."""
     assert chosen.summary is not None
-    total, pruned = _size(actor), sum(int((~kept).sum()) for kept in chosen.masks["actor"].values())
+    total, exported = (sum(leaf.size for leaf in each.values()) for each in (actor, small.parameters))
+    pruned = sum(int((~kept).sum()) for kept in chosen.masks["actor"].values())
     return {
         "env": chosen.env,
         "env_kwargs": list(chosen.config["env_kwargs"]),
@@ -210,19 +210,14 @@ def _facts(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP)
         "env_steps": chosen.summary["env_steps"],
         "outputs": "mean and log standard deviation of each action before tanh",
         "widths": {"trained": _widths(actor), "exported": _widths(small.parameters)},
-        "parameters": {"trained": total, "kept": total - pruned, "exported": _size(small.parameters)},
+        "parameters": {"trained": total, "kept": total - pruned, "exported": exported},
         "flops": flops.forward(chosen.masks["actor"], actor),
     }
 
 
-def _size(parameters: Mapping[str, np.ndarray]) -> int:
-    return sum(leaf.size for leaf in parameters.values())
-
-
 def _widths(parameters: Mapping[str, np.ndarray]) -> list[int]:
     """Inputs, hidden units of each layer, outputs."""
-    biases = [len(parameters[f"bias_{i}"]) for i in range(len(parameters) // 2)]
-    return [len(parameters["kernel_0"]), *biases]
+    return [len(parameters["kernel_0"]), *(len(parameters[f"bias_{i}"]) for i in range(len(parameters) // 2))]
 
 
 def _comparison(meta: Mapping[str, Any], times: Mapping[int, tuple[float, float]]) -> Table:

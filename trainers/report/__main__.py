@@ -28,7 +28,6 @@ from trainers.report.repetitions import families, repetitions
 from trainers.store.reader import Container, SavedRun, load
 
 PAGE = "report.html"
-_PICTURES = "figure-*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +41,21 @@ class ReportArguments:
 
 
 def report(arguments: ReportArguments) -> Path:
-    """Write the report; returns its page's file. Raises ConfigError, with nothing written."""
-    if not arguments.runs:
-        raise ConfigError(["no run folder is named; at least one is needed"])
+    """Write the report; returns its page's file.
+
+    Raises ConfigError before anything is written, or if the disk takes no more.
+    """
     runs, folders = load(arguments.runs)
     if not runs:
-        raise ConfigError([f"{str(path)!r} holds no run that has begun" for path in arguments.runs])
+        problems = [f"{str(path)!r} holds no run that has begun" for path in arguments.runs]
+        raise ConfigError(problems or ["no run folder is named; at least one is needed"])
     out = arguments.out or arguments.runs[0] / "report"
     check_out(out)
     text, pictures = build(runs, folders)
     # The page first: it needs no other file, and makes the folder ours.
     for name, content in {PAGE: text.encode(), **pictures}.items():
         write_file(out / name, content)
-    for old in out.glob(_PICTURES):
+    for old in out.glob("figure-*"):
         if old.name not in pictures:
             old.unlink()
     return out / PAGE
@@ -85,12 +86,11 @@ def build(runs: Sequence[SavedRun], folders: Sequence[Container]) -> tuple[str, 
 def check_out(out: Path) -> None:
     """Raises ConfigError unless the folder is new, empty, or holds an earlier report."""
     check_folder(out)
-    if not out.exists() or not os.listdir(out):
-        return
+    ours = False
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if page.GENERATOR in (out / PAGE).read_text():
-            return
-    raise ConfigError([f"{str(out)!r} holds other files and no {PAGE} of ours"])
+        ours = page.GENERATOR in (out / PAGE).read_text()
+    if out.exists() and os.listdir(out) and not ours:
+        raise ConfigError([f"{str(out)!r} holds other files and no {PAGE} of ours"])
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def curves(groups: Sequence[Repetitions], title: str) -> bytes | None:
             if len(lines) > 1:
                 axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
             # A mean that is not there still has its place in the legend.
-            label = f"{group.label}, {group.seeds()}"
+            label = f"{group.label}, {seeds(len(group.runs))}"
             axes.plot(steps, values.mean(0), color=colour, lw=1.8, ls=dashes, label=label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return _png(figure, 4) if any(axes.lines for axes in figure.axes) else None
@@ -100,7 +100,7 @@ def _looks(groups: Sequence[Repetitions]) -> dict[str, tuple[ColorType, str]]:
     gradient = dict(zip(rounds, _gradient(len(rounds)), strict=True)) if len(rounds) > 1 else {}
     looks: dict[str, tuple[ColorType, str]] = {}
     for group in groups:
-        colour, _, dashes = _style(group.first)
+        colour, _, dashes = _style(group.runs[0])
         choices = [(gradient.get(group.label, colour), each) for each in (dashes, "--", "-.", ":")]
         looks[group.label] = next((look for look in choices if look not in looks.values()), choices[0])
     return looks
@@ -115,8 +115,8 @@ def against_sparsity(family: Family, title: str) -> bytes | None:
     series = [("ticket", list(family.rounds.values()), 0.0, 1.5)]
     # Side by side, because controls share the ticket's sparsity; the one without a mask stands alone.
     shifts = {"permuted-weights": 0.025, "permuted-mask": 0.05, "random-mask": 0.075}
-    for name in sorted({group.first.name for group in family.controls if group.finished}):
-        controls = [group.finished for group in family.controls if group.first.name == name]
+    for name in sorted({group.runs[0].name for group in family.controls if group.finished}):
+        controls = [group.finished for group in family.controls if group.runs[0].name == name]
         label = f"control: {name}{', rewound, no mask' if name == 'dense' else ''}"
         series.append((label, [runs for runs in controls if runs], shifts.get(name, 0), 0))
     figure = Figure((12, 4.6), layout="constrained")
@@ -180,9 +180,8 @@ def inputs(family: Family, title: str) -> bytes:
     constant = np.all([numbers.constant_inputs(run) for run in last], axis=0)
     count, most = max(map(len, tables.values())), max(values.max() for values in tables.values())
     names = numbers.input_names(family.env, count, len(constant))
-    figure = Figure(
-        (3.6 + len(tables) * (1.2 + 0.62 * len(shares)), min(40, 1.6 + 0.21 * count)), layout="constrained"
-    )
+    size = 3.6 + len(tables) * (1.2 + 0.62 * len(shares)), min(40, 1.6 + 0.21 * count)
+    figure = Figure(size, layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     for axes, (name, values) in zip(panels, tables.items(), strict=True):
         image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=most, interpolation="nearest")

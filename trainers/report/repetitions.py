@@ -28,15 +28,6 @@ class Repetitions:
         """The runs that have their results."""
         return [run for run in self.runs if run.summary is not None]
 
-    @property
-    def first(self) -> SavedRun:
-        """Any of the runs, for what they have in common."""
-        return self.runs[0]
-
-    def seeds(self) -> str:
-        """How many there are, in words."""
-        return seeds(len(self.runs))
-
 
 @dataclass(frozen=True)
 class Family:
@@ -93,7 +84,7 @@ def families(groups: Sequence[Repetitions]) -> list[Family]:
         Family(
             env=env,
             label=f"{env} [{settings}]" if several[env] > 1 else env,
-            rounds={g.first.round: g.finished for g in members if g.kind == "round" and g.finished},
+            rounds={g.runs[0].round: g.finished for g in members if g.kind == "round" and g.finished},
             controls=[group for group in members if group.kind == "control"],
             dense={run.seed: run.dense for group in members for run in group.runs if run.dense is not None},
         )

@@ -21,7 +21,6 @@ Pictures = dict[str, bytes]
 
 _BANDS = "Bands, brackets and whiskers run from the least to the greatest of the seeds."
 _NO_TICKET = "There is no finished round of a ticket among the runs."
-_HORIZON = 500
 
 
 def results(groups: Sequence[Repetitions]) -> str:
@@ -58,8 +57,8 @@ def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
         chosen: dict[str, tuple[str, list[Repetitions]]] = {}
         if dense or tickets:
             chosen["rounds"] = "dense and ticket" if tickets else "dense", dense + tickets
-        for number in sorted({group.first.round for group in here if group.kind == "control"}):
-            same = [g for g in here if g.first.round == number and g.kind in ("round", "control")]
+        for number in sorted({group.runs[0].round for group in here if group.kind == "control"}):
+            same = [g for g in here if g.runs[0].round == number and g.kind in ("round", "control")]
             chosen[f"controls-{number}"] = f"round {number} and its controls", dense + same
         if transfers:
             chosen["transfer"] = "transfers onto this task", dense + transfers
@@ -244,7 +243,7 @@ def episode(runs: Sequence[SavedRun], pictures: Pictures) -> str:
     rank = {"round": 3, "dense": 2, "variant": 1, "control": 0}
     chosen = max(known, key=lambda run: (rank[run.kind], run.round))
     kwargs = parse_kwargs(chosen.config["env_kwargs"])
-    shown = film(folded_actor(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", _HORIZON))
+    shown = film(folded_actor(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", 500))
     if shown.gif is None:
         return page.element("p", shown.text)
     pictures["figure-episode.gif"] = shown.gif

@@ -93,7 +93,7 @@ def every_run(runs: Sequence[SavedRun]) -> str:
 
 
 def _record(run: SavedRun) -> list[str]:
-    last = run.summary or (run.evaluations[-1] if run.evaluations else None)
+    last = run.summary or next(reversed(run.evaluations), None)
     if last is None:
         return ["unfinished", *[""] * 11]
     state, ratio, kept = "unfinished", "", [""] * len(NETWORKS)
@@ -101,16 +101,10 @@ def _record(run: SavedRun) -> list[str]:
         state = "stopped early" if last["stopped_early"] else "finished"
         ratio = f"{last['updates_per_step']:.4f}"
         kept = [_kept(run, kind) for kind in NETWORKS]
-    return [
-        state,
-        f"{last['env_steps']:,}",
-        f"{last['updates']:,}",
-        ratio,
-        f"{last['wall_seconds']:,.1f}",
-        *(f"{last['density'][kind]:.4f}" for kind in NETWORKS),
-        *kept,
-        *(f"{last[key]:{form}}" for key, (_, form) in numbers.MEASURES.items()),
-    ]
+    counts = f"{last['env_steps']:,}", f"{last['updates']:,}", ratio, f"{last['wall_seconds']:,.1f}"
+    densities = [f"{last['density'][kind]:.4f}" for kind in NETWORKS]
+    results = [f"{last[key]:{form}}" for key, (_, form) in numbers.MEASURES.items()]
+    return [state, *counts, *densities, *kept, *results]
 
 
 def _kept(run: SavedRun, kind: str) -> str:
@@ -136,12 +130,10 @@ def lead(runs: Sequence[SavedRun], folders: Sequence[Container], groups: Sequenc
         f"{len(runs)} runs, {seeds(len({run.seed for run in runs}))}, {len({run.env for run in runs})} "
         f"environments. Written {now} at {commit()}.",
         f"Run on {' and on '.join(machines)}; code at {', '.join(commits)} (+: changed since).",
+        "Times of different machines are side by side here and do not compare." * (len(machines) > 1),
+        "The runs were made by different states of the code." * (len(commits) > 1),
     ]
-    if len(machines) > 1:
-        texts.append("Times of different machines are side by side here and do not compare.")
-    if len(commits) > 1:
-        texts.append("The runs were made by different states of the code.")
-    parts = [page.element("p", text) for text in texts]
+    parts = [page.element("p", text) for text in texts if text]
     unfinished = [f"{each.path} ({each.kind})" for each in folders if not each.finished]
     unfinished += [f"{run.path} ({run.label})" for run in runs if run.summary is None]
     if unfinished:
@@ -162,33 +154,17 @@ def limits(groups: Sequence[Repetitions], families: Sequence[Family]) -> str:
     kinds = {group.kind for group in groups}
     missing = {"round": "tickets", "control": "matched controls", "variant": "transfers"}
     absent = [name for kind, name in missing.items() if kind not in kinds]
-    notes = [
-        (
-            1 in counts,
-            "Some rows rest on a single seed. One seed says nothing about a difference between runs: curves "
-            "of the same settings oscillate, and seeds differ.",
-        ),
-        (
-            max(counts, default=0) > 1,
-            f"With {seeds(*counts or [0])}, least and greatest are shown and no confidence interval or test: "
-            "ranges that overlap are no difference, ranges that do not are no proof of one.",
-        ),
-        (
-            True,
-            "An evaluation is one episode for each goal by the deterministic actor. The best of several "
-            "evaluations is higher than what that actor would reach when tested again; the last is not "
-            "chosen.",
-        ),
-        (bool(absent), f"Not among these runs: {', '.join(absent)}."),
-        (
-            "round" in kinds and not all(family.dense for family in families),
-            "The dense run of some tickets cannot be found where their manifests say, so that its level is "
-            "not drawn.",
-        ),
-        (
-            True,
-            "Masked operation counts are no measured speed, and nothing here is a time on sparse kernels.",
-        ),
+    texts = [
+        "Some rows rest on a single seed. One seed says nothing about a difference between runs: curves of "
+        "the same settings oscillate, and seeds differ." * (1 in counts),
+        f"With {seeds(*counts or [0])}, least and greatest are shown and no confidence interval or test: "
+        "ranges that overlap are no difference, ranges that do not are no proof of one."
+        * (max(counts, default=0) > 1),
+        "An evaluation is one episode for each goal by the deterministic actor. The best of several "
+        "evaluations is higher than what that actor would reach when tested again; the last is not chosen.",
+        f"Not among these runs: {', '.join(absent)}." * bool(absent),
+        "The dense run of some tickets cannot be found where their manifests say, so that its level is not "
+        "drawn." * ("round" in kinds and not all(family.dense for family in families)),
+        "Masked operation counts are no measured speed, and nothing here is a time on sparse kernels.",
     ]
-    items = "".join(page.element("li", text) for applies, text in notes if applies)
-    return f"<ul>{items}</ul>\n"
+    return f"<ul>{''.join(page.element('li', text) for text in texts if text)}</ul>\n"
