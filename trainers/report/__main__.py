@@ -41,10 +41,7 @@ class ReportArguments:
 
 
 def report(arguments: ReportArguments) -> Path:
-    """Write the report; returns its page's file.
-
-    Raises ConfigError before anything is written, or if the disk takes no more.
-    """
+    """Write the report and return its page's file. Raises ConfigError; its checks precede all writing."""
     runs, folders = load(arguments.runs)
     if not runs:
         problems = [f"{str(path)!r} holds no run that has begun" for path in arguments.runs]
