@@ -56,7 +56,7 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
 
 
 def forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Outputs (batch, out) of a dense ReLU network for its inputs (batch, in), which a compact one selects."""
+    """Outputs (batch, out) of a dense ReLU network for the inputs (batch, in) that it reads."""
     depth = len(parameters) // 2
     for i in range(depth):
         x = x @ parameters[f"kernel_{i}"] + parameters[f"bias_{i}"]
