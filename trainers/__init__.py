@@ -16,21 +16,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainers.config.training import TrainConfig as TrainConfig
-    from trainers.notebook import TrainedRun as TrainedRun
-    from trainers.notebook import configure as configure
-    from trainers.notebook import load as load
-    from trainers.notebook import train as train
+    from trainers.notebook import TrainConfig, TrainedRun, configure, load, train
 
-_PLACES = {
-    "TrainConfig": "trainers.config.training",
-    **dict.fromkeys(("TrainedRun", "configure", "load", "train"), "trainers.notebook"),
-}
 __all__ = ["TrainConfig", "TrainedRun", "configure", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, because what only reads a run has no use for JAX and the simulators.
-    if name not in _PLACES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module("trainers.notebook"), name)

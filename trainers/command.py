@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 
@@ -40,16 +40,14 @@ from trainers.study.identities import (
     transfer_identity,
 )
 from trainers.study.orchestrator import run_all
-from trainers.study.rewind import Source
 from trainers.study.transfer import transfer
 
-_DESCRIPTION = "Train a dense policy, draw lottery tickets from it, transfer them."
 _FLAGS = "the command line"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(StudyConfig):
-    """What ``python train.py`` takes."""
+    """Train a dense policy, draw lottery tickets from it, transfer them."""
 
     stage: Stage
     """dense: a run of its own. ticket: prune, rewind and retrain one. transfer: a ticket's mask on another
@@ -96,10 +94,6 @@ class Given:
             raise ConfigError(problems)
         return arguments
 
-    def configure(self, env: str, seed: int) -> TrainConfig:
-        """The configuration of one run of a study: what the user gave, over the environment's own."""
-        return train_config(self.arguments(env=env, seed=seed))
-
 
 def read(argv: Sequence[str]) -> Given:
     """What the command line gives, and the files that it names.
@@ -123,43 +117,22 @@ def read(argv: Sequence[str]) -> Given:
     lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
     cls = with_algorithm(TrainArguments, str(lower.settings.get("algo", ALGORITHM)))
     default = build(cls, lower, stage=tyro.MISSING)
-    parsed = tyro.cli(cls, args=argv, default=default, description=_DESCRIPTION, prog="train.py")
-    return Given(cls, Layer(_FLAGS, _given(argv, parsed)), file, source)
-
-
-def parse(argv: Sequence[str]) -> TrainArguments:
-    """Arguments from the command line, over ``--config``'s, over the source's and the task's settings.
-
-    Raises as ``read``, and as ``Given.arguments``.
-    """
-    return read(argv).arguments()
-
-
-def _given(argv: Sequence[str], parsed: Any) -> dict[str, Any]:
-    """The settings that flags of the command line name, with the values that were parsed."""
+    parsed = tyro.cli(cls, args=argv, default=default, prog="train.py")
     words = {word[2:].partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    return Given(cls, Layer(_FLAGS, _given(words, parsed)), file, source)
+
+
+def _given(words: Set[str], parsed: Any, at: str = "") -> dict[str, Any]:
+    """The settings that these flags name, with the values that were parsed. at: the flag of ``parsed``."""
     found: dict[str, Any] = {}
-    for path in _paths(type(parsed)):
-        flag = ".".join(path).replace("_", "-") if path != ("source",) else "from"
-        head, dot, last = flag.rpartition(".")
-        if not words & {flag, f"{head}{dot}no-{last}"}:
-            continue
-        into, value = found, parsed
-        for name in path[:-1]:
-            into = into.setdefault(name, {})
-        for name in path:
-            value = getattr(value, name)
-        into[path[-1]] = str(value) if isinstance(value, Path) else value
+    for name in (each.name for each in dataclasses.fields(parsed)):
+        value, word = getattr(parsed, name), "from" if name == "source" else name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            if inner := _given(words, value, f"{at}{word}."):
+                found[name] = inner
+        elif words & {f"{at}{word}", f"{at}no-{word}"}:
+            found[name] = str(value) if isinstance(value, Path) else value
     return found
-
-
-def _paths(cls: type) -> Iterator[tuple[str, ...]]:
-    hints = get_type_hints(cls)
-    for each in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[each.name]):
-            yield from ((each.name, *path) for path in _paths(hints[each.name]))
-        else:
-            yield (each.name,)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -170,69 +143,56 @@ def main(argv: Sequence[str]) -> None:
     command = ["python", "train.py", *argv]
     try:
         with Progress() as progress:
-            if arguments.stage == "all":
-                study = train_config(arguments, StudyConfig)
-                path = arguments.run or default_path(arguments.runs, study_identity(study), "study")
-                run_all(study, given.configure, path, command, progress)
-            else:
-                _STAGES[arguments.stage](arguments, command, progress)
+            if arguments.stage != "all":
+                _carry_out(arguments, command, progress)
+                return
+            study = train_config(arguments, StudyConfig)
+            path = arguments.run or default_path(arguments.runs, study_identity(study), "study")
+
+            def configure(env: str, seed: int) -> TrainConfig:
+                return train_config(given.arguments(env=env, seed=seed))
+
+            run_all(study, configure, path, command, progress)
     except InterruptedRunError as stop:
         print(f"{stop}; go on with --resume", file=sys.stderr)
         sys.exit(128 + stop.signum)
 
 
-def _dense(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
-    config = stages.collectable(train_config(arguments))
-    path, context = _place(arguments, lambda _: dense_identity(config), command, progress)
-    _report(progress, path, stages.dense(context, path, config))
-
-
-def _ticket(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
-    config = stages.collectable(train_config(arguments))
-    source, prune, matrix = _source(arguments, "dense"), arguments.prune, arguments.rewind
-    path, context = _place(
-        arguments, lambda root: ticket_identity(config, prune, matrix, source, root), command, progress
-    )
-    rounds = stages.control_rounds(arguments)
-    _report(progress, path, stages.ticket(context, path, config, prune, matrix, source, rounds))
-
-
-def _transfer(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
-    config = stages.collectable(train_config(arguments))
-    source, matrix = _source(arguments, "ticket"), arguments.rewind
-    dense = drawn_from(source)
-    path, context = _place(
-        arguments, lambda root: transfer_identity(config, matrix, source, dense, root), command, progress
-    )
-    _report(progress, path, transfer(context, path, config, matrix, source, dense))
-
-
-_STAGES = {"dense": _dense, "ticket": _ticket, "transfer": _transfer}
-
-
-def _source(arguments: TrainArguments, kind: str) -> Source:
-    if arguments.source is None:
-        raise ConfigError([f"--stage {arguments.stage} needs --from RUN, a finished {kind} run"])
-    return open_kind(arguments.source, kind)
-
-
-def _place(
-    arguments: TrainArguments,
-    identify: Callable[[Path], Identity],
-    command: Sequence[str],
-    progress: Progress,
-) -> tuple[Path, stages.Context]:
-    """The folder of a stage, and what it carries along. identify: the root of its study -> its identity."""
+def _carry_out(arguments: TrainArguments, command: Sequence[str], progress: Progress) -> None:
+    """One stage in a folder of its own."""
+    identify, work = _stage(arguments)
     path = arguments.run or default_path(arguments.runs, identify(arguments.runs))
     identity = identify(study_root(path))
     title = f"{identity.env} seed {identity.seed} {identity.kind}"
-    return path, stages.Context(identity, command, progress, arguments.resume, title)
-
-
-def _report(progress: Progress, path: Path, summary: Mapping[str, Any]) -> None:
+    summary = work(stages.Context(identity, command, progress, arguments.resume, title), path)
     progress.say(
         f"success any {summary['success_any']:.2f}  last {summary['success_last']:.2f}  "
         f"return {summary['return_mean']:,.0f}  {summary['env_steps']:,} steps  "
         f"{summary['updates']:,} updates  {summary['wall_seconds']:.0f} s"
     )
     progress.say(f"run folder: {path}")
+
+
+def _stage(
+    arguments: TrainArguments,
+) -> tuple[Callable[[Path], Identity], Callable[[stages.Context, Path], dict[str, Any]]]:
+    """Of the chosen stage: its identity in the study at a root, and what it does in its folder."""
+    config = stages.collectable(train_config(arguments))
+    prune, matrix = arguments.prune, arguments.rewind
+    if arguments.stage == "dense":
+        return lambda _: dense_identity(config), lambda context, path: stages.dense(context, path, config)
+    kind = "dense" if arguments.stage == "ticket" else "ticket"
+    if arguments.source is None:
+        raise ConfigError([f"--stage {arguments.stage} needs --from RUN, a finished {kind} run"])
+    source = open_kind(arguments.source, kind)
+    if arguments.stage == "ticket":
+        rounds = stages.control_rounds(arguments)
+        return (
+            lambda root: ticket_identity(config, prune, matrix, source, root),
+            lambda context, path: stages.ticket(context, path, config, prune, matrix, source, rounds),
+        )
+    dense = drawn_from(source)
+    return (
+        lambda root: transfer_identity(config, matrix, source, dense, root),
+        lambda context, path: transfer(context, path, config, matrix, source, dense),
+    )

@@ -19,9 +19,9 @@ import fastcollect.support.project_environment  # noqa: F401  (first: it may cha
 
 # isort: split
 import json
-import time
+import timeit
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -71,23 +71,27 @@ def export(arguments: ExportArguments) -> None:
     observations = check_observations(chosen)
     actor = folded_actor(chosen)
     small = compact(chosen.masks["actor"], actor)
-    differences = check_outputs(chosen, actor, small, observations)
-    write(out, small, _meta(chosen, actor, small, len(observations), differences))
+    meta = {
+        **_facts(chosen, actor, small),
+        "checked_observations": len(observations),
+        **check_outputs(chosen, actor, small, observations),
+    }
+    write(out, small, meta)
     console = Console()
-    _print(console, chosen, actor, small)
+    console.print(_comparison(meta, measure(actor, small)))
     console.print(
+        f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns\n"
         f"largest difference to the trained actor over {len(observations):,} observations, over its largest "
-        f"output: {differences['all']:.1e}, {differences['folding']:.1e} by folding the normaliser in",
+        f"output: {meta['largest_relative_difference']:.1e}, {meta['rounding_of_folded_normalizer']:.1e} by "
+        f"folding the normaliser in\nwritten: {out}",
         soft_wrap=True,
     )
-    console.print(f"written: {out}", soft_wrap=True)
 
 
 def exportable(path: Path) -> SavedRun:
     """The finished run whose actor is meant by a run folder. Raises ConfigError where there is not one."""
-    identify(path)
-    read_summary(path)
     runs, containers = load([path])
+    read_summary(path)
     if containers and containers[0].kind != "ticket":
         raise ConfigError([f"{str(path)!r} holds several runs; name one run folder inside it"])
     chosen = max((each for each in runs if each.kind != "control" or not containers), key=lambda r: r.round)
@@ -109,10 +113,9 @@ def folded_actor(chosen: SavedRun) -> dict[str, np.ndarray]:
     return {name: leaf.astype(np.float32) for name, leaf in actor.items()}
 
 
-def _scaling(chosen: SavedRun) -> tuple[np.ndarray, np.ndarray]:
-    """What it was trained with, for arithmetic in float64."""
-    mean, scale = chosen.moments.scaling(chosen.config["variance_floor"])
-    return mean.astype(np.float64), scale.astype(np.float64)
+def _scaling(chosen: SavedRun) -> np.ndarray:
+    """(2, o) float64, the mean and the scale that the actor was trained with."""
+    return np.asarray(chosen.moments.scaling(chosen.config["variance_floor"]), np.float64)
 
 
 def check_observations(chosen: SavedRun) -> np.ndarray:
@@ -122,14 +125,13 @@ def check_observations(chosen: SavedRun) -> np.ndarray:
     """
     source = chosen.identity.source("dense")
     found = find_source(chosen.path, source) if source else None
-    for folder in (chosen.path, found):
-        hashed = identify(folder)[1]["config_hash"] if folder is not None else ""
+    for folder in filter(None, (chosen.path, found)):
+        hashed = identify(folder)[1]["config_hash"]
         for name, key in (("saliency", "observation"), ("anchor-replay", "replay/observation")):
-            if folder is None or not artifacts.exists(folder, name, hashed):
-                continue
-            rows = artifacts.load(folder, name, hashed).arrays[key]
-            rows = rows.reshape(-1, rows.shape[-1])
-            return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
+            if artifacts.exists(folder, name, hashed):
+                rows = artifacts.load(folder, name, hashed).arrays[key]
+                rows = rows.reshape(-1, rows.shape[-1])
+                return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
     where = f" nor its source {source.path!r}" if source else ""
     raise ConfigError([f"neither {str(chosen.path)!r}{where} has observations to check the outputs on"])
 
@@ -137,64 +139,48 @@ def check_observations(chosen: SavedRun) -> np.ndarray:
 def check_outputs(
     chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP, observations: np.ndarray
 ) -> dict[str, float]:
-    """{"all", "folding"}: largest difference to the trained actor, relative to its largest output.
+    """The largest difference to the trained actor, relative to its largest output, as the file says it.
 
-    Trained: the masked network on normalised observations. All in float64 arithmetic, so that what differs
-    are the networks and not the order of float32 sums, which alone may change more. folding: the part that
-    comes from rounding the folded weights to float32, before units are taken out.
+    The trained actor is the masked network on normalised observations. All arithmetic is in float64, so that
+    the networks are compared and not the order of float32 sums, which alone may change more. The second
+    number is the part that comes from rounding the folded weights to float32, before units are taken out.
     Raises DifferentOutputsError where the exported actor differs by more than TOLERANCE.
     """
     rows = observations.astype(np.float64)
     mean, scale = _scaling(chosen)
-    trained = forward(whole(chosen.parameters["actor"]), (rows - mean) * scale)
+    trained = forward(chosen.parameters["actor"], (rows - mean) * scale)
+    outputs = forward(small.parameters, rows[:, small.inputs]), forward(actor, rows)
     largest = max(np.abs(trained).max(), np.finfo(np.float64).tiny)
-    networks = {"all": small, "folding": whole(actor)}
-    found = {k: float(np.abs(forward(v, rows) - trained).max() / largest) for k, v in networks.items()}
-    if not found["all"] <= TOLERANCE:
+    whole, folding = (float(np.abs(values - trained).max() / largest) for values in outputs)
+    if not whole <= TOLERANCE:
         raise DifferentOutputsError(
-            f"the exported actor of {str(chosen.path)!r} differs from the trained one by {found['all']:.2e} "
-            f"of the largest output, more than {TOLERANCE:.0e}; by {found['folding']:.2e} after folding the "
+            f"the exported actor of {str(chosen.path)!r} differs from the trained one by {whole:.2e} "
+            f"of the largest output, more than {TOLERANCE:.0e}; by {folding:.2e} after folding the "
             "normaliser in, which float32 cannot hold where inputs are many times larger than their spread"
         )
-    return found
+    return {"largest_relative_difference": whole, "rounding_of_folded_normalizer": folding}
 
 
-def whole(parameters: Mapping[str, np.ndarray]) -> CompactMLP:
-    """The network at its full size: every input and unit, pruned weights being zeros in the kernels."""
-    # A slice, as the time of selecting inputs belongs to the compact network alone.
-    return CompactMLP(slice(None), dict(parameters))
-
-
-def measure(
-    actor: Mapping[str, np.ndarray], small: CompactMLP, batches: Sequence[int] = BATCHES
-) -> dict[int, tuple[float, float]]:
+def measure(actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[int, tuple[float, float]]:
     """Batch -> seconds of a call of (the masked network, the compact one), on one thread.
 
-    Medians of slices that take turns, so that what else the machine does hits both.
+    Medians of slices that take turns, so that what else the machine does affects both. To select its inputs
+    is a part of the compact network's time.
     """
-    rng, full = np.random.default_rng(0), whole(actor)
+    rng = np.random.default_rng(0)
     out = {}
     with threadpool_limits(1):
-        for batch in batches:
+        for batch in BATCHES:
             x = rng.standard_normal((batch, len(actor["kernel_0"])), dtype=np.float32)
-            calls = (lambda x=x: forward(full, x)), (lambda x=x: forward(small, x))
-            counts = [max(1, int(_SLICE_SECONDS / _slice(call, 3))) for call in calls]
-            slices = [[_slice(*each) for each in zip(calls, counts, strict=True)] for _ in range(_ROUNDS)]
-            out[batch] = tuple(float(median) for median in np.median(slices, axis=0))
+            names = {"forward": forward, "actor": actor, "small": small, "x": x}
+            calls = "forward(actor, x)", "forward(small.parameters, x[:, small.inputs])"
+            timers = [timeit.Timer(call, globals=names) for call in calls]
+            counts = [max(1, int(_SLICE_SECONDS * 3 / timer.timeit(3))) for timer in timers]
+            pairs = list(zip(timers, counts, strict=True))
+            slices = [[timer.timeit(count) / count for timer, count in pairs] for _ in range(_ROUNDS)]
+            masked, compacted = np.median(slices, axis=0).tolist()
+            out[batch] = masked, compacted
     return out
-
-
-def _slice(call: Any, count: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - begin) / count
-
-
-def widths(parameters: Mapping[str, np.ndarray]) -> list[int]:
-    """Inputs, hidden units of each layer, outputs."""
-    depth = len(parameters) // 2
-    return [len(parameters["kernel_0"]), *(len(parameters[f"bias_{i}"]) for i in range(depth))]
 
 
 def write(file: Path, small: CompactMLP, meta: Mapping[str, Any]) -> None:
@@ -210,24 +196,11 @@ def write(file: Path, small: CompactMLP, meta: Mapping[str, Any]) -> None:
     write_file(file, content)
 
 
-def _sizes(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, list[int]]:
-    """Parameters: {"trained": [all, without pruned weights], "exported": [all]}."""
-    everything = sum(leaf.size for leaf in actor.values())
-    pruned = sum(int((~np.asarray(kept)).sum()) for kept in chosen.masks["actor"].values())
-    return {
-        "trained": [everything, everything - pruned],
-        "exported": [sum(leaf.size for leaf in small.parameters.values())],
-    }
-
-
-def _meta(
-    chosen: SavedRun,
-    actor: Mapping[str, np.ndarray],
-    small: CompactMLP,
-    rows: int,
-    differences: Mapping[str, float],
-) -> dict[str, Any]:
-    sizes = _sizes(chosen, actor, small)
+def _facts(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> dict[str, Any]:
+    """Where the actor is from, and its sizes before and after."""
+    assert chosen.summary is not None
+    total, exported = (sum(leaf.size for leaf in each.values()) for each in (actor, small.parameters))
+    pruned = sum(int((~kept).sum()) for kept in chosen.masks["actor"].values())
     return {
         "env": chosen.env,
         "env_kwargs": list(chosen.config["env_kwargs"]),
@@ -236,35 +209,31 @@ def _meta(
         "config_hash": chosen.manifest["config_hash"],
         "env_steps": chosen.summary["env_steps"],
         "outputs": "mean and log standard deviation of each action before tanh",
-        "widths": {"trained": widths(actor), "exported": [len(small.inputs), *widths(small.parameters)[1:]]},
-        "parameters": {
-            "trained": sizes["trained"][0],
-            "kept": sizes["trained"][1],
-            "exported": sizes["exported"][0],
-        },
+        "widths": {"trained": _widths(actor), "exported": _widths(small.parameters)},
+        "parameters": {"trained": total, "kept": total - pruned, "exported": exported},
         "flops": flops.forward(chosen.masks["actor"], actor),
-        "checked_observations": rows,
-        "largest_relative_difference": differences["all"],
-        "rounding_of_folded_normalizer": differences["folding"],
     }
 
 
-def _print(console: Console, chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP) -> None:
-    before, after = widths(actor), [len(small.inputs), *widths(small.parameters)[1:]]
-    names = ["inputs", *(f"hidden layer {i + 1}" for i in range(len(before) - 2)), "outputs"]
-    sizes, operations = _sizes(chosen, actor, small), flops.forward(chosen.masks["actor"], actor)
-    table = Table(title=f"actor of {chosen.env} seed {chosen.seed}, {chosen.label}", box=None)
+def _widths(parameters: Mapping[str, np.ndarray]) -> list[int]:
+    """Inputs, hidden units of each layer, outputs."""
+    return [len(parameters["kernel_0"]), *(len(parameters[f"bias_{i}"]) for i in range(len(parameters) // 2))]
+
+
+def _comparison(meta: Mapping[str, Any], times: Mapping[int, tuple[float, float]]) -> Table:
+    table = Table(title=f"actor of {meta['env']} seed {meta['seed']}, {meta['run']}", box=None)
     for column in ("", "trained", "kept by the mask", "exported"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for row in zip(names, before, after, strict=True):
-        table.add_row(row[0], f"{row[1]:,}", "", f"{row[2]:,}")
-    table.add_row("parameters", *(f"{n:,}" for n in (*sizes["trained"], *sizes["exported"])))
-    table.add_row("FLOPs of a row", *(f"{operations[k]:,}" for k in ("dense", "masked", "compact")))
-    for batch, (masked, compacted) in measure(actor, small).items():
-        times = f"{masked * 1e6:,.1f} us", "", f"{compacted * 1e6:,.1f} us"
-        table.add_row(f"time of a call, batch {batch}", *times)
-    console.print(table)
-    console.print(f"times: NumPy on one thread of {cpu_model()}, medians of {_ROUNDS} slices taking turns")
+    before, after = meta["widths"].values()
+    names = ["inputs", *(f"hidden layer {i}" for i in range(1, len(before) - 1)), "outputs"]
+    for name, trained, exported in zip(names, before, after, strict=True):
+        table.add_row(name, f"{trained:,}", "", f"{exported:,}")
+    for name, counts in {"parameters": meta["parameters"], "FLOPs of a row": meta["flops"]}.items():
+        table.add_row(name, *(f"{count:,}" for count in counts.values()))
+    for batch, (masked, compacted) in times.items():
+        cells = f"{masked * 1e6:,.1f} us", "", f"{compacted * 1e6:,.1f} us"
+        table.add_row(f"time of a call, batch {batch}", *cells)
+    return table
 
 
 if __name__ == "__main__":

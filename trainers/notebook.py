@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from fastcollect.support.errors import ConfigError
@@ -24,18 +23,14 @@ from trainers.study.identities import default_path
 
 
 class TrainedRun:
-    """A finished run. path: of its folder, which explains itself."""
+    """A finished run. path: its folder. config: all its settings, as plain data. summary: its results."""
 
     def __init__(self, path: Path | str) -> None:
         """Raises ConfigError if it is no run's folder, not finished, or was changed."""
         self.path = Path(path)
-        self._identity, self._manifest = read_identity(self.path)
+        identity, self._manifest = read_identity(self.path)
+        self.config: Mapping[str, Any] = identity.config
         self.summary: dict[str, Any] = read_summary(self.path)
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The whole configuration, as plain data."""
-        return self._identity.config
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -48,15 +43,12 @@ class TrainedRun:
         return read_rows(self.path / METRICS)
 
     @cached_property
-    def _policy(self) -> TrainedPolicy:
-        return load_policy(self.path, self._manifest["config_hash"])
+    def policy(self) -> TrainedPolicy:
+        """The trained policy: its most likely action for an observation, or for each of a batch of them.
 
-    def policy(self, observation: np.ndarray) -> np.ndarray:
-        """The trained policy's most likely action for an observation, or for each of a batch of them.
-
-        Raises ValueError for observations of another shape, ConfigError if the folder keeps no policy.
+        Raises ConfigError if the folder keeps no policy.
         """
-        return self._policy(observation)
+        return load_policy(self.path, self._manifest["config_hash"])
 
     def __repr__(self) -> str:
         return f"TrainedRun({str(self.path)!r})"

@@ -55,12 +55,11 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     return CompactMLP(np.flatnonzero(alive[0]), small)
 
 
-def forward(network: CompactMLP, x: np.ndarray) -> np.ndarray:
-    """Outputs (batch, out) for all the inputs (batch, in), the unused ones included."""
-    x = x[:, network.inputs]
-    depth = len(network.parameters) // 2
+def forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Outputs (batch, out) of a dense ReLU network for the inputs (batch, in) that it reads."""
+    depth = len(parameters) // 2
     for i in range(depth):
-        x = x @ network.parameters[f"kernel_{i}"] + network.parameters[f"bias_{i}"]
+        x = x @ parameters[f"kernel_{i}"] + parameters[f"bias_{i}"]
         if i < depth - 1:
             x = np.maximum(x, 0)
     return x

@@ -44,11 +44,11 @@ def test_a_run_that_is_loaded_acts_as_the_one_that_was_trained(tmp_path):
     again = load(tmp_path / "run")
     assert again.config == run.config
     assert again.summary == run.summary
-    observations = np.random.default_rng(0).normal(size=(5, *run._policy.spec.observation_shape))
+    observations = np.random.default_rng(0).normal(size=(5, *run.policy.spec.observation_shape))
     actions = again.policy(observations)
     # The mean of the tanh-Gaussian, by hand: layers, tanh, and the box of actions.
     weights = artifact(run.path, "policy")
-    x = observations.astype(run._policy.spec.observation_dtype).astype(np.float64)
+    x = observations.astype(run.policy.spec.observation_dtype).astype(np.float64)
     x = np.maximum(x @ weights["parameters/kernel_0"] + weights["parameters/bias_0"], 0)
     head = x @ weights["parameters/kernel_1"] + weights["parameters/bias_1"]
     low, high = weights["low"], weights["high"]

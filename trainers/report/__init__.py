@@ -1,4 +1,1 @@
-"""One page about any number of runs.
-
-Imports ``store``; never a runner.
-"""
+"""One page about any number of runs. Imports ``store`` and ``export``; never a runner."""

@@ -1,21 +1,25 @@
-"""What a report computes from runs: curves, sparsity, overlap of masks, kept inputs, operations, speeds."""
+"""What a report computes from runs: results, curves, sparsity, overlap of masks, kept inputs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaln, softmax
 
 from engine.sparse import masks as mask_functions
 from fastcollect.envs.registry import METAWORLD_TASKS
-from trainers.report.repetitions import Repetitions
+from trainers.report.repetitions import Family
 from trainers.store.layout import NETWORKS
 from trainers.store.reader import SavedRun
 
+MEASURES = {
+    "success_any": ("success at any step", ".2f"),
+    "success_last": ("success at the last step", ".2f"),
+    "return_mean": ("mean return of an episode", ",.0f"),
+}
+"""Results of an evaluation: their names in figures, and how they are written."""
 _FRAME = (
     *("hand x", "hand y", "hand z", "gripper opening", "object x", "object y", "object z"),
     *(f"object quaternion {axis}" for axis in "xyzw"),
@@ -24,114 +28,65 @@ _FRAME = (
 METAWORLD_INPUTS = (*_FRAME, *(f"previous {name}" for name in _FRAME), "goal x", "goal y", "goal z")
 
 
-class Spread(NamedTuple):
-    """Of one number over runs."""
-
-    mean: float
-    low: float
-    high: float
-    values: tuple[float, ...]
+Line = tuple[np.ndarray, np.ndarray, bool]
+"""Environment steps (t,) and one measure at them (t,) of a run, and whether it is finished."""
 
 
-class Curve(NamedTuple):
-    """One measure over environment steps.
-
-    lines: (steps, values, whether it is finished) of each run. steps, mean, low, high: over the finished
-    ones, interpolated linearly, where all of them have values.
-    """
-
-    lines: list[tuple[np.ndarray, np.ndarray, bool]]
-    steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+def of_summaries(runs: Sequence[SavedRun], key: str, part: str | None = None) -> list[float]:
+    """A result of each finished run. part: where the summary has it, for instance "best"."""
+    summaries = [run.summary for run in runs if run.summary is not None]
+    return [(summary[part] if part else summary)[key] for summary in summaries]
 
 
-@dataclass(frozen=True)
-class Family:
-    """Tickets that differ only in their seed, and what they are held against.
-
-    label: the environment, and where there are several families of it the settings. rounds: by number.
-    controls: of any round. dense: summaries of the dense runs they come from, by seed.
-    """
-
-    env: str
-    label: str
-    rounds: dict[int, Repetitions]
-    controls: list[Repetitions]
-    dense: dict[int, Mapping[str, Any]]
-
-    def finished(self) -> dict[int, list[SavedRun]]:
-        """Round -> its finished runs, without rounds that have none."""
-        return {k: group.finished for k, group in self.rounds.items() if group.finished}
-
-
-def families(groups: Sequence[Repetitions]) -> list[Family]:
-    """The tickets among the groups, each with its controls."""
-    found: dict[tuple[str, str], Family] = {}
-    chosen = [group for group in groups if group.kind in ("round", "control")]
-    keys = {(group.env, group.settings) for group in chosen}
-    for group in chosen:
-        several = sum(env == group.env for env, _ in keys) > 1
-        label = f"{group.env} [{group.settings}]" if several else group.env
-        family = found.setdefault((group.env, group.settings), Family(group.env, label, {}, [], {}))
-        if group.kind == "round":
-            family.rounds[group.first.round] = group
-        else:
-            family.controls.append(group)
-        family.dense.update({run.seed: run.dense for run in group.runs if run.dense is not None})
-    return list(found.values())
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """None of nothing."""
+def text(values: Sequence[float], form: str) -> str:
+    """Their mean and, where they differ, the least and the greatest; empty without values."""
     if not values:
-        return None
-    return Spread(float(np.mean(values)), min(values), max(values), tuple(values))
+        return ""
+    mean, low, high = (format(each, form) for each in (np.mean(values), min(values), max(values)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def of_summaries(runs: Sequence[SavedRun], key: str, part: str | None = None) -> Spread | None:
-    """A result of finished runs; part: of the summary, for instance "best"."""
-    return spread([(run.summary[part] if part else run.summary)[key] for run in runs])
-
-
-def curve(runs: Sequence[SavedRun], key: str) -> Curve | None:
-    """One measure of all evaluations; None where there are none."""
-    lines = []
+def lines(runs: Sequence[SavedRun], key: str) -> list[Line]:
+    """One measure in all evaluations of each run that has some."""
+    found = []
     for run in runs:
-        rows = [row for row in run.evaluations if row.get(key) is not None]
-        steps, values = (np.array([row[name] for row in rows], np.float64) for name in ("env_steps", key))
-        if len(rows):
-            lines.append((steps, values, run.summary is not None))
+        rows = [(row["env_steps"], row[key]) for row in run.evaluations if row.get(key) is not None]
+        if rows:
+            steps, values = np.array(rows, np.float64).T
+            found.append((steps, values, run.summary is not None))
+    return found
+
+
+def band(lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (t,), and the values (runs, t) of the finished lines, interpolated, where all have some."""
     finished = [(steps, values) for steps, values, done in lines if done]
-    if not lines:
-        return None
     if not finished:
-        return Curve(lines, *([np.zeros(0)] * 4))
-    begin, end = max(steps[0] for steps, _ in finished), min(steps[-1] for steps, _ in finished)
+        return np.zeros(0), np.zeros((1, 0))
     grid = np.unique(np.concatenate([steps for steps, _ in finished]))
-    grid = grid[(grid >= begin) & (grid <= end)]
-    values = np.array([np.interp(grid, *line) for line in finished])
-    return Curve(lines, grid, values.mean(0), values.min(0), values.max(0))
+    values = np.array([np.interp(grid, *line, left=np.nan, right=np.nan) for line in finished])
+    there = np.isfinite(values).all(0)
+    return grid[there], values[:, there]
 
 
 # Masks.
 
 
-def layer_name(kind: str, leaf: str) -> str:
-    """ "actor layer 1", "critic q0 layer 3"."""
-    prefix, _, own = leaf.rpartition("/")
-    number = int(own.rpartition("_")[2]) + 1
-    return " ".join(part for part in (kind, prefix, f"layer {number}") if part)
-
-
 def layers(run: SavedRun) -> dict[str, np.ndarray]:
-    """Layer's name -> its mask, of pruned networks only."""
-    return {
-        layer_name(kind, leaf): np.asarray(run.masks[kind][leaf])
-        for kind in NETWORKS
-        for leaf in mask_functions.kernels(run.masks[kind])
-    }
+    """The mask of each layer of the pruned networks by a name like "actor layer 1", "critic q0 layer 3"."""
+    found = {}
+    for kind in NETWORKS:
+        for leaf in mask_functions.kernels(run.masks[kind]):
+            prefix, _, number = leaf.rpartition("kernel_")
+            name = f"{kind} {prefix.replace('/', ' ')}layer {int(number) + 1}"
+            found[name] = run.masks[kind][leaf]
+    return found
+
+
+def first_layers(run: SavedRun) -> dict[str, np.ndarray]:
+    """Share of the first layer's weights that each input (in,) keeps, by the name of the pruned network."""
+    end = " layer 1"
+    found = layers(run)
+    return {name.removesuffix(end): found[name].mean(1) for name in found if name.endswith(end)}
 
 
 def expected_jaccard(size: int, first: int, second: int) -> float:
@@ -142,57 +97,43 @@ def expected_jaccard(size: int, first: int, second: int) -> float:
     if not first + second:
         return 1.0
     shared = np.arange(max(0, first + second - size), min(first, second) + 1)
+    counts = np.array([shared, first - shared, second - shared, size - first - second + shared])
     # By logarithms of factorials, as scipy.stats takes a thousand times longer for sizes of real layers.
-    log_chance = -_log_factorial(shared, first - shared, second - shared, size - first - second + shared)
-    chance = np.exp(log_chance - log_chance.max())
-    return float((chance * shared / (first + second - shared)).sum() / chance.sum())
+    chance = softmax(-gammaln(counts + 1.0).sum(0))
+    return float((chance * shared / (first + second - shared)).sum())
 
 
-def _log_factorial(*counts: np.ndarray) -> np.ndarray:
-    return sum(gammaln(each + 1.0) for each in counts)
-
-
-def overlaps(runs: Sequence[SavedRun]) -> dict[str, tuple[Spread, float]]:
-    """Layer -> (Jaccard index over all pairs of runs, what random masks of their densities would have)."""
+def overlaps(runs: Sequence[SavedRun]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Layer -> Jaccard index of each pair of runs; and layer -> its mean for random masks as dense."""
     found = [layers(run) for run in runs]
-    out = {}
-    for name in found[0] if len(found) > 1 else ():
+    measured, expected = {}, {}
+    for name in found[0]:
         pairs = list(itertools.combinations([masks[name] for masks in found], 2))
-        measured = [mask_functions.overlap({"kernel_0": a}, {"kernel_0": b})[1].jaccard for a, b in pairs]
-        expected = [expected_jaccard(a.size, int(a.sum()), int(b.sum())) for a, b in pairs]
-        out[name] = spread(measured), float(np.mean(expected))
-    return out
+        both = [mask_functions.overlap({"kernel_0": a}, {"kernel_0": b})[1] for a, b in pairs]
+        measured[name] = [each.jaccard for each in both]
+        chances = [expected_jaccard(a.size, int(a.sum()), int(b.sum())) for a, b in pairs]
+        expected[name] = float(np.mean(chances))
+    return measured, expected
 
 
-def nested(family: Family) -> dict[int, dict[int, bool]]:
-    """Seed -> round -> whether its mask keeps only what the round before keeps."""
-    masks = {(run.seed, k): run.masks for k, runs in family.finished().items() for run in runs}
-    out: dict[int, dict[int, bool]] = {}
-    for (seed, k), inner in masks.items():
-        if (outer := masks.get((seed, k - 1))) is not None:
-            out.setdefault(seed, {})[k] = all(
-                mask_functions.nested(inner[kind], outer[kind]) for kind in NETWORKS if outer[kind]
-            )
-    return out
+def nested(family: Family) -> dict[tuple[int, int], bool]:
+    """(Seed, round) -> whether its mask keeps only what the round before keeps."""
+    masks = {(run.seed, k): run.masks for k, runs in family.rounds.items() for run in runs}
+    return {
+        (seed, k): all(mask_functions.nested(inner[kind], outer[kind]) for kind in NETWORKS if outer[kind])
+        for (seed, k), inner in masks.items()
+        if (outer := masks.get((seed, k - 1))) is not None
+    }
 
 
 # Inputs.
 
 
 def input_names(env: str, count: int, observations: int) -> list[str]:
-    """Of a network's inputs, of which the first are observations and the others actions."""
+    """Names of a network's inputs, of which the first are observations and the others actions."""
     known = env in METAWORLD_TASKS and observations == len(METAWORLD_INPUTS)
     names = METAWORLD_INPUTS if known else [f"observation {i}" for i in range(observations)]
     return [*names, *(f"action {i + 1}" for i in range(count - observations))]
-
-
-def first_layers(run: SavedRun) -> dict[str, np.ndarray]:
-    """Network's name -> share of the first layer's weights that each input keeps; pruned networks only."""
-    return {
-        f"{kind} {leaf.rpartition('/')[0]}".strip(): np.asarray(run.masks[kind][leaf]).mean(1)
-        for kind in NETWORKS
-        for leaf in mask_functions.kept_inputs(run.masks[kind])
-    }
 
 
 def constant_inputs(run: SavedRun) -> np.ndarray:
@@ -201,34 +142,12 @@ def constant_inputs(run: SavedRun) -> np.ndarray:
 
 
 def sparsity_without_constants(run: SavedRun, kind: str) -> tuple[float, int]:
-    """Sparsity over the weights that do not lie on constant inputs, and how many kept ones lie on them."""
-    constant = constant_inputs(run)
-    size = kept = idle = 0
+    """Sparsity over the weights that are not on constant inputs, and how many kept ones are on them."""
+    constant, idle, others = constant_inputs(run), 0, {}
     for leaf, mask in run.masks[kind].items():
-        mask = np.asarray(mask)
         if leaf.endswith("kernel_0"):
-            on_constants = np.zeros(len(mask), bool)
-            on_constants[: len(constant)] = constant
-            idle += int(mask[on_constants].sum())
-            mask = mask[~on_constants]
-        size, kept = size + mask.size, kept + int(mask.sum())
-    return ((size - kept) / size if size else 0.0), idle
-
-
-# Costs.
-
-
-def progress_made(run: SavedRun) -> tuple[int, int]:
-    """(environment steps, updates) that this run made itself, without those before its rewind point."""
-    first = run.evaluations[0] if run.evaluations else {"env_steps": 0, "updates": 0}
-    last = run.summary or (run.evaluations[-1] if run.evaluations else first)
-    return last["env_steps"] - first["env_steps"], last["updates"] - first["updates"]
-
-
-def kept_counts(run: SavedRun, kind: str) -> tuple[int, int, list[int]]:
-    """(kept weights, prunable weights, kept ones of each layer) of a finished run's "actor" or "critic"."""
-    size = mask_functions.counts(mask_functions.full(run.parameters[kind]))[1]
-    if not run.masks[kind]:
-        return size, size, []
-    leaves, total = mask_functions.counts(run.masks[kind])
-    return total, size, list(leaves.values())
+            there = np.pad(constant, (0, len(mask) - len(constant)))
+            idle += int(mask[there].sum())
+            mask = mask[~there]
+        others[leaf] = mask
+    return mask_functions.sparsity(others), idle

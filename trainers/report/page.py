@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+GENERATOR = "fastcollect trainers.report"
+"""By which a page of ours is known from others."""
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
@@ -34,79 +36,54 @@ summary { cursor: pointer; }
 """
 
 
-def escape(text: Any) -> str:
-    """Text as HTML shows it."""
-    return html.escape(str(text))
+def element(tag: str, text: Any, kind: str = "") -> str:
+    """An element that shows a text. kind: its class."""
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<{tag}{attribute}>{html.escape(str(text))}</{tag}>\n"
 
 
-def paragraph(text: str) -> str:
-    """A paragraph."""
-    return f"<p>{escape(text)}</p>\n"
+def table(columns: str, rows: Sequence[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()) -> str:
+    """A table; nothing without rows.
 
-
-def note(text: str) -> str:
-    """A paragraph that is hard to miss."""
-    return f'<p class="note">{escape(text)}</p>\n'
-
-
-def bullets(texts: Iterable[str]) -> str:
-    """A list."""
-    return "<ul>" + "".join(f"<li>{escape(text)}</li>\n" for text in texts) + "</ul>\n"
-
-
-def heading(text: str) -> str:
-    """Of a part of a section."""
-    return f"<h3>{escape(text)}</h3>\n"
-
-
-def section(anchor: str, title: str, *parts: str) -> str:
-    """A section of pieces made here."""
-    return f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{"".join(parts)}</section>\n'
-
-
-def table(columns: str, rows: Iterable[Sequence[Any]], caption: str = "", texts: Sequence[str] = ()) -> str:
-    """A table. columns: "one|another". The first column and those named in ``texts`` are aligned left."""
+    columns: "one|another". The first column and those named in ``texts`` are aligned left.
+    """
+    if not rows:
+        return ""
     names = columns.split("|")
-    kinds = [' class="text"' if name in texts else "" for name in names]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, names, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
-        + "</tr>\n"
-        for row in rows
-    )
-    below = f"<caption>{escape(caption)}</caption>" if caption else ""
+
+    def line(tag: str, cells: Sequence[Any]) -> str:
+        pairs = zip(names, cells, strict=True)
+        return f"<tr>{''.join(element(tag, cell, 'text' * (name in texts)) for name, cell in pairs)}</tr>\n"
+
     return (
-        f'<div class="scroll"><table>{below}<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{body}</tbody></table></div>\n"
+        f'<div class="scroll"><table>{element("caption", caption)}<thead>{line("th", names)}</thead>\n'
+        f"<tbody>{''.join(line('td', row) for row in rows)}</tbody></table></div>\n"
     )
 
 
 def picture(content: bytes, kind: str, alternative: str, caption: str) -> str:
-    """A picture inside the page; kind: "png" or "gif"."""
+    """A picture inside the page. kind: "png" or "gif"."""
     data = base64.b64encode(content).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(alternative)}" src="data:image/{kind};base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-    )
+    source = f'alt="{html.escape(alternative)}" src="data:image/{kind};base64,{data}"'
+    return f"<figure><img {source}>{element('figcaption', caption)}</figure>\n"
 
 
 def details(summary: str, text: str) -> str:
     """Text to be unfolded, as it stands."""
-    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
+    return f"<details>{element('summary', summary)}{element('pre', text)}</details>\n"
 
 
 def document(title: str, lead: str, sections: Sequence[tuple[str, str, str]]) -> str:
-    """The page. lead: its first pieces. sections: (anchor, name in the contents, the section's HTML)."""
-    contents = "".join(f'<a href="#{escape(anchor)}">{escape(name)}</a>\n' for anchor, name, _ in sections)
+    """The page. lead: its first pieces. sections: (anchor, title, pieces) of each."""
+    contents = "".join(f'<a href="#{anchor}">{html.escape(name)}</a>\n' for anchor, name, _ in sections)
+    body = "".join(
+        f'<section id="{anchor}">{element("h2", name)}{pieces}</section>\n'
+        for anchor, name, pieces in sections
+    )
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n{element("title", title)}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="generator" content="{GENERATOR}">\n'
-        f"<style>{_STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{lead}\n"
-        f"<nav>{contents}</nav>\n{''.join(content for *_, content in sections)}</body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body>\n{element('h1', title)}{lead}\n"
+        f"<nav>{contents}</nav>\n{body}</body></html>\n"
     )
-
-
-GENERATOR = "fastcollect trainers.report"
-"""By which a page of ours is known from others."""

@@ -20,6 +20,11 @@ from trainers.study.identities import ticket_identity
 PUBLISHED = "trainers/settings/published.yaml"
 
 
+def parse(argv):
+    """The arguments that this command line gives."""
+    return command.read(argv).arguments()
+
+
 def choices(arguments):
     """What identifies a run: everything but where it lies and where its flags came from."""
     return {k: v for k, v in vars(arguments).items() if k not in ("config", "run", "runs", "resume")}
@@ -66,32 +71,32 @@ def written_out(combination):
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(COMBINATIONS)
 def test_a_manifest_given_back_is_the_same_configuration(tmp_path, combination):
-    arguments = command.parse(["--stage", "dense", *written_out(combination)])
+    arguments = parse(["--stage", "dense", *written_out(combination)])
     assert arguments.algorithm.hidden == tuple(combination["--algorithm.hidden"])
     assert arguments.algorithm.target_entropy == combination["--algorithm.target-entropy"]
     identity = dense_identity(train_config(arguments))
     path = tmp_path / identity.hash()
     file = save_manifest(path, identity) if not path.exists() else path / "manifest.yaml"
     for given_back in (file, path):
-        again = command.parse(["--config", str(given_back)])
+        again = parse(["--config", str(given_back)])
         assert choices(again) == choices(arguments)
         assert dense_identity(train_config(again)) == identity
 
 
 def test_the_manifest_of_a_ticket_is_the_same_ticket(tmp_path):
-    base = command.parse(
+    base = parse(
         ["--stage", "dense", "--algorithm.hidden", "7", "--collect.schedule", "rounds", "--seed", "5"]
     )
     source = tmp_path / "dense"
     save_manifest(source, dense_identity(train_config(base)))
     flags = ["--prune.critic", "0.3", "--rewind.replay", "fresh"]
-    arguments = command.parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
+    arguments = parse(["--stage", "ticket", "--from", str(source), "--env-steps", "9000", *flags])
     assert (arguments.algorithm.hidden, arguments.seed, arguments.collect.schedule) == ((7,), 5, "rounds")
     config = train_config(arguments)
     identity = ticket_identity(
         config, arguments.prune, arguments.rewind, rewind.Source(str(source), "x"), tmp_path
     )
-    again = command.parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
+    again = parse(["--config", str(save_manifest(tmp_path / "ticket", identity))])
     assert choices(again) == choices(arguments)
     assert again.rewind.replay == "fresh"
 
@@ -100,22 +105,22 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     file = tmp_path / "some.yaml"
     file.write_text("stage: dense\nenv: push-v3\nseed: 4\nalgorithm:\n  discount: 0.9\n  n_step: 3\n")
     flags = ["--config", str(file), "--algorithm.n-step", "2", "--seed", "6"]
-    arguments = command.parse(flags)
+    arguments = parse(flags)
     assert (arguments.seed, arguments.algorithm.n_step, arguments.algorithm.discount) == (6, 2, 0.9)
     assert (arguments.env, arguments.env_steps) == ("push-v3", 250_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
-    assert command.parse(flags[:2]).env_steps == 77777
-    assert command.parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
-    assert command.parse(["--stage", "dense"]).env_steps == 200_000
+    assert parse(flags[:2]).env_steps == 77777
+    assert parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
+    assert parse(["--stage", "dense"]).env_steps == 200_000
 
 
 def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
-    config = train_config(command.parse(["--stage", "dense", "--algorithm.hidden", "5"]))
+    config = train_config(parse(["--stage", "dense", "--algorithm.hidden", "5"]))
     save_manifest(tmp_path / "dense", dense_identity(config))
-    arguments = command.parse(["--stage", "ticket", "--from", str(tmp_path / "dense")])
+    arguments = parse(["--stage", "ticket", "--from", str(tmp_path / "dense")])
     assert arguments.algorithm.hidden == (5,)
     assert arguments.env_steps == 200_000
-    arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
+    arguments = parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
     assert (arguments.algorithm.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 250_000)
     assert (arguments.algorithm.n_step, arguments.algorithm.target_entropy) == (3, 0.0)
     assert arguments.env_kwargs == ("horizon=200",)
@@ -132,9 +137,9 @@ def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
         "--evaluation.episodes",
         "9",
     ]
-    config = train_config(command.parse(["--stage", "dense", *flags]))
+    config = train_config(parse(["--stage", "dense", *flags]))
     save_manifest(tmp_path / "dense", dense_identity(config))
-    arguments = command.parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
+    arguments = parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "reach-v3"])
     assert (arguments.algorithm.hidden, arguments.algorithm.discount, arguments.env_steps) == (
         (5,),
         0.9,
@@ -147,36 +152,36 @@ def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
 
 def test_arguments_of_the_environment_are_kept_by_name(tmp_path):
     flags = ["--env-kwargs", "goal_visible=false", "mt1_seed=3"]
-    config = train_config(command.parse(["--stage", "dense", *flags]))
+    config = train_config(parse(["--stage", "dense", *flags]))
     save_manifest(tmp_path / "reach", dense_identity(config))
     transfer = ["--stage", "transfer", "--from", str(tmp_path / "reach"), "--env", "push-v3"]
-    arguments = command.parse([*transfer, "--env-kwargs", "mt1_seed=4"])
+    arguments = parse([*transfer, "--env-kwargs", "mt1_seed=4"])
     assert arguments.env_kwargs == ("horizon=200", "goal_visible=false", "mt1_seed=4")
     push = ["--stage", "dense", "--env", "push-v3"]
-    assert command.parse([*push, "--env-kwargs", "horizon=500"]).env_kwargs == ("horizon=500",)
-    config = train_config(command.parse([*push, *flags]))
+    assert parse([*push, "--env-kwargs", "horizon=500"]).env_kwargs == ("horizon=500",)
+    config = train_config(parse([*push, *flags]))
     assert config.env_kwargs == ("horizon=200", "goal_visible=false", "mt1_seed=3")
     save_manifest(tmp_path / "push", dense_identity(config))
     again = ["--stage", "dense", "--config", str(tmp_path / "push")]
-    assert command.parse(again).env_kwargs == config.env_kwargs
+    assert parse(again).env_kwargs == config.env_kwargs
     back = ["--stage", "transfer", "--from", str(tmp_path / "push"), "--env", "reach-v3"]
-    assert command.parse(back).env_kwargs == ("goal_visible=false", "mt1_seed=3")
+    assert parse(back).env_kwargs == ("goal_visible=false", "mt1_seed=3")
     (tmp_path / "one.yaml").write_text("env: push-v3\nenv_kwargs: physics=fast\n")
-    arguments = command.parse([*again[:3], str(tmp_path / "one.yaml")])
+    arguments = parse([*again[:3], str(tmp_path / "one.yaml")])
     assert arguments.env_kwargs == ("horizon=200", "physics=fast")
 
 
 def test_a_transfer_rewinds_to_where_its_ticket_did(tmp_path):
-    config = train_config(command.parse(["--stage", "dense"]))
+    config = train_config(parse(["--stage", "dense"]))
     dense = save_manifest(tmp_path / "dense", dense_identity(config)).parent
-    arguments = command.parse(["--stage", "ticket", "--from", str(dense), "--rewind.parameters", "initial"])
+    arguments = parse(["--stage", "ticket", "--from", str(dense), "--rewind.parameters", "initial"])
     identity = ticket_identity(
         config, arguments.prune, arguments.rewind, rewind.Source(str(dense), "y"), tmp_path
     )
     save_manifest(tmp_path / "ticket", identity)
     flags = ["--stage", "transfer", "--from", str(tmp_path / "ticket"), "--env", "push-v3"]
-    assert command.parse(flags).rewind.parameters == "initial"
-    assert command.parse([*flags, "--rewind.parameters", "anchor"]).rewind.parameters == "anchor"
+    assert parse(flags).rewind.parameters == "initial"
+    assert parse([*flags, "--rewind.parameters", "anchor"]).rewind.parameters == "anchor"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +228,7 @@ def test_an_error_says_which_place_its_value_comes_from(tmp_path, call):
 
 def test_a_flag_that_does_not_exist_ends_with_2(capsys):
     with pytest.raises(SystemExit) as caught:
-        command.parse(["--stage", "dense", "--sead", "3"])
+        parse(["--stage", "dense", "--sead", "3"])
     assert caught.value.code == 2
     output = capsys.readouterr()
     assert "--sead" in output.err + output.out
@@ -240,13 +245,13 @@ def test_help_shows_the_chosen_algorithms_flags(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "--algorithm.letters" in shown
     assert "--algorithm.reward-scale" not in shown
-    arguments = command.parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b"])
+    arguments = parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b"])
     assert (arguments.algo, arguments.algorithm) == ("other", OtherConfig(letters=("a", "b")))
     # Of a task's settings only those of this algorithm count.
-    arguments = command.parse(["--stage", "dense", "--algo", "other", "--env", "push-v3"])
+    arguments = parse(["--stage", "dense", "--algo", "other", "--env", "push-v3"])
     assert (arguments.algorithm, arguments.env_steps) == (OtherConfig(), 250_000)
     with pytest.raises(ConfigError, match=r"algorithm.letters has 3"):
-        command.parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b", "c"])
+        parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b", "c"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +275,7 @@ def test_a_file_that_is_not_there_or_no_yaml_is_one_error(tmp_path, call):
 
 
 def test_the_published_settings_are_those_that_were_published():
-    arguments = command.parse(["--config", PUBLISHED])
+    arguments = parse(["--config", PUBLISHED])
     train_config(arguments)
     sac = arguments.algorithm
     assert (sac.discount, sac.target_rate) == (0.99, 0.005)
@@ -278,7 +283,7 @@ def test_the_published_settings_are_those_that_were_published():
     assert (sac.temperature_learning_rate, sac.initial_temperature) == (5e-5, 0.2)
     assert (sac.batch_size, sac.hidden, sac.reward_scale) == (2048, (256, 256), 0.1)
     assert (sac.n_step, sac.target_entropy) == (1, None)
-    push = command.parse(["--config", PUBLISHED, "--env", "push-v3"])
+    push = parse(["--config", PUBLISHED, "--env", "push-v3"])
     assert (push.algorithm, push.env_kwargs, push.env_steps) == (sac, ("horizon=400",), 150_000)
     assert (arguments.env_steps, arguments.start_steps, arguments.anchor_steps) == (150_000, 10_000, 20_000)
     assert (arguments.env_kwargs, arguments.updates_per_step) == (("horizon=400",), 0.25)
@@ -288,4 +293,4 @@ def test_the_published_settings_are_those_that_were_published():
     assert (arguments.seeds, arguments.targets) == ((2000, 3000, 4000), ("push-v3",))
     assert arguments.prune == PruneConfig(actor=0.8, critic=0.0, rate=0.33)
     for task in arguments.tasks:  # its budget is for all of them
-        assert command.parse(["--config", PUBLISHED, "--env", task]).env_steps == 150_000
+        assert parse(["--config", PUBLISHED, "--env", task]).env_steps == 150_000

@@ -62,10 +62,8 @@ def can_draw(name, folder):
 def test_a_film_is_small_and_drawn_wherever_mujoco_draws(tmp_path):
     actor = {"kernel_0": np.zeros((39, 8), np.float32), "bias_0": np.zeros(8, np.float32)}
     able = [name for name in film.BACKENDS if can_draw(name, tmp_path)]
-    name, reasons = film.backend()
-    assert "ModuleNotFoundError" not in reasons
-    assert name == (able[0] if able else None), reasons
     shown = film.film(actor, "reach-v3", {"goal_visible": False}, 3, 12)
+    assert "ModuleNotFoundError" not in shown.text
     if not able:
         assert shown.gif is None
         assert all(f"{each}: " in shown.text for each in film.BACKENDS)
@@ -80,8 +78,7 @@ def test_without_a_renderer_there_is_a_reason(monkeypatch):
     shown = film.film({}, "reach-v3", {}, 0, 5)
     assert shown.gif is None
     assert "cannot draw on this machine (egl: it crashed; osmesa: it crashed)" in shown.text
-    assert "not for Pendulum-v1" in film.film({}, "Pendulum-v1", {}, 0, 5).text
     monkeypatch.undo()
     # A process that dies or hangs takes nothing with it; that one finds our packages, and no second argument.
-    assert "IndexError" in film._call("egl", ["--no-such"], 60)[1]
-    assert "no answer within 0 s" in film._call("egl", ["--probe"], 0.01)[1]
+    assert "IndexError" in film._call("egl", ["no-such"], 60)[1]
+    assert "no answer within 0 s" in film._call("egl", ["no-such"], 0.01)[1]

@@ -9,7 +9,7 @@ from support import studies
 
 from engine.sparse import masks as mask_functions
 from trainers.report import numbers, sections
-from trainers.report.repetitions import repetitions
+from trainers.report.repetitions import families, repetitions
 from trainers.store.reader import load
 
 # Numbers.
@@ -24,26 +24,28 @@ def test_expected_overlap_is_that_of_every_pair_of_sets():
 
 def test_a_curve_is_a_mean_where_every_finished_run_has_values(study):
     runs, _ = load([study / "reach-v3" / f"seed-{seed}" / "dense" for seed in (0, 1)])
-    found = numbers.curve(runs, "success_any")
-    np.testing.assert_array_equal(found.steps, [0, 1000, 2000, 3000])
-    np.testing.assert_allclose(found.mean, [0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_allclose(found.high - found.low, 0.2)
+    steps, values = numbers.band(numbers.lines(runs, "success_any"))
+    np.testing.assert_array_equal(steps, [0, 1000, 2000, 3000])
+    np.testing.assert_allclose(values.mean(0), [0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(values.max(0) - values.min(0), 0.2)
     shifted = [{**row, "env_steps": row["env_steps"] + 500} for row in runs[1].evaluations]
     later = replace(runs[1], evaluations=shifted)
-    found = numbers.curve([runs[0], later], "success_any")
-    np.testing.assert_array_equal(found.steps, [500, 1000, 1500, 2000, 2500, 3000])
-    np.testing.assert_allclose(found.mean, np.linspace(0.125, 0.375, 6))
-    assert numbers.curve(runs, "success_first_step") is None
+    steps, values = numbers.band(numbers.lines([runs[0], later], "success_any"))
+    np.testing.assert_array_equal(steps, [500, 1000, 1500, 2000, 2500, 3000])
+    np.testing.assert_allclose(values.mean(0), np.linspace(0.125, 0.375, 6))
+    unfinished = numbers.lines([replace(runs[0], summary=None)], "success_any")
+    assert [values.size for values in numbers.band(unfinished)] == [0, 0]
+    assert numbers.lines(runs, "success_first_step") == []
 
 
 def test_masks_are_nested_and_a_revived_weight_shows(study):
     runs, _ = load([study / "reach-v3" / "seed-0" / "ticket"])
-    (family,) = numbers.families(repetitions(runs))
-    assert numbers.nested(family) == {0: {2: True}}
-    last = family.rounds[2].first
-    pruned = np.argwhere(~family.rounds[1].first.masks["actor"]["kernel_0"])[0]
+    (family,) = families(repetitions(runs))
+    assert numbers.nested(family) == {(0, 2): True}
+    (last,) = family.rounds[2]
+    pruned = np.argwhere(~family.rounds[1][0].masks["actor"]["kernel_0"])[0]
     last.masks["actor"]["kernel_0"][tuple(pruned)] = True
-    assert numbers.nested(family) == {0: {2: False}}
+    assert numbers.nested(family) == {(0, 2): False}
     assert "Not nested in the round before: round 2 of seed 0." in sections.masks([family], {})
 
 

@@ -50,7 +50,7 @@ def test_other_settings_of_what_a_run_begins_from_are_another_group(study, tmp_p
         *(monkeypatch, tmp_path / "again", "--stage", "transfer", "--from", str(part / "ticket")),
         *("--env", "push-v3", "--seed", "2"),
     )
-    assert one_group([transfers[0], again], "from reach-v3: mask-only").seeds() == "2 seeds"
+    assert len(one_group([transfers[0], again], "from reach-v3: mask-only").runs) == 2
 
     flags = ("--stage", "dense", "--algorithm.discount", "0.9", "--seed", "1")
     dense = studies.study(monkeypatch, tmp_path / "dense", *flags)
@@ -66,7 +66,7 @@ def test_a_ticket_whose_dense_run_is_gone_is_a_repetition_without_a_level(study,
     with monkeypatch.context() as patch:
         patch.setattr(reader, "find_source", lambda *_: None)
         found = one_group([tmp_path / "ticket-0", tmp_path / "ticket-1"], "ticket round 1")
-    assert found.seeds() == "2 seeds"
+    assert len(found.runs) == 2
     assert [run.dense for run in found.runs] == [None, None]
     there = one_group([study / "reach-v3" / f"seed-{seed}" / "ticket" for seed in (0, 1)], "ticket round 1")
     assert [run.dense["seed"] for run in there.runs] == [0, 1]
@@ -80,7 +80,7 @@ def test_another_run_of_the_same_seed_is_no_further_seed(study, tmp_path):
     found = one_group([unfinished, first, again, second], "dense")
     assert [run.path for run in found.runs] == [first, second]
     assert [run.path for run in found.repeated] == [unfinished, again]
-    assert found.seeds() == "2 seeds"
+    assert len(found.runs) == 2
     page = Page(report(ReportArguments(runs=(unfinished, first, again, second), out=tmp_path / "out")))
     assert page.rows_of("reach-v3", "dense", "2 of 2")
     assert "another run has the same settings and the same seed" in page.text

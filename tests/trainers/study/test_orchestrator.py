@@ -92,9 +92,8 @@ def test_each_run_of_a_whole_study_has_the_settings_that_it_would_have_alone(tmp
     pretend(monkeypatch)
     assert call(*ALL, "--run", tmp_path / "all") == (0, [])
     base = tmp_path / "all" / "push-v3" / "seed-1"
-    config = train_config(
-        command.parse(["--stage", "dense", *studies.FLAGS, "--env", "push-v3", "--seed", "1"])
-    )
+    flags = ["--stage", "dense", *studies.FLAGS, "--env", "push-v3", "--seed", "1"]
+    config = train_config(command.read(flags).arguments())
     assert read_config(base / "dense") == dense_identity(config).config
     assert read_config(base / "ticket")["from"] == str(base / "dense")
     assert not (base / "transfer-push-v3").exists()
