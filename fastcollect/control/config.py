@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import resource
@@ -17,10 +18,9 @@ from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
-from fastcollect.workers.groups import GroupsConfig
+from fastcollect.workers.groups import EnvWorkerConfig
 
-MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
-_MOST = 2**31 - 1
+MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 512, 64
 
 Schedule = Literal["asynchronous", "rounds"]
 """What a collection and its consumer promise each other; see CollectorConfig."""
@@ -83,14 +83,14 @@ class CollectorConfig:
         problems = [
             f"{name} is {value!r}; allowed: {low} to {high}"
             for name, value, low, high in (
-                ("num_envs (n)", self.num_envs, 1, MAX_ENVS),
+                ("num_envs (n)", self.num_envs, 1, 65536),
                 ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
                 ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
                 ("block_length", self.block_length, 1, 1_000_000),
                 ("ring_blocks", self.ring_blocks, 1, 1024),
                 ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
                 ("seed", self.seed, 0, 2**32 - 1),
-                ("first_env", self.first_env, 0, _MOST),
+                ("first_env", self.first_env, 0, 2**31 - 1),
             )
             if not is_integer(value) or not low <= value <= high
         ]
@@ -98,41 +98,52 @@ class CollectorConfig:
         if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        problems += self._token_problems(sizes_are_right=not problems)
-        if self.schedule not in get_args(Schedule):
-            problems.append(f"schedule is {self.schedule!r}; allowed: 'asynchronous', 'rounds'")
-        elif self.reproducible and not self.rounds:
+        if self.tokens in get_args(TokenChannel):
+            problems += self._token_problems(sizes_are_right=not problems)
+        problems += [
+            f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}"
+            for name, value, allowed in (
+                ("tokens", self.tokens, get_args(TokenChannel)),
+                ("schedule", self.schedule, get_args(Schedule)),
+                ("model_device", self.model_device, ("cpu", "gpu")),
+            )
+            if value not in allowed
+        ]
+        if self.reproducible and self.schedule == "asynchronous":
             problems.append(
-                f"reproducible is True and schedule is {self.schedule!r}; allowed: reproducible with "
+                "reproducible is True and schedule is 'asynchronous'; allowed: reproducible with "
                 "schedule='rounds' only, because what is asynchronous depends on who is faster"
             )
-        if self.model_device not in ("cpu", "gpu"):
-            problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
-        if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
-            problems.append(f"deadline is {self.deadline!r}; allowed: above 0, at most 10 seconds")
-        if not isinstance(self.stall_seconds, numbers.Real) or not self.stall_seconds > 0:
-            problems.append(f"stall_seconds is {self.stall_seconds!r}; allowed: above 0")
-        for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig)):
-            if not isinstance(value, kind):
-                problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
+        problems += [
+            f"{name} is {value!r}; allowed: {allowed}"
+            for name, value, most, allowed in (
+                ("deadline", self.deadline, 10, "above 0, at most 10 seconds"),
+                ("stall_seconds", self.stall_seconds, math.inf, "above 0"),
+            )
+            if not isinstance(value, numbers.Real) or not 0 < value <= most
+        ]
+        problems += [
+            f"{name} is {value!r}; allowed: a {kind.__name__}"
+            for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig))
+            if not isinstance(value, kind)
+        ]
         if problems:
             raise ConfigError(problems)
 
     def _token_problems(self, sizes_are_right: bool) -> list[str]:
-        if self.tokens not in get_args(TokenChannel):
-            return [f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"]
         try:
             shared = exchange(self.tokens).shared
         except ConfigError as error:
             return list(error.problems)
-        if not sizes_are_right:
-            return []
-        most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
+        most = len(self.groups) * (self.ring_blocks + 2) if sizes_are_right else 0
+        workers = "num_env_workers x " if shared else ""
+        most *= self.num_env_workers if shared else 1
         if most <= CAPACITY:
             return []
-        workers = "num_env_workers x " if shared else ""
-        text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
-        return [f"{text}; use larger groups"]
+        return [
+            f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}; "
+            "use larger groups"
+        ]
 
     @property
     def parallelism(self) -> Parallelism:
@@ -141,12 +152,8 @@ class CollectorConfig:
 
     def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
         """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
-        return replace(
-            self,
-            num_envs=parallelism.n,
-            num_env_workers=parallelism.N,
-            num_model_workers=parallelism.M,
-        )
+        n, N, M = parallelism.n, parallelism.N, parallelism.M  # noqa: N806
+        return replace(self, num_envs=n, num_env_workers=N, num_model_workers=M)
 
     @property
     def rounds(self) -> bool:
@@ -203,14 +210,13 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
     board = 3 * sum(field.nbytes for field in parameters.values())
     have = memory_available()
     if rings + board > have:
-        raise ConfigError(
-            [
-                f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
-                f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
-                f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
-                f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
-            ]
+        text = (
+            f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
+            f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
+            f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
+            f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
         )
+        raise ConfigError([text])
 
 
 _DESCRIPTORS_PER_WORKER = 8
@@ -223,9 +229,8 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
     need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 3 * MAX_MODEL_WORKERS + 64
     need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
-        raise ConfigError(
-            [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]
-        )
+        text = f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"
+        raise ConfigError([text])
     if need > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
@@ -245,19 +250,11 @@ def resolve_env(config: CollectorConfig) -> CollectorConfig:
     return replace(config, env=resolved)
 
 
-def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:
-    """The NumPy policy, which declares parameters, noise and extras. Raises ConfigError naming the path."""
-    try:
-        return config.policy.build(spec, batched=False)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
-
-
-def groups_config(
-    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int = 0
-) -> GroupsConfig:
-    """The part of a collector's configuration that the env worker at this position needs."""
-    return GroupsConfig(
+def env_worker_config(
+    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int
+) -> EnvWorkerConfig:
+    """What the env worker at this position needs of a collector's configuration."""
+    return EnvWorkerConfig(
         env=config.env,
         policy=config.policy,
         ring=ring,
@@ -267,4 +264,6 @@ def groups_config(
         seed=config.seed,
         life=life,
         check=config.check,
+        inline=config.inline,
+        tokens=config.tokens,
     )

@@ -14,7 +14,7 @@ from fastcollect.control.stats import Stats
 from fastcollect.memory.latency import Latencies
 from fastcollect.memory.ring import Ring
 from fastcollect.memory.segment import Segment
-from fastcollect.memory.tokens import Kind, Line, Token
+from fastcollect.memory.tokens import Kind, Line
 
 
 @dataclass
@@ -23,10 +23,10 @@ class EnvWorkerHandle:
 
     position: 0 .. N - 1. life: which of the workers at this position. first_env: the global index of its
     first environment. state_fd: a memfd through which states travel. model: the model worker it asks.
-    written, held: for each group, how many blocks it has published, those before it was restored included,
-    and how many of them were not given back. saving: whether it was asked for its state. rows: steps
-    published so far. steps: done when last looked at. last_seen: when it last got on, or was given a block
-    back.
+    written, held, unread: for each group, how many blocks it has published, those before it was restored
+    included, and how many of them were not given back; how many of all groups were not handed out. ready:
+    whether it did what it was last asked, to start or to save. steps: done when last looked at. last_seen:
+    when it last got on, or was given a block back.
     """
 
     process: Process
@@ -39,13 +39,17 @@ class EnvWorkerHandle:
     model: int
     written: list[int]
     held: list[int]
+    unread: int = 0
     ready: bool = False
     alive: bool = True
-    saving: bool = False
     retiring: bool = False
-    rows: int = 0
     steps: int = 0
     last_seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"env worker {self.process.ident}"
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
@@ -57,17 +61,18 @@ class EnvWorkerHandle:
         self.last_seen = time.monotonic()
         self.tell(Kind.FREED, group, number + 1)
 
-    def untold(self) -> list[Token]:
-        """PUBLISHED for each complete block of a dead worker whose own token was lost, or never sent."""
-        return [
-            (Kind.PUBLISHED, self.process.ident, group, number)
-            for group, end in enumerate(self.ring.published.tolist())
-            for number in range(self.written[group], end)
-        ]
+    def stands_still(self, since: float) -> bool:
+        """Whether it could go on, and made no step since it was last seen at that time or before."""
+        steps = int(self.ring.rows.sum())
+        if steps != self.steps:
+            self.steps, self.last_seen = steps, time.monotonic()
+        config = self.ring.config
+        waits = sum(self.held) == config.capacity * len(config.envs)  # for the learner, with every block
+        return self.alive and self.last_seen < since and not waits
 
     def counters(self) -> Stats:
         """What it counted so far."""
-        stepping, waiting_actions, inferring, waiting_learner = (float(x) for x in self.ring.times)
+        stepping, waiting_actions, inferring, waiting_learner = self.ring.times.tolist()
         return Stats(
             env_steps=int(self.ring.rows.sum()),
             stepping=stepping,
@@ -77,17 +82,6 @@ class EnvWorkerHandle:
             action_latency=Latencies(tuple(self.ring.latencies.tolist())),
         )
 
-    def look(self) -> None:
-        """Note whether it got on."""
-        steps = int(self.ring.rows.sum())
-        if steps != self.steps:
-            self.steps, self.last_seen = steps, time.monotonic()
-
-    @property
-    def blocked(self) -> bool:
-        """Whether every block of its rings waits for the learner."""
-        return sum(self.held) == self.ring.config.capacity * len(self.ring.config.envs)
-
     def release(self) -> None:
         """Close its descriptors; the ring stays mapped while blocks of it are read."""
         self.line.close()
@@ -96,40 +90,36 @@ class EnvWorkerHandle:
         self.ring.segment.close()
 
 
+PublishedBlock = tuple[EnvWorkerHandle, int, int]
+"""(worker, group, number of the block)."""
+
+
 @dataclass
 class ModelWorkerHandle:
-    """The collector's side of one model worker; the way to ask it outlives it."""
+    """The collector's side of one model worker. leaving: whether it was told to stop."""
 
     process: Process
     index: int
     control: socket.socket
-    stats: Segment
-    times: np.ndarray
-    counts: np.ndarray
+    segment: Segment
+    stats: np.ndarray
     ready: bool = False
+    leaving: bool = False
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"model worker {self.index}"
 
     def counters(self) -> Stats:
         """What it counted so far."""
+        inferring, waiting, batches, rows = self.stats.tolist()
         return Stats(
-            inferring=float(self.times[0]),
-            waiting_requests=float(self.times[1]),
-            batches=int(self.counts[0]),
-            batch_rows=int(self.counts[1]),
+            inferring=inferring, waiting_requests=waiting, batches=int(batches), batch_rows=int(rows)
         )
 
     def release(self) -> None:
         """Close its descriptors."""
         self.control.close()
-        self.stats.close()
+        self.segment.close()
         os.close(self.process.words_fd)
-
-
-@dataclass
-class Deaths:
-    """How many workers were replaced, and how many environment steps were lost in unfinished blocks."""
-
-    env_workers: int = 0
-    model_workers: int = 0
-    discarded: int = 0
-    without_block: dict[int, int] = field(default_factory=dict)  # position -> lives in a row
-    without_batch: dict[int, int] = field(default_factory=dict)  # model worker's index -> lives in a row

@@ -4,11 +4,9 @@ Everything is kept by group of environments, under the global index of the group
 worker. The keys:
 
 - ``config/NAME``: what must be the same where the state is restored; ``life``: which life the environments
-  are in, see GroupsConfig.
+  are in, see EnvWorkerConfig.
 - ``version``, ``published/NAME``, ``staged`` (bool), ``staged/NAME``: see WeightsBoard.get_state.
 - ``group/FIRST/NAME``: see Group.get_state; of a reproducible collector only.
-
-Between processes such a dict travels as an npz archive in a memfd.
 """
 
 from __future__ import annotations
@@ -21,18 +19,11 @@ from typing import Any
 import numpy as np
 
 from fastcollect.control.config import CollectorConfig
-from fastcollect.envs.base import State
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.memory.board import WeightsBoard, mismatches
+from fastcollect.memory.board import mismatches
 from fastcollect.policies.base import Policy
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
-
-
-def common_state(config: CollectorConfig, life: int, board: WeightsBoard) -> State:
-    """Everything but the groups. config: with its environment resolved."""
-    identity = {f"config/{name}": np.asarray(value) for name, value in _identity(config).items()}
-    return {**identity, "life": np.array(life), **board.get_state()}
 
 
 def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy: Policy) -> int:
@@ -43,7 +34,7 @@ def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy:
     problems = [
         f"the saved state has no {name!r}" for name in ("life", "version", "staged") if name not in state
     ]
-    for name, value in _identity(config).items():
+    for name, value in identity(config).items():
         saved = state.get(f"config/{name}")
         if saved is None or not np.array_equal(saved, value):
             text = "missing" if saved is None else _short(saved)
@@ -62,22 +53,8 @@ def check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy:
     return int(state["life"]) + (not config.reproducible)
 
 
-def restore_board(board: WeightsBoard, state: Mapping[str, np.ndarray], config: CollectorConfig) -> None:
-    """Publish and stage the saved weights. Where the environments begin anew, staged ones act at once."""
-    board.set_state(state)
-    if not config.reproducible:
-        board.publish_staged()
-
-
-def between_rounds_only(taken: int, groups: int) -> RuntimeError:
-    """The error for asking for a reproducible collector's state too early."""
-    return RuntimeError(
-        "a reproducible collector has a state only between two rounds of blocks, and of this round "
-        f"{taken} of {groups} were taken: take the others first"
-    )
-
-
-def _identity(config: CollectorConfig) -> dict[str, Any]:
+def identity(config: CollectorConfig) -> dict[str, Any]:
+    """What must be the same where a state is restored."""
     same = {
         "env": _describe(config.env),
         "seed": config.seed,

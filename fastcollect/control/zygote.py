@@ -25,7 +25,7 @@ from fastcollect.memory.tokens.base import PeerGoneError
 from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError
 
 _PR_SET_PDEATHSIG = 1
-MAX_FDS = 200
+_MAX_FDS = 200
 MESSAGE_BYTES = 4096
 
 
@@ -44,8 +44,7 @@ def main() -> None:
 
 class _Zygote:
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._libc = ctypes.CDLL(None)
+        self._sock, self._libc = sock, ctypes.CDLL(None)
         self._children: dict[int, int] = {}  # pid -> id
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -90,9 +89,9 @@ class _Zygote:
     def _handle(self) -> bool:
         """Serve one request; False when the other end is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, _MAX_FDS)
         except ConnectionError:
-            return False
+            data = b""
         if not data:
             return False
         request = json.loads(data)
@@ -147,21 +146,19 @@ def run_worker(target: str, fds: list[int]) -> int:
     try:
         with os.fdopen(payload_fd, "rb") as file:
             file.seek(0)
-            payload = cloudpickle.loads(file.read())
+            payload = cloudpickle.load(file)
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(payload, rest)
     except PeerGoneError:
         pass  # the collector is gone, and with it everyone to talk to
     except ConfigError as error:
-        words.write(str(error))
-        words.flush()
+        print(error, file=words, flush=True)
         return CONFIG_EXIT_CODE
     except BaseException as error:
         # A note that the worker attached (worker, environment, step) belongs in front of the traceback.
         notes = list(getattr(error, "__notes__", []))
         error.__notes__ = []
-        words.write("\n".join([*notes, "".join(traceback.format_exception(error))]))
-        words.flush()
+        print(*notes, "".join(traceback.format_exception(error)), sep="\n", file=words, flush=True)
         return 1
     return 0
 

@@ -1,14 +1,13 @@
 """An env worker: steps its groups of environments and asks for actions.
 
-While one group waits for its actions the other one steps. With ``infer`` (M = 0) actions are computed
-here instead, by the policy's NumPy twin.
+While one group waits for its actions the other one steps. With M = 0 actions are computed here instead, by
+the policy's NumPy twin.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,32 +15,20 @@ from fastcollect.envs.base import EnvStepError
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.latency import bucket
 from fastcollect.memory.ring import TIMES, Ring
-from fastcollect.memory.tokens import EnvWorkerEnds, Kind, Token, TokenChannel, exchange
+from fastcollect.memory.tokens import EnvWorkerEnds, Kind, Token, exchange
 from fastcollect.support.errors import ConfigError
-from fastcollect.workers.group import ActionError, Group
-from fastcollect.workers.group_state import REFUSAL, read_arrays, restore_groups, save_groups, write_arrays
-from fastcollect.workers.groups import GroupsConfig, make_groups
-from fastcollect.workers.inference import Inference
+from fastcollect.workers.group import ActionError, Group, Inference, build_policy
+from fastcollect.workers.groups import (
+    REFUSAL,
+    EnvWorkerConfig,
+    make_groups,
+    read_arrays,
+    restore_groups,
+    save_groups,
+    write_arrays,
+)
 
 _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvWorkerConfig:
-    """One env worker.
-
-    inline: infer here (M = 0). model: the model worker to ask otherwise. waiting: groups that do not begin
-    before a block is given back to them; those of a restored worker, and those of a replacement whose
-    predecessor published their block of the round. tokens: what
-    carries them.
-    """
-
-    ident: int
-    groups: GroupsConfig
-    inline: bool
-    model: int
-    tokens: TokenChannel
-    waiting: tuple[int, ...] = ()
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
@@ -51,21 +38,20 @@ def main(config: EnvWorkerConfig, fds: list[int]) -> None:
     """
     ring_fd, board_fd, state_fd, *token_fds = fds
     try:
-        ring = Ring(config.groups.ring, ring_fd)
-        groups = make_groups(config.groups, ring)
+        ring = Ring(config.ring, ring_fd)
+        groups = make_groups(config, ring)
         if state := read_arrays(state_fd):
-            restore_groups(groups, config.groups.env.id, state)
+            restore_groups(groups, config.env.id, state)
     except BaseException as error:
         error.add_note(f"env worker {config.ident} could not build its environments")
         raise
     inference = None
     if config.inline:
-        board = WeightsBoard(config.groups.parameters, board_fd)
-        inference = Inference(config.groups.policy.build(config.groups.ring.spec, batched=False), board)
+        policy = build_policy(config.policy, config.ring.spec, batched=False)
+        inference = Inference(policy, WeightsBoard(config.parameters, board_fd))
     ends = exchange(config.tokens).env_worker(token_fds)
-    worker = EnvWorker(config, ring, groups, ends, state_fd, inference)
     try:
-        worker.run()
+        EnvWorker(config, ring, groups, ends, state_fd, inference).run()
     finally:
         for group in groups:
             group.env.close()
@@ -168,13 +154,9 @@ class EnvWorker:
 
     def _place(self, group: Group, row: int | None = None) -> str:
         """Which environments and which step an error belongs to."""
-        last = group.first_env + group.env.num_envs - 1
-        one = (
-            f"environments {group.first_env} to {last}"
-            if row is None
-            else f"environment {group.first_env + row}"
-        )
-        return f"env worker {self._config.ident}, {one}, step {group.first_step + group.t}:"
+        first = group.first_env
+        which = f"s {first} to {first + group.env.num_envs - 1}" if row is None else f" {first + row}"
+        return f"env worker {self._config.ident}, environment{which}, step {group.first_step + group.t}:"
 
     def _wait(self) -> None:
         start = time.perf_counter()
@@ -214,7 +196,7 @@ class EnvWorker:
 
     def _save(self) -> None:
         try:
-            arrays = save_groups(self._groups, self._config.groups.env.id)
+            arrays = save_groups(self._groups, self._config.env.id)
         except ConfigError as error:  # no reason to end: only the state cannot be had
             arrays = {REFUSAL: np.array(str(error))}
         except BaseException as error:

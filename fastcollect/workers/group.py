@@ -1,4 +1,4 @@
-"""A group: some environments that step together, and the ring they write to.
+"""A group: some environments that step together, the ring they write to, and a policy that acts in them.
 
 Env workers and the serial collector run this same code.
 """
@@ -9,9 +9,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastcollect.envs.base import BatchedEnv, State, StepBuffers
+from fastcollect.envs.base import BatchedEnv, EnvSpec, State, StepBuffers
+from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import POISON, Ring, RingIndex
+from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
 from fastcollect.support import noise as noise_streams
+from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
 
 
@@ -127,8 +130,8 @@ class Group:
         float64, episode_steps (n,) int64, success_any (n,) bool, success_first (n,) int64: of the running
         episodes. env/NAME: the environment's own. Raises StateUnsupportedError where it has none.
         """
-        own = {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
-        return {**{name: array.copy() for name, array in self._held().items()}, **own}
+        held = {name: array.copy() for name, array in self._held().items()}
+        return held | {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Be where ``get_state`` was called, with the last block not yet freed.
@@ -149,8 +152,7 @@ class Group:
         self.t = self._length
         for name, array in self._held().items():
             array[...] = state[name]
-        own = below(state, "env/")
-        self.env.set_state(own)
+        self.env.set_state(below(state, "env/"))
 
     def _held(self) -> dict[str, np.ndarray]:
         return {
@@ -178,15 +180,12 @@ class Group:
             self._fill_noise(self._starts, self.first_step, self._noise)
 
     def _check_action(self, action: np.ndarray) -> None:
-        spec = self.env.spec.action
-        if spec.num_actions is not None:
-            # One comparison for both ends: a negative number is a huge unsigned one.
-            good = action.view(f"u{action.dtype.itemsize}") < spec.num_actions
-        else:
-            good = np.isfinite(action)
+        choices = self.env.spec.action.num_actions
+        # One comparison for both ends: a negative number is a huge unsigned one.
+        unsigned = f"u{action.dtype.itemsize}"
+        good = np.isfinite(action) if choices is None else action.view(unsigned) < choices
         if not good.all():
             row = int(np.argwhere(~good)[0][0])
-            choices = spec.num_actions
             allowed = "finite numbers" if choices is None else f"an integer from 0 to {choices - 1}"
             raise ActionError(row, f"the policy gave the action {action[row]}; allowed: {allowed}")
 
@@ -221,3 +220,33 @@ class Group:
 
 def _shape_of(array: np.ndarray | None) -> str:
     return "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+
+
+def build_policy(config: PolicyConfig, spec: EnvSpec, *, batched: bool) -> Policy:
+    """What ``config.build`` returns. Raises ConfigError that names the policy where that raises."""
+    try:
+        return config.build(spec, batched=batched)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError([f"policy {config.name!r}: {error}"]) from error
+
+
+class Inference:
+    """A policy and the board that its weights come from."""
+
+    def __init__(self, policy: Policy, board: WeightsBoard) -> None:
+        self._policy, self._board, self._version = policy, board, 0
+
+    def refresh(self) -> int:
+        """Let the policy load newer weights, if there are any; returns the version in use."""
+        if self._board.version != self._version:
+            self._version, parameters = self._board.read()
+            self._policy.load(parameters)
+        return self._version
+
+    def act(self, group: Group) -> None:
+        """Fill the current slot of a group in this process."""
+        version = self.refresh()
+        extras = group.extras
+        if POLICY_VERSION in extras:
+            extras.pop(POLICY_VERSION)[...] = version
+        self._policy.act(group.observation, group.noise, group.action, extras)

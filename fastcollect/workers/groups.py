@@ -1,40 +1,61 @@
-"""Builds the groups of one env worker, or of the serial collector."""
+"""The groups of one env worker, or of the serial collector: how they are built, saved and restored.
+
+The keys of a saved state are ``group/FIRST/NAME``, FIRST being the global index of the group's first
+environment; see Group.get_state for the names. Between processes it travels as an npz archive in a memfd.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastcollect.envs.base import EnvSpec, EnvStepError
+from fastcollect.envs.base import EnvSpec, EnvStepError, State, StateUnsupportedError
 from fastcollect.envs.registry import EnvConfig, make_env, select_rows
 from fastcollect.memory.ring import Ring, RingConfig
 from fastcollect.memory.segment import FieldSpec
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import PolicyConfig
 from fastcollect.support.errors import ConfigError
+from fastcollect.support.named import below
 from fastcollect.workers.group import Group
+
+REFUSAL = "refusal"
+"""The one entry of a saved state whose worker could not save: a text that says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupsConfig:
-    """The environments of one worker.
+class EnvWorkerConfig:
+    """What an env worker has to know, or the serial collector in place of one.
 
-    env, policy: what to run. ring: sizes. parameters: the board's fields. noise: kind of the policy's noise.
-    first_env: global index of the first environment. seed: of the run. life: how often these environments
-    were started before; a replacement must not repeat the episodes of the worker that died.
-    check: poison blocks before they are written.
+    ring: sizes. parameters: the fields of the board of weights. noise: the kind of noise of the policy.
+    first_env: the global index of the first environment. life: how often these environments were started
+    before; a replacement must not repeat the episodes of the worker that died. check: poison blocks before
+    they are written. inline: infer here (M = 0).
+
+    Of a process alone: ident, its number. model: the model worker to ask. waiting: groups that do not begin
+    before a block is given back to them, which are those of a restored worker, and those of a replacement
+    whose predecessor published their block of the round.
     """
 
     env: EnvConfig
     policy: PolicyConfig
     ring: RingConfig
-    parameters: dict[str, FieldSpec]
+    parameters: Mapping[str, FieldSpec]
     noise: str | None
     first_env: int
     seed: int
-    life: int = 0
-    check: bool = False
+    life: int
+    check: bool
+    inline: bool
+    tokens: TokenChannel
+    ident: int = 0
+    model: int = 0
+    waiting: Sequence[int] = ()
 
 
 def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray:
@@ -46,35 +67,28 @@ def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray
     return (np.array(words, np.uint64) >> np.uint64(1)).astype(np.int64)
 
 
-def make_groups(config: GroupsConfig, ring: Ring) -> list[Group]:
+def make_groups(config: EnvWorkerConfig, ring: Ring) -> list[Group]:
     """Build and reset every group of a worker."""
     groups, first = [], config.first_env
     for number, size in enumerate(config.ring.envs):
-        seeds = env_seeds(config.seed, first, size, config.life)
         try:
-            env = make_env(select_rows(config.env, first, size), seeds)
-            check_spec(env.spec, config.ring.spec, first)
-            group = Group(
-                env,
-                ring,
-                number,
-                first_env=first,
-                # A second life of the same environments draws other noise, too.
-                seed=config.seed + (config.life << 32),
-                noise=config.noise,
-                check=config.check,
+            env = make_env(
+                select_rows(config.env, first, size), env_seeds(config.seed, first, size, config.life)
+            )
+            _check_spec(env.spec, config.ring.spec, first)
+            # A second life of the same environments draws other noise, too.
+            seed = config.seed + (config.life << 32)
+            groups.append(
+                Group(env, ring, number, first_env=first, seed=seed, noise=config.noise, check=config.check)
             )
         except EnvStepError as error:
             error.add_note(f"environment {first + error.env_index}, step 0:")
             raise
-        groups.append(group)
         first += size
     return groups
 
 
-def check_spec(found: EnvSpec, expected: EnvSpec, first_env: int) -> None:
-    """Raises ConfigError if environments of one run differ in what they emit or take."""
-
+def _check_spec(found: EnvSpec, expected: EnvSpec, first_env: int) -> None:
     def essence(spec: EnvSpec) -> tuple[Any, ...]:
         action = spec.action
         observation = spec.observation_shape, np.dtype(spec.observation_dtype)
@@ -87,3 +101,51 @@ def check_spec(found: EnvSpec, expected: EnvSpec, first_env: int) -> None:
                 f"{first_env} on have {essence(found)}, environment 0 has {essence(expected)}"
             ]
         )
+
+
+def save_groups(groups: Sequence[Group], env_id: str) -> State:
+    """The state of these groups. Raises ConfigError where an environment cannot save its state."""
+    state: State = {}
+    for group in groups:
+        with _naming(group, env_id, StateUnsupportedError):
+            saved = group.get_state()
+            if objects := [name for name, array in saved.items() if array.dtype.hasobject]:
+                raise StateUnsupportedError(f"its state holds Python objects, not plain arrays, in {objects}")
+        state |= {f"group/{group.first_env}/{name}": array for name, array in saved.items()}
+    return state
+
+
+def restore_groups(groups: Sequence[Group], env_id: str, state: Mapping[str, np.ndarray]) -> None:
+    """Restore groups that were just made. Raises ConfigError where an environment refuses its state."""
+    for group in groups:
+        with _naming(group, env_id, StateUnsupportedError, ValueError, KeyError):
+            group.set_state(below(state, f"group/{group.first_env}/"))
+
+
+@contextmanager
+def _naming(group: Group, env_id: str, *kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        last = group.first_env + group.env.num_envs - 1
+        name = f"environments {group.first_env} to {last} ({env_id})"
+        raise ConfigError([f"{name}: {type(error).__name__}: {error}"]) from error
+
+
+def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Fill an empty memfd with an npz archive."""
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.seek(0)  # the position is shared with the process at the other end
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(fd: int) -> State:
+    """Take out of a memfd what ``write_arrays`` left there; {} if it is empty, as it is after this."""
+    if os.fstat(fd).st_size == 0:
+        return {}
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    os.ftruncate(fd, 0)
+    return arrays

@@ -8,45 +8,41 @@ again after a model worker's death is harmless.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from fastcollect.envs.base import EnvSpec
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import Ring, RingConfig
-from fastcollect.memory.segment import FieldSpec, Layout, Segment
+from fastcollect.memory.segment import FieldSpec, Segment
 from fastcollect.memory.tokens import Kind, ModelInbox, PeerGoneError, Sender, Token, TokenChannel, exchange
 from fastcollect.policies.base import POLICY_VERSION, PolicyConfig
 from fastcollect.support.errors import ConfigError
+from fastcollect.workers.group import Inference, build_policy
 
-MODEL_TIMES = ("inferring", "waiting")
-_INFERRING, _WAITING = range(len(MODEL_TIMES))
+_INFERRING, _WAITING, _BATCHES, _ROWS = range(4)
 _MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWorkerConfig:
-    """One model worker.
+    """What a model worker has to know.
 
-    index: which of the M. ring: sizes of every env worker's ring. parameters: the board's fields.
-    max_groups: most groups in one batch. min_groups: gather that many requests, or as many as arrive within
-    ``deadline`` seconds of the first. device: "cpu" or "gpu", for a JAX policy. reproducible: the NumPy
-    policy infers, without padding. tokens: what carries them.
+    ident: its number among all workers. index: which of the M it is. ring: the sizes of every env worker's
+    ring. parameters: the fields of the board of weights. max_groups: most groups in one batch. min_groups:
+    it gathers that many requests, or as many as arrive within ``deadline`` seconds of the first. device:
+    "cpu" or "gpu", for a JAX policy. reproducible: the NumPy policy infers, without padding.
     """
 
+    ident: int
     index: int
-    spec: EnvSpec
     policy: PolicyConfig
     ring: RingConfig
-    parameters: dict[str, FieldSpec]
-    extras: dict[str, FieldSpec]
+    parameters: Mapping[str, FieldSpec]
     max_groups: int
     min_groups: int
     deadline: float
@@ -55,19 +51,14 @@ class ModelWorkerConfig:
     tokens: TokenChannel
 
 
-def stats_layout() -> Layout:
-    """What a model worker counts: seconds by MODEL_TIMES, then batches and rows inferred."""
-    return Layout(
-        {
-            "times": FieldSpec((len(MODEL_TIMES),), np.dtype(np.float64)),
-            "counts": FieldSpec((2,), np.dtype(np.int64)),
-        }
-    )
+def counters(segment: Segment) -> np.ndarray:
+    """What a model worker counts there: seconds of inferring and of waiting, batches, their rows; float64."""
+    return np.frombuffer(segment.buffer, np.float64, _ROWS + 1)
 
 
 def send_control(sock: socket.socket, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
-    """Collector's side of the control socket: "attach" (ring, Line.model_fds), "detach", "stop"."""
-    socket.send_fds(sock, [json.dumps({"op": op, "worker": ident}).encode()], fds)
+    """Tell a model worker to "attach" or "detach" an env worker (fds: ring, Line.model_fds), or to "stop"."""
+    socket.send_fds(sock, [f"{op} {ident}".encode()], fds)
 
 
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
@@ -77,16 +68,11 @@ def main(config: ModelWorkerConfig, fds: list[int]) -> None:
     try:
         batch = Batch(config, WeightsBoard(config.parameters, board_fd))
         batch.warm_up()
-    except BaseException as error:
-        error.add_note(f"model worker {config.index} could not start the policy {config.policy.name!r}")
-        raise
-    control = socket.socket(fileno=control_fd)
-    control.setblocking(False)
-    stats = stats_layout().views(Segment(stats_layout().nbytes, stats_fd).buffer)
-    inbox, reports = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
-    worker = ModelWorker(config, batch, control, inbox, stats)
-    reports.send(Kind.READY, -1 - config.index)
-    try:
+        control = socket.socket(fileno=control_fd)
+        control.setblocking(False)
+        inbox, reports = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
+        worker = ModelWorker(config, batch, control, inbox, counters(Segment(0, stats_fd)))
+        reports.send(Kind.READY, config.ident)
         worker.run()
     except BaseException as error:
         error.add_note(f"model worker {config.index}, policy {config.policy.name!r}:")
@@ -112,67 +98,47 @@ class Batch:
     """
 
     def __init__(self, config: ModelWorkerConfig, board: WeightsBoard) -> None:
-        self._board = board
-        self._version = 0
+        ring, spec = config.ring, config.ring.spec
         self._reproducible = config.reproducible
-        self._group = max(config.ring.envs)
-        try:
-            self._policy = config.policy.build(config.spec, batched=not config.reproducible)
-        except (ImportError, ValueError, TypeError) as error:
-            raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
-        for name, expected in (("parameters", config.parameters), ("extras", config.extras)):
+        self._policy = build_policy(config.policy, spec, batched=not config.reproducible)
+        for name, expected in (("parameters", config.parameters), ("extras", ring.extras)):
             declared = getattr(self._policy, name, expected)
-            if not _same_fields(declared, expected):
-                raise ConfigError(
-                    [
-                        f"policy {config.policy.name!r}: {name} of the batched policy are "
-                        f"{dict(declared)}, of the inline one {expected}; they must be the same"
-                    ]
-                )
-        groups, self.sizes = 1, [self._group]
+            if _shapes(declared) != _shapes(expected):
+                text = f"{dict(declared)}, of the inline one {dict(expected)}; they must be the same"
+                raise ConfigError([f"policy {config.policy.name!r}: {name} of the batched policy are {text}"])
+        self.refresh = Inference(self._policy, board).refresh
+        groups, self._sizes = 1, [max(ring.envs)]
         while groups < config.max_groups:
             groups = min(2 * groups, config.max_groups)
-            self.sizes.append(groups * self._group)
-        rows = self.sizes[-1]
-        spec, action = config.spec, config.spec.action
-        dtype = spec.observation_dtype
+            self._sizes.append(groups * max(ring.envs))
+        rows, action, dtype = self._sizes[-1], spec.action, spec.observation_dtype
         if dtype == np.float64 and not config.reproducible:
             dtype = np.dtype(np.float32)
         self.observation = np.zeros((rows, *spec.observation_shape), dtype)
-        self.noise = np.zeros((rows, config.ring.noise), np.float32)
+        self.noise = np.zeros((rows, ring.noise), np.float32)
         self.action = np.zeros((rows, *action.shape), action.dtype)
         self.extras = {
             name: np.zeros((rows, *field.shape), field.dtype)
-            for name, field in config.extras.items()
+            for name, field in ring.extras.items()
             if name != POLICY_VERSION
         }
 
     def warm_up(self) -> None:
         """Compile every size before the clock starts."""
         self.refresh()
-        for size in self.sizes:
+        for size in self._sizes:
             self.infer(size)
-
-    def refresh(self) -> int:
-        """Load newer weights, if there are any; returns the version in use."""
-        if self._board.version != self._version:
-            self._version, parameters = self._board.read()
-            self._policy.load(parameters)
-        return self._version
 
     def infer(self, rows: int) -> None:
         """Actions and extras for the first ``rows`` observations, padded to the next size."""
         # The serial twin has no padding, and bits depend on the shape.
-        size = rows if self._reproducible else next(size for size in self.sizes if size >= rows)
+        size = rows if self._reproducible else next(size for size in self._sizes if size >= rows)
         extras = {name: array[:size] for name, array in self.extras.items()}
         self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
 
 
-def _same_fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two declarations agree in names, shapes and dtypes."""
-    return a.keys() == b.keys() and all(
-        (tuple(a[k].shape), np.dtype(a[k].dtype)) == (tuple(b[k].shape), np.dtype(b[k].dtype)) for k in a
-    )
+def _shapes(fields: Mapping[str, FieldSpec]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (tuple(field.shape), np.dtype(field.dtype)) for name, field in fields.items()}
 
 
 class ModelWorker:
@@ -184,10 +150,10 @@ class ModelWorker:
         batch: Batch,
         control: socket.socket,
         inbox: ModelInbox,
-        stats: dict[str, np.ndarray],
+        stats: np.ndarray,
     ) -> None:
         self._config, self._batch, self._control, self._inbox = config, batch, control, inbox
-        self._times, self._counts = stats["times"], stats["counts"]
+        self._stats = stats
         self._rings: dict[int, tuple[Ring, Sender]] = {}
         self._stopped = False
 
@@ -220,7 +186,7 @@ class ModelWorker:
                 deadline = time.perf_counter() + self._config.deadline
         else:
             waiting.extend(self._inbox.read())
-        self._times[_WAITING] += time.perf_counter() - start
+        self._stats[_WAITING] += time.perf_counter() - start
         # A request may be there twice after it was sent again; the later one is the same.
         return sorted(set(waiting))
 
@@ -230,15 +196,17 @@ class ModelWorker:
                 data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MESSAGE_FDS)
             except BlockingIOError:
                 return
-            message: dict[str, Any] = json.loads(data) if data else {"op": "stop"}
-            if message["op"] == "attach":
-                ring = Ring(self._config.ring, fds[0])
-                self._rings[message["worker"]] = ring, self._inbox.attach(message["worker"], fds[1:])
-            elif message["op"] == "detach":
-                ring, _ = self._rings.pop(message["worker"])
+            op, _, ident = data.decode().partition(" ")
+            if op == "attach":
+                self._rings[int(ident)] = (
+                    Ring(self._config.ring, fds[0]),
+                    self._inbox.attach(int(ident), fds[1:]),
+                )
+            elif op == "detach":
+                ring, _ = self._rings.pop(int(ident))
                 ring.segment.close()
-                self._inbox.detach(message["worker"])
-            else:
+                self._inbox.detach(int(ident))
+            else:  # it was told to stop, or the collector is gone
                 self._stopped = True
                 return
 
@@ -255,13 +223,13 @@ class ModelWorker:
             version = self._batch.refresh()
             self._batch.infer(rows)
             self._store(slots, version)
-            self._counts += (1, rows)
+            self._stats[_BATCHES:] += (1, rows)
         for _, worker, group, sequence in fresh:
             self._rings[worker][0].answered[group] = sequence
         for _, worker, group, sequence in requests:
             with contextlib.suppress(PeerGoneError):  # the env worker died meanwhile
                 self._rings[worker][1].send(Kind.ANSWER, worker, group, sequence)
-        self._times[_INFERRING] += time.perf_counter() - start
+        self._stats[_INFERRING] += time.perf_counter() - start
 
     def _slot(self, worker: int, group: int, sequence: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
         """(block, noise, t) of request number ``sequence``, counted from 1."""
