@@ -5,18 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from fastcollect.control.common import CommonCollector
-from fastcollect.control.config import (
-    MAX_ENV_WORKERS,
-    CollectorConfig,
-    allow_descriptors,
-    check_memory,
-    is_integer,
-    resolve_env,
-)
+from fastcollect.control.config import CollectorConfig, allow_descriptors, check_memory, resolve_env
 from fastcollect.control.crew import Workers
 from fastcollect.control.launcher import Launcher
 from fastcollect.control.probe import env_spec
@@ -64,10 +58,10 @@ class Collector(CommonCollector):
             )
             opened.callback(self._workers.close)
             self._supervisor = Supervisor(self._workers)
-            self._supervisor.start(state)
+            groups = state if config.reproducible else None
+            self._supervisor.start(groups)
             # A restored round was handed out and its rings not given back, as it was when it was saved.
-            restored = state is not None and config.reproducible
-            self._schedule = Rounds(self._workers, restored) if config.rounds else Arrivals()
+            self._schedule = Rounds(self._workers, groups is not None) if config.rounds else Arrivals()
             self._waited = 0.0
             self._start = time.perf_counter()
             self._opened = opened.pop_all()
@@ -97,7 +91,7 @@ class Collector(CommonCollector):
         finally:
             self._waited += time.perf_counter() - start
         worker, group, number = block
-        first_env = worker.first_env + sum(self._ring_config.envs[:group])
+        first_env = worker.config.first_env + sum(self._ring_config.envs[:group])
         copied = self._copy(worker.ring, group, number, worker.process.ident, first_env)
         worker.unread -= 1
         if not self.config.rounds:
@@ -112,24 +106,27 @@ class Collector(CommonCollector):
         the environment has too few options for more environments.
         """
         self._require_open()
-        workers = self._workers
-        env_workers = workers.num_env_workers if num_env_workers is None else num_env_workers
-        model_workers = workers.num_model_workers if num_model_workers is None else num_model_workers
-        most = workers.exchange.models
-        problems = []
-        if self.config.rounds:
-            problems.append("a collector with schedule 'rounds' keeps its number of workers")
-        if not is_integer(env_workers) or not 1 <= env_workers <= MAX_ENV_WORKERS:
-            problems.append(f"num_env_workers (N) is {env_workers!r}; allowed: 1 to {MAX_ENV_WORKERS}")
-        if self.config.inline and model_workers:
-            problems.append("a collector that was started with M = 0 has no model workers; start a new one")
-        if not self.config.inline and (not is_integer(model_workers) or not 1 <= model_workers <= most):
-            problems.append(f"num_model_workers (M) is {model_workers!r}; allowed here: 1 to {most}")
-        if problems:
-            raise ConfigError(problems)
-        first = self.config.first_env
-        check_rows(self.config.env, range(first, first + env_workers * self.config.num_envs))
-        check_memory(self._ring_config, env_workers - workers.num_env_workers, dict(self.policy.parameters))
+        workers, config = self._workers, self.config
+        wanted = replace(
+            config,
+            num_env_workers=workers.num_env_workers if num_env_workers is None else num_env_workers,
+            num_model_workers=workers.num_model_workers if num_model_workers is None else num_model_workers,
+        )
+        env_workers, model_workers, most = (
+            wanted.num_env_workers,
+            wanted.num_model_workers,
+            workers.exchange.models,
+        )
+        if config.rounds:
+            raise ConfigError(["a collector with schedule 'rounds' keeps its number of workers"])
+        if config.inline and model_workers:
+            raise ConfigError(
+                ["a collector that was started with M = 0 has no model workers; start a new one"]
+            )
+        if not config.inline and not 1 <= model_workers <= most:
+            raise ConfigError([f"num_model_workers (M) is {model_workers}; allowed here: 1 to {most}"])
+        check_rows(config.env, wanted.env_indices)
+        check_memory(self._ring_config, env_workers - workers.num_env_workers, self.policy.parameters)
         allow_descriptors(env_workers, model_workers)
         workers.resize(env_workers, model_workers)
 

@@ -1,20 +1,34 @@
-"""What the collector and its serial twin have in common: configuration, policy, weights, state."""
+"""What the collector and its serial twin have in common: configuration, policy, weights, state.
+
+A state is a flat dict of named plain arrays. Everything is kept by group of environments, under the global
+index of the group's first one, and nothing by worker. The keys:
+
+- ``config/NAME``: what must be the same where the state is restored; ``life``: which life the environments
+  are in, see EnvWorkerConfig.
+- ``version``, ``published/NAME``, ``staged`` (bool), ``staged/NAME``: see WeightsBoard.get_state.
+- ``group/FIRST/NAME``: see Group.get_state; of a reproducible collector only.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from fastcollect.control.config import CollectorConfig, check_memory
-from fastcollect.control.state import check_fits, identity
 from fastcollect.envs.base import EnvSpec, State
+from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.block import Block, check_written, copy_block
-from fastcollect.memory.board import WeightsBoard
+from fastcollect.memory.board import WeightsBoard, mismatches
 from fastcollect.memory.ring import Ring
+from fastcollect.policies.base import Policy
+from fastcollect.support.errors import ConfigError
+from fastcollect.support.named import below
 from fastcollect.workers.group import build_policy
 
 
@@ -38,8 +52,8 @@ class CommonCollector:
         self.config, self.spec = config, spec
         self.policy = build_policy(config.policy, spec, batched=False)
         self._ring_config = config.ring(spec, self.policy)
-        check_memory(self._ring_config, config.num_env_workers, dict(self.policy.parameters))
-        self._first_life = 0 if state is None else check_fits(state, config, self.policy)
+        check_memory(self._ring_config, config.num_env_workers, self.policy.parameters)
+        self._first_life = 0 if state is None else _check_fits(state, config, self.policy)
         self._board = WeightsBoard(self.policy.parameters)
         opened.callback(self._board.segment.close)
         if state is None:
@@ -86,7 +100,7 @@ class CommonCollector:
 
         complete: whether every block of the round was handed out. turn: else, how many of them.
         """
-        state = {f"config/{name}": np.asarray(value) for name, value in identity(self.config).items()}
+        state = {f"config/{name}": np.asarray(value) for name, value in _identity(self.config).items()}
         state |= {"life": np.array(life), **self._board.get_state()}
         if not self.config.reproducible:
             return state
@@ -96,3 +110,53 @@ class CommonCollector:
                 f"{turn} of {self.config.blocks_per_round} were taken: take the others first"
             )
         return state | save_groups()
+
+
+def _check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy: Policy) -> int:
+    """The life that its environments go on with: of a reproducible collector the saved one, else the next.
+
+    Raises ConfigError that names everything in which the state differs from this configuration.
+    """
+    problems = [
+        f"the saved state has no {name!r}" for name in ("life", "version", "staged") if name not in state
+    ]
+    for name, value in _identity(config).items():
+        saved = state.get(f"config/{name}")
+        if saved is None or not np.array_equal(saved, value):
+            text = "missing" if saved is None else _short(saved)
+            problems.append(f"{name} is {_short(value)} here, {text} in the saved state")
+    for kind in ("published", "staged"):
+        parameters = below(state, f"{kind}/")
+        if kind == "published" or parameters:
+            problems += [f"{kind} weights: {text}" for text in mismatches(parameters, policy.parameters)]
+    if config.reproducible and not problems:
+        ends = itertools.accumulate(config.groups * config.num_env_workers, initial=config.first_env)
+        keys = [f"group/{first}/first_step" for first in [*ends][:-1]]
+        problems = [f"the saved state has no {key!r}" for key in keys if key not in state]
+    if problems:
+        raise ConfigError(problems)
+    return int(state["life"]) + (not config.reproducible)
+
+
+def _identity(config: CollectorConfig) -> dict[str, Any]:
+    """What must be the same where a state is restored."""
+    names = ["seed", "first_env", "schedule", "reproducible"]
+    names += ["block_length", "total_envs"] if config.reproducible else []
+    same = {"env": _describe(config.env), **{name: getattr(config, name) for name in names}}
+    return same | ({"group_sizes": config.groups * config.num_env_workers} if config.reproducible else {})
+
+
+def _describe(env: EnvConfig) -> str:
+    """A text that is the same in every process. What JSON does not know counts by its name or type."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+    kwargs = dict(sorted(env.kwargs.items()))
+    return json.dumps([env.id, env.entry_point, kwargs], default=plain, skipkeys=True)
+
+
+def _short(value: Any) -> str:
+    return np.array2string(np.asarray(value), threshold=8)

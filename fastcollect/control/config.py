@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -18,7 +18,7 @@ from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
-from fastcollect.workers.groups import EnvWorkerConfig
+from fastcollect.workers.group import EnvWorkerConfig
 
 MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 512, 64
 
@@ -30,16 +30,15 @@ Schedule = Literal["asynchronous", "rounds"]
 class CollectorConfig:
     """Everything a collector needs to know.
 
-    env: the environment. policy: what acts in it.
+    policy: what acts in the environment.
     num_envs: n, environments of each env worker. num_env_workers: N. num_model_workers: M; with 0 the env
         workers infer for themselves, in NumPy.
     block_length: steps in a block. ring_blocks: blocks in a group's ring; a full ring makes its group wait.
     min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
     first_env: the global index of the first environment; the others follow it. Seeds, noise and
-        ``Block.env_index`` depend on the global index, and options that are given environment by environment
-        (``per_env_kwargs``, ``goal_indices``) are lists over global indices, of at least first_env + n * N
-        entries. Two sources whose ranges of indices do not overlap therefore share nothing, and each of them
-        can be given the whole list.
+        ``Block.env_index`` depend on the global index, and so do options that are given environment by
+        environment (``per_env_kwargs``, ``goal_indices``), lists of at least first_env + n * N entries. Two
+        sources whose indices do not overlap share nothing, and both can be given the whole list.
     schedule: "asynchronous": every env worker goes on as long as its rings have room, published weights act
         at once, and blocks come in the order in which they were finished. "rounds": a round is one block of
         every group. It is begun when every block of the round before was handed out, weights published
@@ -54,9 +53,8 @@ class CollectorConfig:
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
     tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in
-        shared memory. With both the death of a worker hangs nothing and loses no published block; a queue
-        takes more time per token and is emptied by a death inside it. ``fastcollect.memory.tokens`` states
-        the limits of each.
+        shared memory. With both the death of a worker hangs nothing and loses no published block;
+        ``fastcollect.memory.tokens`` states the limits of each.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -80,53 +78,51 @@ class CollectorConfig:
     check: bool = False
 
     def __post_init__(self) -> None:
+        sizes = (
+            ("num_envs (n)", self.num_envs, 1, 65536),
+            ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
+            ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
+            ("block_length", self.block_length, 1, 1_000_000),
+            ("ring_blocks", self.ring_blocks, 1, 1024),
+            ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
+            ("seed", self.seed, 0, 2**32 - 1),
+            ("first_env", self.first_env, 0, 2**31 - 1),
+        )
         problems = [
             f"{name} is {value!r}; allowed: {low} to {high}"
-            for name, value, low, high in (
-                ("num_envs (n)", self.num_envs, 1, 65536),
-                ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
-                ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
-                ("block_length", self.block_length, 1, 1_000_000),
-                ("ring_blocks", self.ring_blocks, 1, 1024),
-                ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
-                ("seed", self.seed, 0, 2**32 - 1),
-                ("first_env", self.first_env, 0, 2**31 - 1),
-            )
-            if not is_integer(value) or not low <= value <= high
+            for name, value, low, high in sizes
+            if not _is_integer(value) or not low <= value <= high
         ]
         size = self.group_size
-        if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
+        if not problems and size is not None and (not _is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
         if self.tokens in get_args(TokenChannel):
             problems += self._token_problems(sizes_are_right=not problems)
+        deadline, stall = self.deadline, self.stall_seconds
+        others = (
+            ("tokens", self.tokens in (allowed := get_args(TokenChannel)), ", ".join(map(repr, allowed))),
+            ("schedule", self.schedule in get_args(Schedule), "'asynchronous', 'rounds'"),
+            ("model_device", self.model_device in ("cpu", "gpu"), "'cpu', 'gpu'"),
+            (
+                "deadline",
+                isinstance(deadline, numbers.Real) and 0 < deadline <= 10,
+                "above 0, at most 10 seconds",
+            ),
+            ("stall_seconds", isinstance(stall, numbers.Real) and stall > 0, "above 0"),
+            ("env", isinstance(self.env, EnvConfig), "an EnvConfig"),
+            ("policy", isinstance(self.policy, PolicyConfig), "a PolicyConfig"),
+        )
         problems += [
-            f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}"
-            for name, value, allowed in (
-                ("tokens", self.tokens, get_args(TokenChannel)),
-                ("schedule", self.schedule, get_args(Schedule)),
-                ("model_device", self.model_device, ("cpu", "gpu")),
-            )
-            if value not in allowed
+            f"{name} is {getattr(self, name)!r}; allowed: {allowed}"
+            for name, right, allowed in others
+            if not right
         ]
         if self.reproducible and self.schedule == "asynchronous":
             problems.append(
                 "reproducible is True and schedule is 'asynchronous'; allowed: reproducible with "
                 "schedule='rounds' only, because what is asynchronous depends on who is faster"
             )
-        problems += [
-            f"{name} is {value!r}; allowed: {allowed}"
-            for name, value, most, allowed in (
-                ("deadline", self.deadline, 10, "above 0, at most 10 seconds"),
-                ("stall_seconds", self.stall_seconds, math.inf, "above 0"),
-            )
-            if not isinstance(value, numbers.Real) or not 0 < value <= most
-        ]
-        problems += [
-            f"{name} is {value!r}; allowed: a {kind.__name__}"
-            for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig))
-            if not isinstance(value, kind)
-        ]
         if problems:
             raise ConfigError(problems)
 
@@ -135,15 +131,11 @@ class CollectorConfig:
             shared = exchange(self.tokens).shared
         except ConfigError as error:
             return list(error.problems)
-        most = len(self.groups) * (self.ring_blocks + 2) if sizes_are_right else 0
-        workers = "num_env_workers x " if shared else ""
-        most *= self.num_env_workers if shared else 1
-        if most <= CAPACITY:
+        workers, factor = ("num_env_workers x ", self.num_env_workers) if shared else ("", 1)
+        if not sizes_are_right or (most := factor * len(self.groups) * (self.ring_blocks + 2)) <= CAPACITY:
             return []
-        return [
-            f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}; "
-            "use larger groups"
-        ]
+        text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
+        return [f"{text}; use larger groups"]
 
     @property
     def parallelism(self) -> Parallelism:
@@ -189,22 +181,15 @@ class CollectorConfig:
 
     def ring(self, spec: EnvSpec, policy: Policy) -> RingConfig:
         """The memory of one env worker. In rounds a ring holds one block, so that nobody runs ahead."""
-        return RingConfig(
-            spec=spec,
-            envs=self.groups,
-            length=self.block_length,
-            capacity=1 if self.rounds else self.ring_blocks,
-            extras=policy.extras,
-            noise=policy.noise[1] if policy.noise else 0,
-        )
+        capacity, noise = 1 if self.rounds else self.ring_blocks, policy.noise[1] if policy.noise else 0
+        return RingConfig(spec, self.groups, self.block_length, capacity, policy.extras, noise)
 
 
-def is_integer(value: object) -> bool:
-    """Whether this counts something: any integer but a bool."""
+def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec]) -> None:
+def check_memory(ring: RingConfig, workers: int, parameters: Mapping[str, FieldSpec]) -> None:
     """Raises ConfigError when the rings cannot fit, saying how much is needed and how much there is."""
     rings = workers * ring.nbytes()
     board = 3 * sum(field.nbytes for field in parameters.values())
@@ -219,14 +204,11 @@ def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec
         raise ConfigError([text])
 
 
-_DESCRIPTORS_PER_WORKER = 8
-
-
 def allow_descriptors(env_workers: int, model_workers: int) -> None:
     """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 3 * MAX_MODEL_WORKERS + 64
+    need = len(os.listdir("/proc/self/fd")) + 8 * workers + 3 * MAX_MODEL_WORKERS + 64
     need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
         text = f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"

@@ -28,7 +28,7 @@ from fastcollect.policies.base import Policy
 from fastcollect.support.cpu import allowed_cpus, cpu_quota, idle_cpus
 from fastcollect.support.errors import LauncherLostError
 from fastcollect.workers.groups import write_arrays
-from fastcollect.workers.model_worker import ModelWorkerConfig, counters, send_control
+from fastcollect.workers.model_worker import ModelWorkerConfig, send_control
 
 _CLOSE_SECONDS = 3.0
 _STOP_SECONDS = 1.0
@@ -78,7 +78,7 @@ class Workers:
     def in_order(self) -> list[EnvWorkerHandle]:
         """The living env workers in the order of their environments."""
         living = [worker for worker in self.env.values() if worker.alive]
-        return sorted(living, key=lambda worker: (worker.position, worker.life))
+        return sorted(living, key=lambda worker: (worker.position, worker.config.life))
 
     def _all(self) -> list[EnvWorkerHandle | ModelWorkerHandle]:
         return [*self.env.values(), *self.models.values()]
@@ -144,46 +144,50 @@ class Workers:
             self.start_env_worker(position, state)
 
     def start_env_worker(
-        self,
-        position: int,
-        state: Mapping[str, np.ndarray] | None = None,
-        waiting: Sequence[int] = (),
+        self, position: int, state: Mapping[str, np.ndarray] | None = None, waiting: Sequence[int] = ()
     ) -> None:
         """Start the first worker of this position, or the next one.
 
         state: of the groups, where they go on. waiting: groups that begin when they are told to.
         """
-        config, ident = self.config, self.launcher.new_ident()
+        config, ring, line = self.config, Ring(self.ring_config), self.exchange.connect()
         self._lives[position] = life = self._lives.get(position, self._first_life - 1) + 1
-        worker = env_worker_config(config, self.policy, self.ring_config, position, life)
-        first, groups = worker.first_env, range(len(self.ring_config.envs))
-        ring, line = Ring(self.ring_config), self.exchange.connect()
-        for each in self.models.values():
-            self._control(each, "attach", ident, (ring.segment.fd, *line.model_fds()))
         state_fd, written = os.memfd_create("fastcollect-state", os.MFD_CLOEXEC), 0
-        if state and (keys := [key for key in state if _is_between(key, first, first + config.num_envs)]):
+        if state is not None:
+            first = config.first_env + position * config.num_envs
+            envs = range(first, first + config.num_envs)
+            keys = [key for key in state if key.startswith("group/") and int(key.split("/")[1]) in envs]
             write_arrays(state_fd, {key: state[key] for key in keys})
             # It starts with a block in each ring that was taken and not given back.
-            waiting, written = groups, int(state[f"group/{first}/first_step"]) // config.block_length
-        model = position % max(1, self.num_model_workers)
+            waiting = range(len(self.ring_config.envs))
+            written = int(state[f"group/{first}/first_step"]) // config.block_length
+        worker = replace(
+            env_worker_config(config, self.policy, self.ring_config, position, life),
+            ident=self.launcher.new_ident(),
+            model=position % max(1, self.num_model_workers),
+            waiting=tuple(waiting),
+        )
+        for each in self.models.values():
+            self._control(each, "attach", worker.ident, (ring.segment.fd, *line.model_fds()))
         process = self.launcher.spawn(
             "fastcollect.workers.env_worker:main",
-            replace(worker, ident=ident, model=model, waiting=tuple(waiting)),
+            worker,
             [ring.segment.fd, self.board.segment.fd, state_fd, *line.worker_fds()],
             # One processor for each env worker, if there are enough of them.
             [self._processors[position]] if self.num_env_workers <= len(self._processors) else [],
-            ident,
+            worker.ident,
         )
-        held = [int(group in waiting) for group in groups]
-        self.env[ident] = EnvWorkerHandle(
-            process, position, life, first, ring, line, state_fd, model, [written for _ in groups], held
-        )
+        self.env[worker.ident] = EnvWorkerHandle(process, worker, position, ring, line, state_fd, written)
 
-    def forget_env_worker(self, worker: EnvWorkerHandle) -> None:
-        """Release a worker that is gone and whose blocks were all read."""
+    def forget(self, worker: EnvWorkerHandle | ModelWorkerHandle) -> None:
+        """Release a worker that is gone, an env worker once its blocks were all read."""
         self.gone += worker.counters()
         worker.release()
-        del self.env[worker.process.ident]
+        if isinstance(worker, EnvWorkerHandle):
+            del self.env[worker.process.ident]
+        else:
+            del self.models[worker.process.ident]
+            self.exchange.forget_requests(worker.index)  # they are sent again, with what it had taken
 
     def detach(self, worker: EnvWorkerHandle) -> None:
         """Let the model workers forget the ring of an env worker that is gone."""
@@ -208,11 +212,11 @@ class Workers:
             tokens=config.tokens,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        counted = Segment(0)
+        segment = Segment(0)
         with theirs:
-            fds = [theirs.fileno(), self.board.segment.fd, counted.fd, *self.exchange.model_fds(index)]
+            fds = [theirs.fileno(), self.board.segment.fd, segment.fd, *self.exchange.model_fds(index)]
             process = self.launcher.spawn("fastcollect.workers.model_worker:main", worker, fds, ident=ident)
-        self.models[ident] = model = ModelWorkerHandle(process, index, ours, counted, counters(counted))
+        self.models[ident] = model = ModelWorkerHandle(process, f"model worker {index}", index, ours, segment)
         for each in self.in_order():
             line = (each.ring.segment.fd, *each.line.model_fds())
             self._control(model, "attach", each.process.ident, line)
@@ -228,13 +232,6 @@ class Workers:
             if count and worker.model != worker.position % count:
                 worker.model = worker.position % count
                 worker.tell(Kind.ASSIGN, sequence=worker.model)
-
-    def forget_model_worker(self, model: ModelWorkerHandle) -> None:
-        """Release one that is gone. What waits for it is sent again, with what it had taken."""
-        self.gone += model.counters()
-        model.release()
-        del self.models[model.process.ident]
-        self.exchange.forget_requests(model.index)
 
     def resend(self, index: int) -> None:
         """Whatever this model worker was asked and did not answer is asked again, of whoever is assigned."""
@@ -263,8 +260,3 @@ class Workers:
             each.release()
         self.env, self.models = {}, {}
         self.exchange.close()
-
-
-def _is_between(key: str, first_env: int, end: int) -> bool:
-    """Whether this entry of a state belongs to a group of environments first_env .. end - 1."""
-    return key.startswith("group/") and first_env <= int(key.split("/")[1]) < end

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from fastcollect.control.launcher import Process
 from fastcollect.control.stats import Stats
@@ -15,41 +13,37 @@ from fastcollect.memory.latency import Latencies
 from fastcollect.memory.ring import Ring
 from fastcollect.memory.segment import Segment
 from fastcollect.memory.tokens import Kind, Line
+from fastcollect.workers.group import EnvWorkerConfig
+from fastcollect.workers.model_worker import model_counters
 
 
-@dataclass
 class EnvWorkerHandle:
     """The collector's side of one env worker.
 
-    position: 0 .. N - 1. life: which of the workers at this position. first_env: the global index of its
-    first environment. state_fd: a memfd through which states travel. model: the model worker it asks.
-    written, held, unread: for each group, how many blocks it has published, those before it was restored
-    included, and how many of them were not given back; how many of all groups were not handed out. ready:
-    whether it did what it was last asked, to start or to save. steps: done when last looked at. last_seen:
-    when it last got on, or was given a block back.
+    position: 0 .. N - 1. state_fd: a memfd through which states travel. model: the model worker it asks.
+    written, held: for each group, how many blocks it has published, those before it was restored included,
+    and how many of them were not given back. unread: how many blocks were not handed out. ready: whether it
+    did what it was last asked, to start or to save. last_seen: when it last got on or was given a block back.
     """
 
-    process: Process
-    position: int
-    life: int
-    first_env: int
-    ring: Ring
-    line: Line
-    state_fd: int
-    model: int
-    written: list[int]
-    held: list[int]
-    unread: int = 0
-    ready: bool = False
-    alive: bool = True
-    retiring: bool = False
-    steps: int = 0
-    last_seen: float = field(default_factory=time.monotonic)
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"env worker {self.process.ident}"
+    def __init__(
+        self,
+        process: Process,
+        config: EnvWorkerConfig,
+        position: int,
+        ring: Ring,
+        line: Line,
+        state_fd: int,
+        written: int,
+    ) -> None:
+        self.process, self.config, self.position = process, config, position
+        self.ring, self.line, self.state_fd = ring, line, state_fd
+        self.name, self.model = f"env worker {process.ident}", config.model
+        self.written = [written for _ in config.ring.envs]
+        self.held = [int(group in config.waiting) for group in range(len(config.ring.envs))]
+        self.unread = self._steps = 0
+        self.alive, self.ready, self.retiring = True, False, False
+        self.last_seen = time.monotonic()
 
     def tell(self, kind: Kind, group: int = 0, sequence: int = 0) -> None:
         """Put a token into its inbox; whether it still lives does not matter."""
@@ -64,22 +58,19 @@ class EnvWorkerHandle:
     def stands_still(self, since: float) -> bool:
         """Whether it could go on, and made no step since it was last seen at that time or before."""
         steps = int(self.ring.rows.sum())
-        if steps != self.steps:
-            self.steps, self.last_seen = steps, time.monotonic()
+        if steps != self._steps:
+            self._steps, self.last_seen = steps, time.monotonic()
         config = self.ring.config
         waits = sum(self.held) == config.capacity * len(config.envs)  # for the learner, with every block
         return self.alive and self.last_seen < since and not waits
 
     def counters(self) -> Stats:
         """What it counted so far."""
-        stepping, waiting_actions, inferring, waiting_learner = self.ring.times.tolist()
+        names = ("stepping", "waiting_actions", "inferring_inline", "waiting_learner")
         return Stats(
             env_steps=int(self.ring.rows.sum()),
-            stepping=stepping,
-            waiting_actions=waiting_actions,
-            inferring_inline=inferring,
-            waiting_learner=waiting_learner,
             action_latency=Latencies(tuple(self.ring.latencies.tolist())),
+            **dict(zip(names, self.ring.times.tolist(), strict=True)),
         )
 
     def release(self) -> None:
@@ -99,21 +90,16 @@ class ModelWorkerHandle:
     """The collector's side of one model worker. leaving: whether it was told to stop."""
 
     process: Process
+    name: str
     index: int
     control: socket.socket
     segment: Segment
-    stats: np.ndarray
     ready: bool = False
     leaving: bool = False
 
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"model worker {self.index}"
-
     def counters(self) -> Stats:
         """What it counted so far."""
-        inferring, waiting, batches, rows = self.stats.tolist()
+        inferring, waiting, batches, rows = model_counters(self.segment).tolist()
         return Stats(
             inferring=inferring, waiting_requests=waiting, batches=int(batches), batch_rows=int(rows)
         )

@@ -34,7 +34,8 @@ class Supervisor:
     def __init__(self, workers: Workers) -> None:
         self.deaths = Stats()
         self._workers, self._config = workers, workers.config
-        self._in_vain: Counter[str] = Counter()  # lives in a row that made no block or inferred no batch
+        # Lives in a row without a block or a batch, of env workers by -1 - position, of model workers by index.
+        self._in_vain: Counter[int] = Counter()
         self._backlog: list[PublishedBlock] = []
         self._inbox = workers.exchange.inbox(workers.launcher.fd)
 
@@ -83,7 +84,7 @@ class Supervisor:
             if worker.stands_still(since) and not workers.paused:
                 raise self._stalled()
             if not worker.alive and not worker.unread:
-                workers.forget_env_worker(worker)
+                workers.forget(worker)
         blocks, self._backlog = self._backlog, []
         return blocks
 
@@ -109,7 +110,7 @@ class Supervisor:
                 worker.written[group] = number + 1
                 worker.unread += 1
                 worker.last_seen = time.monotonic()
-                self._in_vain[f"env worker {worker.position}"] = 0
+                self._in_vain[-1 - worker.position] = 0
                 blocks.append((worker, group, number))
             elif kind in (Kind.READY, Kind.SAVED):
                 self._on_ready(ident)
@@ -132,8 +133,8 @@ class Supervisor:
         workers.detach(worker)
         if worker.retiring and code == 0:
             return []
-        last_env = worker.first_env + self._config.num_envs - 1
-        name = f"{worker.name} (environments {worker.first_env} to {last_env})"
+        first_env = worker.config.first_env
+        name = f"{worker.name} (environments {first_env} to {first_env + self._config.num_envs - 1})"
         worker.process.raise_last_words(code, name)
         if self._config.reproducible:
             raise WorkerError(
@@ -147,12 +148,7 @@ class Supervisor:
         )
         rows = sum(np.multiply(published, workers.ring_config.envs)) * workers.ring_config.length
         self.deaths += Stats(env_worker_deaths=1, discarded=int(worker.ring.rows.sum() - rows))
-        self._in_vain[key := f"env worker {position}"] += 1
-        if self._in_vain[key] >= _LIVES_IN_VAIN:
-            raise WorkerError(
-                f"{name} and its replacements died {_LIVES_IN_VAIN} times in a row without finishing a "
-                f"block, the last one of {_how(code)}; is the memory sufficient?"
-            )
+        self._died_in_vain(-1 - position, f"{name} and its replacements", "finished a block", code)
         if position < workers.num_env_workers and not worker.retiring:
             done = [g for g, held in enumerate(worker.held) if held] if self._config.rounds else []
             workers.start_env_worker(position, waiting=done)
@@ -160,20 +156,24 @@ class Supervisor:
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
         model.process.raise_last_words(code, model.name)
-        self._workers.forget_model_worker(model)
+        self._workers.forget(model)
         if not model.leaving:
             self.deaths += Stats(model_worker_deaths=1)
-            idle = self._in_vain[model.name] = (
-                0 if model.counters().batches else self._in_vain[model.name] + 1
-            )
-            if idle >= _LIVES_IN_VAIN:
-                raise WorkerError(
-                    f"{model.name} died {idle} times in a row before it inferred one batch, "
-                    f"the last time of {_how(code)}"
-                )
+            if model.counters().batches:
+                self._in_vain[model.index] = 0
+            else:
+                self._died_in_vain(model.index, model.name, "inferred a batch", code)
             self._workers.start_model_worker(model.index)
         # A request that reached its pipe after its last look is sent again, too, to the one now assigned.
         self._workers.resend(model.index)
+
+    def _died_in_vain(self, who: int, name: str, aim: str, code: int) -> None:
+        self._in_vain[who] += 1
+        if self._in_vain[who] >= _LIVES_IN_VAIN:
+            raise WorkerError(
+                f"{name} died {_LIVES_IN_VAIN} times in a row before it {aim}, the last time of {_how(code)}; "
+                "is the memory sufficient?"
+            )
 
     def _stalled(self) -> StallError:
         """The error for a run in which a worker stands still: every worker's stack."""

@@ -5,13 +5,17 @@ Env workers and the serial collector run this same code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fastcollect.envs.base import BatchedEnv, EnvSpec, State, StepBuffers
+from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.board import WeightsBoard
-from fastcollect.memory.ring import POISON, Ring, RingIndex
+from fastcollect.memory.ring import POISON, Ring, RingConfig, RingIndex
+from fastcollect.memory.segment import FieldSpec
+from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
 from fastcollect.support import noise as noise_streams
 from fastcollect.support.errors import ConfigError
@@ -26,34 +30,55 @@ class ActionError(ValueError):
         self.env_index = env_index
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnvWorkerConfig:
+    """What an env worker has to know, or the serial collector in place of one.
+
+    ring: sizes. parameters: the fields of the board of weights. noise: the kind of noise of the policy.
+    first_env: the global index of the first environment. life: how often these environments were started
+    before; a replacement must not repeat the episodes of the worker that died. check: poison blocks before
+    they are written. inline: infer here (M = 0).
+
+    Of a process alone: ident, its number. model: the model worker to ask. waiting: groups that do not begin
+    before a block is given back to them, which are those of a restored worker, and those of a replacement
+    whose predecessor published their block of the round.
+    """
+
+    env: EnvConfig
+    policy: PolicyConfig
+    ring: RingConfig
+    parameters: Mapping[str, FieldSpec]
+    noise: str | None
+    first_env: int
+    seed: int
+    life: int
+    check: bool
+    inline: bool
+    tokens: TokenChannel
+    ident: int = 0
+    model: int = 0
+    waiting: Sequence[int] = ()
+
+
 class Group:
     """Writes transitions of one batched environment into its ring, block after block.
 
-    The life of a step: ``observation`` is there, a policy writes ``action`` and ``extras`` (with ``noise``
-    to draw from), ``step`` does the rest. When ``complete``, the caller publishes block ``index.written``,
-    and ``open_block`` starts the next one once ``index.can_write``.
+    The life of a step: a policy fills the ``slot``, ``step`` does the rest. When ``complete``, the caller
+    publishes block ``index.written``, and ``open_block`` starts the next one once ``index.can_write``.
     """
 
     def __init__(
-        self,
-        env: BatchedEnv,
-        ring: Ring,
-        number: int,
-        *,
-        first_env: int,
-        seed: int,
-        noise: str | None,
-        check: bool = False,
+        self, config: EnvWorkerConfig, env: BatchedEnv, ring: Ring, number: int, first_env: int
     ) -> None:
         self.env, self.number, self.first_env = env, number, first_env
         self.index = RingIndex(ring.config.capacity)
         self.t = 0
         self.first_step = 0
-        self._ring, self._check = ring, check
-        self._length = ring.config.length
-        self._blocks, self._raw = ring.blocks[number], ring.raw[number]
-        self._noise = ring.noise[number]
-        self._fill_noise = noise_streams.FILL[noise] if noise else None
+        self._ring, self._check, self._length = ring, config.check, ring.config.length
+        self._blocks, self._raw, self._noise = ring.blocks[number], ring.raw[number], ring.noise[number]
+        self._fill_noise = noise_streams.FILL[config.noise] if config.noise else None
+        # A second life of the same environments draws other noise, too.
+        seed = config.seed + (config.life << 32)
         self._starts = noise_streams.stream_starts(seed, np.arange(first_env, first_env + env.num_envs))
         self._final_observation = StepBuffers.allocate(env.spec, env.num_envs).final_observation
         self._return = np.zeros(env.num_envs, np.float64)
@@ -62,27 +87,13 @@ class Group:
         self._success_first = np.full(env.num_envs, -1, np.int64)
         self._bind(0)
         self._begin_block()
-        env.reset(self.observation)
+        env.reset(self._block["observation"][0])
 
-    @property
-    def observation(self) -> np.ndarray:
-        """What the policy reads at the current step."""
-        return self._block["observation"][self.t]
-
-    @property
-    def noise(self) -> np.ndarray:
-        """What it draws from."""
-        return self._noise[self.t]
-
-    @property
-    def action(self) -> np.ndarray:
-        """Where it writes."""
-        return self._block["action"][self.t]
-
-    @property
-    def extras(self) -> dict[str, np.ndarray]:
-        """Where it writes its extras."""
-        return {name: array[self.t] for name, array in self._extras.items()}
+    def slot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """(observation, noise, action, extras) of the current step; a policy reads two and writes two."""
+        t, block = self.t, self._block
+        extras = {name: array[t] for name, array in self._extras.items()}
+        return block["observation"][t], self._noise[t], block["action"][t], extras
 
     @property
     def complete(self) -> bool:
@@ -157,7 +168,7 @@ class Group:
     def _held(self) -> dict[str, np.ndarray]:
         return {
             "first_step": np.array(self.first_step),
-            "observation": self.observation,
+            "observation": self._block["observation"][self.t],
             "episode_return": self._return,
             "episode_steps": self._steps,
             "success_any": self._success_any,
@@ -246,7 +257,7 @@ class Inference:
     def act(self, group: Group) -> None:
         """Fill the current slot of a group in this process."""
         version = self.refresh()
-        extras = group.extras
+        observation, noise, action, extras = group.slot()
         if POLICY_VERSION in extras:
             extras.pop(POLICY_VERSION)[...] = version
-        self._policy.act(group.observation, group.noise, group.action, extras)
+        self._policy.act(observation, noise, action, extras)

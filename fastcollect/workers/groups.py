@@ -9,53 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec, EnvStepError, State, StateUnsupportedError
-from fastcollect.envs.registry import EnvConfig, make_env, select_rows
-from fastcollect.memory.ring import Ring, RingConfig
-from fastcollect.memory.segment import FieldSpec
-from fastcollect.memory.tokens import TokenChannel
-from fastcollect.policies.base import PolicyConfig
+from fastcollect.envs.registry import make_env, select_rows
+from fastcollect.memory.ring import Ring
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
-from fastcollect.workers.group import Group
+from fastcollect.workers.group import EnvWorkerConfig, Group
 
 REFUSAL = "refusal"
 """The one entry of a saved state whose worker could not save: a text that says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvWorkerConfig:
-    """What an env worker has to know, or the serial collector in place of one.
-
-    ring: sizes. parameters: the fields of the board of weights. noise: the kind of noise of the policy.
-    first_env: the global index of the first environment. life: how often these environments were started
-    before; a replacement must not repeat the episodes of the worker that died. check: poison blocks before
-    they are written. inline: infer here (M = 0).
-
-    Of a process alone: ident, its number. model: the model worker to ask. waiting: groups that do not begin
-    before a block is given back to them, which are those of a restored worker, and those of a replacement
-    whose predecessor published their block of the round.
-    """
-
-    env: EnvConfig
-    policy: PolicyConfig
-    ring: RingConfig
-    parameters: Mapping[str, FieldSpec]
-    noise: str | None
-    first_env: int
-    seed: int
-    life: int
-    check: bool
-    inline: bool
-    tokens: TokenChannel
-    ident: int = 0
-    model: int = 0
-    waiting: Sequence[int] = ()
 
 
 def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray:
@@ -71,16 +37,11 @@ def make_groups(config: EnvWorkerConfig, ring: Ring) -> list[Group]:
     """Build and reset every group of a worker."""
     groups, first = [], config.first_env
     for number, size in enumerate(config.ring.envs):
+        seeds = env_seeds(config.seed, first, size, config.life)
         try:
-            env = make_env(
-                select_rows(config.env, first, size), env_seeds(config.seed, first, size, config.life)
-            )
+            env = make_env(select_rows(config.env, first, size), seeds)
             _check_spec(env.spec, config.ring.spec, first)
-            # A second life of the same environments draws other noise, too.
-            seed = config.seed + (config.life << 32)
-            groups.append(
-                Group(env, ring, number, first_env=first, seed=seed, noise=config.noise, check=config.check)
-            )
+            groups.append(Group(config, env, ring, number, first))
         except EnvStepError as error:
             error.add_note(f"environment {first + error.env_index}, step 0:")
             raise
@@ -90,17 +51,13 @@ def make_groups(config: EnvWorkerConfig, ring: Ring) -> list[Group]:
 
 def _check_spec(found: EnvSpec, expected: EnvSpec, first_env: int) -> None:
     def essence(spec: EnvSpec) -> tuple[Any, ...]:
-        action = spec.action
-        observation = spec.observation_shape, np.dtype(spec.observation_dtype)
-        return *observation, action.shape, np.dtype(action.dtype), action.num_actions, spec.has_success
+        shape, dtype, action = spec.observation_shape, np.dtype(spec.observation_dtype), spec.action
+        return shape, dtype, action.shape, np.dtype(action.dtype), action.num_actions, spec.has_success
 
     if essence(found) != essence(expected):
-        raise ConfigError(
-            [
-                "all environments of a run must have the same spaces: those from environment "
-                f"{first_env} on have {essence(found)}, environment 0 has {essence(expected)}"
-            ]
-        )
+        differ = f"{first_env} on have {essence(found)}, environment 0 has {essence(expected)}"
+        text = f"all environments of a run must have the same spaces: those from environment {differ}"
+        raise ConfigError([text])
 
 
 def save_groups(groups: Sequence[Group], env_id: str) -> State:

@@ -27,6 +27,9 @@ from fastcollect.workers.group import Inference, build_policy
 _INFERRING, _WAITING, _BATCHES, _ROWS = range(4)
 _MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
+Slot = tuple[dict[str, np.ndarray], np.ndarray, int]
+"""(block, noise of the block, step in it)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWorkerConfig:
@@ -51,7 +54,7 @@ class ModelWorkerConfig:
     tokens: TokenChannel
 
 
-def counters(segment: Segment) -> np.ndarray:
+def model_counters(segment: Segment) -> np.ndarray:
     """What a model worker counts there: seconds of inferring and of waiting, batches, their rows; float64."""
     return np.frombuffer(segment.buffer, np.float64, _ROWS + 1)
 
@@ -63,23 +66,20 @@ def send_control(sock: socket.socket, op: str, ident: int = 0, fds: tuple[int, .
 
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
     """Run until told to stop. Descriptors: control socket, board, stats, those of the tokens."""
-    limit_jax(config.device)
+    _limit_jax(config.device)
     control_fd, board_fd, stats_fd, *token_fds = fds
     try:
-        batch = Batch(config, WeightsBoard(config.parameters, board_fd))
-        batch.warm_up()
-        control = socket.socket(fileno=control_fd)
-        control.setblocking(False)
+        board, stats = WeightsBoard(config.parameters, board_fd), model_counters(Segment(0, stats_fd))
+        worker = ModelWorker(config, board, socket.socket(fileno=control_fd), stats)
         inbox, reports = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
-        worker = ModelWorker(config, batch, control, inbox, counters(Segment(0, stats_fd)))
         reports.send(Kind.READY, config.ident)
-        worker.run()
+        worker.run(inbox)
     except BaseException as error:
         error.add_note(f"model worker {config.index}, policy {config.policy.name!r}:")
         raise
 
 
-def limit_jax(device: str) -> None:
+def _limit_jax(device: str) -> None:
     """Settings that JAX reads when it loads: one thread on a CPU, no more GPU memory than is used.
 
     Computing in the calling thread (no asynchronous dispatch) saves two context switches a batch.
@@ -91,75 +91,54 @@ def limit_jax(device: str) -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 
-class Batch:
-    """The padded batch: fixed buffers, a few fixed sizes, one policy.
+def _shapes(fields: Mapping[str, FieldSpec]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (tuple(field.shape), np.dtype(field.dtype)) for name, field in fields.items()}
 
-    Sizes are powers of two of the group size, so that a compiled policy sees few shapes.
+
+class ModelWorker:
+    """The loop (wait, gather, infer, scatter, answer) and the buffers of its batch.
+
+    Padded batches have one of a few sizes, powers of two of the group size, so that a compiled policy sees
+    few shapes.
     """
 
-    def __init__(self, config: ModelWorkerConfig, board: WeightsBoard) -> None:
+    def __init__(
+        self, config: ModelWorkerConfig, board: WeightsBoard, control: socket.socket, stats: np.ndarray
+    ) -> None:
         ring, spec = config.ring, config.ring.spec
-        self._reproducible = config.reproducible
+        self._config, self._control, self._stats = config, control, stats
+        self._control.setblocking(False)
         self._policy = build_policy(config.policy, spec, batched=not config.reproducible)
         for name, expected in (("parameters", config.parameters), ("extras", ring.extras)):
             declared = getattr(self._policy, name, expected)
             if _shapes(declared) != _shapes(expected):
                 text = f"{dict(declared)}, of the inline one {dict(expected)}; they must be the same"
                 raise ConfigError([f"policy {config.policy.name!r}: {name} of the batched policy are {text}"])
-        self.refresh = Inference(self._policy, board).refresh
         groups, self._sizes = 1, [max(ring.envs)]
         while groups < config.max_groups:
             groups = min(2 * groups, config.max_groups)
             self._sizes.append(groups * max(ring.envs))
-        rows, action, dtype = self._sizes[-1], spec.action, spec.observation_dtype
+        rows, dtype = self._sizes[-1], spec.observation_dtype
         if dtype == np.float64 and not config.reproducible:
             dtype = np.dtype(np.float32)
-        self.observation = np.zeros((rows, *spec.observation_shape), dtype)
-        self.noise = np.zeros((rows, ring.noise), np.float32)
-        self.action = np.zeros((rows, *action.shape), action.dtype)
-        self.extras = {
+        self._observation = np.zeros((rows, *spec.observation_shape), dtype)
+        self._noise = np.zeros((rows, ring.noise), np.float32)
+        self._action = np.zeros((rows, *spec.action.shape), spec.action.dtype)
+        self._extras = {
             name: np.zeros((rows, *field.shape), field.dtype)
             for name, field in ring.extras.items()
             if name != POLICY_VERSION
         }
-
-    def warm_up(self) -> None:
-        """Compile every size before the clock starts."""
-        self.refresh()
-        for size in self._sizes:
-            self.infer(size)
-
-    def infer(self, rows: int) -> None:
-        """Actions and extras for the first ``rows`` observations, padded to the next size."""
-        # The serial twin has no padding, and bits depend on the shape.
-        size = rows if self._reproducible else next(size for size in self._sizes if size >= rows)
-        extras = {name: array[:size] for name, array in self.extras.items()}
-        self._policy.act(self.observation[:size], self.noise[:size], self.action[:size], extras)
-
-
-def _shapes(fields: Mapping[str, FieldSpec]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    return {name: (tuple(field.shape), np.dtype(field.dtype)) for name, field in fields.items()}
-
-
-class ModelWorker:
-    """The loop: wait, gather, infer, scatter, answer."""
-
-    def __init__(
-        self,
-        config: ModelWorkerConfig,
-        batch: Batch,
-        control: socket.socket,
-        inbox: ModelInbox,
-        stats: np.ndarray,
-    ) -> None:
-        self._config, self._batch, self._control, self._inbox = config, batch, control, inbox
-        self._stats = stats
         self._rings: dict[int, tuple[Ring, Sender]] = {}
         self._stopped = False
+        self._refresh = Inference(self._policy, board).refresh
+        self._refresh()
+        for size in self._sizes:  # compiled before the clock starts
+            self._infer(size)
 
-    def run(self) -> None:
+    def run(self, inbox: ModelInbox) -> None:
         """Answer requests until stopped, then those that are left."""
-        most = self._config.max_groups
+        self._inbox, most = inbox, self._config.max_groups
         while True:
             waiting = self._gather()
             for i in range(0, len(waiting), most):
@@ -191,24 +170,21 @@ class ModelWorker:
         return sorted(set(waiting))
 
     def _handle_control(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, _MESSAGE_FDS)
             except BlockingIOError:
                 return
-            op, _, ident = data.decode().partition(" ")
+            op, _, worker = data.decode().partition(" ")
             if op == "attach":
-                self._rings[int(ident)] = (
-                    Ring(self._config.ring, fds[0]),
-                    self._inbox.attach(int(ident), fds[1:]),
-                )
+                ring = Ring(self._config.ring, fds[0])
+                self._rings[int(worker)] = ring, self._inbox.attach(int(worker), fds[1:])
             elif op == "detach":
-                ring, _ = self._rings.pop(int(ident))
+                ring, _ = self._rings.pop(int(worker))
                 ring.segment.close()
-                self._inbox.detach(int(ident))
-            else:  # it was told to stop, or the collector is gone
+                self._inbox.detach(int(worker))
+            else:  # it is told to stop, or the collector is gone
                 self._stopped = True
-                return
 
     def _answer(self, requests: list[Token]) -> None:
         start = time.perf_counter()
@@ -218,10 +194,9 @@ class ModelWorker:
             requests = [token for token in requests if token[1] in self._rings]
         fresh = [r for r in requests if r[3] > self._rings[r[1]][0].answered[r[2]]]
         slots = [self._slot(*request[1:]) for request in fresh]
-        rows = self._load(slots)
-        if rows:
-            version = self._batch.refresh()
-            self._batch.infer(rows)
+        if rows := self._load(slots):
+            version = self._refresh()
+            self._infer(rows)
             self._store(slots, version)
             self._stats[_BATCHES:] += (1, rows)
         for _, worker, group, sequence in fresh:
@@ -231,29 +206,36 @@ class ModelWorker:
                 self._rings[worker][1].send(Kind.ANSWER, worker, group, sequence)
         self._stats[_INFERRING] += time.perf_counter() - start
 
-    def _slot(self, worker: int, group: int, sequence: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-        """(block, noise, t) of request number ``sequence``, counted from 1."""
+    def _slot(self, worker: int, group: int, sequence: int) -> Slot:
+        """Where request number ``sequence``, counted from 1, reads and writes."""
         ring = self._rings[worker][0]
         number, t = divmod(sequence - 1, self._config.ring.length)
         return ring.blocks[group][number % self._config.ring.capacity], ring.noise[group], t
 
-    def _load(self, slots: list) -> int:
+    def _load(self, slots: list[Slot]) -> int:
         end = 0
         for block, noise, t in slots:
             observation = block["observation"][t]
             rows = slice(end, end + len(observation))
-            np.copyto(self._batch.observation[rows], observation, casting="same_kind")
-            self._batch.noise[rows] = noise[t]
+            np.copyto(self._observation[rows], observation, casting="same_kind")
+            self._noise[rows] = noise[t]
             end = rows.stop
         return end
 
-    def _store(self, slots: list, version: int) -> None:
+    def _infer(self, rows: int) -> None:
+        """Actions and extras for the first ``rows`` observations, padded to the next size."""
+        # The serial twin has no padding, and bits depend on the shape.
+        size = rows if self._config.reproducible else next(size for size in self._sizes if size >= rows)
+        extras = {name: array[:size] for name, array in self._extras.items()}
+        self._policy.act(self._observation[:size], self._noise[:size], self._action[:size], extras)
+
+    def _store(self, slots: list[Slot], version: int) -> None:
         end = 0
         for block, _, t in slots:
             action = block["action"][t]
             rows = slice(end, end + len(action))
-            action[...] = self._batch.action[rows]
-            for name, array in self._batch.extras.items():
+            action[...] = self._action[rows]
+            for name, array in self._extras.items():
                 block[f"extra/{name}"][t] = array[rows]
             if f"extra/{POLICY_VERSION}" in block:
                 block[f"extra/{POLICY_VERSION}"][t] = version
