@@ -147,10 +147,8 @@ class Collector(CommonCollector):
         self._require_open()
         if self.config.reproducible and self._workers.paused:
             raise RuntimeError("a paused collector cannot save its environments: call resume first")
-        complete, turn = True, 0
-        if isinstance(self._schedule, Rounds):
-            complete, turn = self._schedule.complete, self._schedule.turn
-        return self._state(self._workers.life, complete, turn, self._supervisor.save)
+        turn = self._schedule.turn if isinstance(self._schedule, Rounds) else 0
+        return self._state(self._workers.life, turn, self._supervisor.save)
 
     def pause(self) -> None:
         """Stop every worker where it is, until ``resume``; what was published can still be taken.

@@ -95,19 +95,16 @@ class CommonCollector:
         self._taken += len(block)
         return block
 
-    def _state(self, life: int, complete: bool, turn: int, save_groups: Callable[[], State]) -> State:
-        """The state, with that of the groups if reproducible.
-
-        complete: whether every block of the round was handed out. turn: else, how many of them.
-        """
+    def _state(self, life: int, turn: int, save_groups: Callable[[], State]) -> State:
+        """The state, with that of the groups if reproducible. turn: how many blocks were taken of a round."""
         state = {f"config/{name}": np.asarray(value) for name, value in _identity(self.config).items()}
         state |= {"life": np.array(life), **self._board.get_state()}
         if not self.config.reproducible:
             return state
-        if not complete:
+        if turn != (blocks := self.config.blocks_per_round):
             raise RuntimeError(
                 "a reproducible collector has a state only between two rounds of blocks, and of this round "
-                f"{turn} of {self.config.blocks_per_round} were taken: take the others first"
+                f"{turn} of {blocks} were taken: take the others first"
             )
         return state | save_groups()
 

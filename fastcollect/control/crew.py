@@ -99,8 +99,7 @@ class Workers:
         """Send a signal to every worker; what they were silent before does not count as a stall."""
         for worker in self.living():
             self.launcher.kill(worker.process.ident, signum)
-            if isinstance(worker, EnvWorkerHandle):
-                worker.last_seen = time.monotonic()
+            worker.last_seen = time.monotonic()
 
     def pause(self) -> None:
         """Stop every worker where it is, and wait for a while until all of them stand still."""

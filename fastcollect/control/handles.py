@@ -96,6 +96,7 @@ class ModelWorkerHandle:
     segment: Segment
     ready: bool = False
     leaving: bool = False
+    last_seen: float = 0.0
 
     def counters(self) -> Stats:
         """What it counted so far."""

@@ -28,15 +28,12 @@ class Rounds:
 
     A round begins with the first ``pop`` after every block of the round before was handed out. Only then do
     staged weights act and do the groups get their rings back, so that nobody runs ahead.
-
-    complete: whether every block of the round at hand was handed out, as in a state that is restored.
-    turn: how many were, until then.
+    turn: how many blocks of the round at hand were handed out; all of them in a state that is restored.
     """
 
-    def __init__(self, workers: Workers, complete: bool) -> None:
-        self._workers = workers
+    def __init__(self, workers: Workers, restored: bool) -> None:
+        self._workers, self.turn = workers, workers.config.blocks_per_round * restored
         self._blocks: dict[tuple[int, int], PublishedBlock] = {}  # by position and group
-        self.complete, self.turn = complete, 0
 
     def add(self, block: PublishedBlock) -> None:
         """Note that a worker published its block of this round."""
@@ -46,14 +43,12 @@ class Rounds:
     def pop(self) -> PublishedBlock | None:
         """The block whose turn it is, if it was published."""
         workers = self._workers
-        if self.complete:
-            self.complete = False
+        if self.turn == workers.config.blocks_per_round:
+            self.turn = 0
             workers.board.publish_staged()
             for worker in workers.in_order():
                 for group, written in enumerate(worker.written):
                     worker.free(group, written - 1)
         block = self._blocks.pop(divmod(self.turn, len(workers.ring_config.envs)), None)
-        if block is not None:
-            self.turn = (self.turn + 1) % workers.config.blocks_per_round
-            self.complete = self.turn == 0
+        self.turn += block is not None
         return block

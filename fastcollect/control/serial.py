@@ -52,7 +52,7 @@ class SerialCollector(CommonCollector):
                     self._groups.append((position, ring, group))
                 if state is not None and config.reproducible:
                     restore_groups(groups, config.env.id, state)
-            self._turn = 0
+            self._turn = len(self._groups) if state is not None and config.reproducible else 0
             self._stepping = self._inferring = 0.0
             self._opened = opened.pop_all()
 
@@ -64,10 +64,11 @@ class SerialCollector(CommonCollector):
     def take(self, timeout: float | None = None) -> Block:
         """Step the next group for one block; blocks come in the order of environments."""
         self._require_open()
-        worker, ring, group = self._groups[self._turn]
-        if self._turn == 0 and group.complete:
+        if self._turn == len(self._groups):
+            self._turn = 0
             self._board.publish_staged()
-        self._turn = (self._turn + 1) % len(self._groups)
+        worker, ring, group = self._groups[self._turn]
+        self._turn += 1
         if group.complete:
             group.index = group.index.free(group.index.written)
             group.open_block()
@@ -84,10 +85,7 @@ class SerialCollector(CommonCollector):
         """See Collector.get_state."""
         self._require_open()
         groups = [group for _, _, group in self._groups]
-        complete = not self._turn and all(group.complete for group in groups)
-        return self._state(
-            self._first_life, complete, self._turn, lambda: save_groups(groups, self.config.env.id)
-        )
+        return self._state(self._first_life, self._turn, lambda: save_groups(groups, self.config.env.id))
 
     def stats(self) -> Stats:
         """See Collector.stats."""

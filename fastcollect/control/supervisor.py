@@ -34,7 +34,7 @@ class Supervisor:
     def __init__(self, workers: Workers) -> None:
         self.deaths = Stats()
         self._workers, self._config = workers, workers.config
-        # Lives in a row without a block or a batch, of env workers by -1 - position, of model workers by index.
+        # Lives in a row without a block or a batch: env workers by -1 - position, model workers by index.
         self._in_vain: Counter[int] = Counter()
         self._backlog: list[PublishedBlock] = []
         self._inbox = workers.exchange.inbox(workers.launcher.fd)
@@ -118,13 +118,10 @@ class Supervisor:
 
     def _on_ready(self, ident: int) -> None:
         workers = self._workers
-        if ident in workers.env:
-            workers.env[ident].ready = True
-            workers.env[ident].last_seen = time.monotonic()
-        elif ident in workers.models:
-            workers.models[ident].ready = True
-            if all(model.ready for model in workers.models_in_use()):
-                workers.assign_models(workers.num_model_workers)
+        if each := workers.env.get(ident) or workers.models.get(ident):
+            each.ready, each.last_seen = True, time.monotonic()
+        if all(model.ready for model in workers.models_in_use()):
+            workers.assign_models(workers.num_model_workers)
 
     def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> list[PublishedBlock]:
         """What the worker had published and could not tell."""
@@ -137,10 +134,8 @@ class Supervisor:
         name = f"{worker.name} (environments {first_env} to {first_env + self._config.num_envs - 1})"
         worker.process.raise_last_words(code, name)
         if self._config.reproducible:
-            raise WorkerError(
-                f"{worker.name} died of {_how(code)}; a replacement would not repeat its steps, so a "
-                "reproducible run ends here"
-            )
+            text = "a replacement would not repeat its steps, so a reproducible run ends here"
+            raise WorkerError(f"{worker.name} died of {_how(code)}; {text}")
         untold = self._published(
             (Kind.PUBLISHED, worker.process.ident, group, number)
             for group, end in enumerate(published)
@@ -170,10 +165,8 @@ class Supervisor:
     def _died_in_vain(self, who: int, name: str, aim: str, code: int) -> None:
         self._in_vain[who] += 1
         if self._in_vain[who] >= _LIVES_IN_VAIN:
-            raise WorkerError(
-                f"{name} died {_LIVES_IN_VAIN} times in a row before it {aim}, the last time of {_how(code)}; "
-                "is the memory sufficient?"
-            )
+            times = f"{_LIVES_IN_VAIN} times in a row before it {aim}, the last time of {_how(code)}"
+            raise WorkerError(f"{name} died {times}; is the memory sufficient?")
 
     def _stalled(self) -> StallError:
         """The error for a run in which a worker stands still: every worker's stack."""

@@ -93,7 +93,7 @@ class EnvWorker:
         try:
             group.step()
         except BaseException as error:
-            row = error.env_index if isinstance(error, (ActionError, EnvStepError)) else None
+            row = error.env_index if isinstance(error, EnvStepError) else None
             place = self._place(group, row)
             if isinstance(error, ActionError):
                 # No traceback of ours would help: it is the policy's number, and the user's to mend.
@@ -110,12 +110,11 @@ class EnvWorker:
         """Ask for the next actions, if the group has a slot to write them to."""
         group = self.groups[g]
         if g in self._blocked:
-            if self._retiring:
-                self._blocked.discard(g)
-                return
-            if not group.index.can_write:
+            if not self._retiring and not group.index.can_write:
                 return
             self._blocked.discard(g)
+            if self._retiring:
+                return
             if group.complete:  # one that waited for its first block has it open already
                 group.open_block()
         self._request(g)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastcollect.envs.base import BatchedEnv, EnvSpec, State, StepBuffers
+from fastcollect.envs.base import BatchedEnv, EnvSpec, EnvStepError, State, StepBuffers
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import POISON, Ring, RingConfig, RingIndex
@@ -22,12 +22,8 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
 
 
-class ActionError(ValueError):
-    """The policy gave an action that is not one; the text names the value and the environment."""
-
-    def __init__(self, env_index: int, message: str) -> None:
-        super().__init__(message)
-        self.env_index = env_index
+class ActionError(EnvStepError, ValueError):
+    """The policy gave an action that is not one; the text names the value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +67,7 @@ class Group:
         self, config: EnvWorkerConfig, env: BatchedEnv, ring: Ring, number: int, first_env: int
     ) -> None:
         self.env, self.number, self.first_env = env, number, first_env
-        self.index = RingIndex(ring.config.capacity)
-        self.t = 0
-        self.first_step = 0
+        self.index, self.first_step, self.t = RingIndex(ring.config.capacity), 0, 0
         self._ring, self._check, self._length = ring, config.check, ring.config.length
         self._blocks, self._raw, self._noise = ring.blocks[number], ring.raw[number], ring.noise[number]
         self._fill_noise = noise_streams.FILL[config.noise] if config.noise else None
@@ -85,8 +79,7 @@ class Group:
         self._steps = np.zeros(env.num_envs, np.int64)
         self._success_any = np.zeros(env.num_envs, np.bool_)
         self._success_first = np.full(env.num_envs, -1, np.int64)
-        self._bind(0)
-        self._begin_block()
+        self._begin_block(0)
         env.reset(self._block["observation"][0])
 
     def slot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -130,8 +123,7 @@ class Group:
     def open_block(self) -> None:
         """Begin the next block with the last observation of the previous one."""
         last_observation = self._block["observation"][-1].copy()
-        self._bind(self.index.position(self.index.written))
-        self._begin_block()
+        self._begin_block(self.index.position(self.index.written))
         self._block["observation"][0] = last_observation
 
     def get_state(self) -> State:
@@ -159,8 +151,7 @@ class Group:
         self.first_step = int(state["first_step"])
         written = self.first_step // self._length
         self.index = RingIndex(self.index.capacity, written, written - 1)
-        self._bind(self.index.position(written - 1))
-        self.t = self._length
+        self._bind(self.index.position(written - 1), self._length)
         for name, array in self._held().items():
             array[...] = state[name]
         self.env.set_state(below(state, "env/"))
@@ -175,16 +166,16 @@ class Group:
             "success_first": self._success_first,
         }
 
-    def _bind(self, position: int) -> None:
-        self._block = self._blocks[position]
+    def _bind(self, position: int, t: int) -> None:
+        self._block: dict[str, np.ndarray] = self._blocks[position]
+        self.t = t
         self._extras = below(self._block, "extra/")
-        self._position = position
 
-    def _begin_block(self) -> None:
-        self.t = 0
+    def _begin_block(self, position: int) -> None:
+        self._bind(position, 0)
         self._ends = 0
         if self._check:
-            self._raw[self._position][:] = POISON
+            self._raw[position][:] = POISON
         if not self.env.spec.has_success:
             self._block["success"][:] = False
         if self._fill_noise:
@@ -193,8 +184,7 @@ class Group:
     def _check_action(self, action: np.ndarray) -> None:
         choices = self.env.spec.action.num_actions
         # One comparison for both ends: a negative number is a huge unsigned one.
-        unsigned = f"u{action.dtype.itemsize}"
-        good = np.isfinite(action) if choices is None else action.view(unsigned) < choices
+        good = np.isfinite(action) if choices is None else action.view(f"u{action.dtype.itemsize}") < choices
         if not good.all():
             row = int(np.argwhere(~good)[0][0])
             allowed = "finite numbers" if choices is None else f"an integer from 0 to {choices - 1}"
@@ -223,9 +213,7 @@ class Group:
         block["end_success_first"][rows] = self._success_first[ended]
         block["end_observation"][rows] = self._final_observation[ended]
         self._ends = rows.stop
-        self._return[ended] = 0
-        self._steps[ended] = 0
-        self._success_any[ended] = False
+        self._return[ended] = self._steps[ended] = self._success_any[ended] = 0
         self._success_first[ended] = -1
 
 
