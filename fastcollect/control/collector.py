@@ -26,11 +26,10 @@ _CHECK_SECONDS = 0.5  # how often a wait for blocks looks whether workers are st
 
 
 class Collector(CommonCollector):
-    """Collects with N env workers and M model workers.
+    """Collects with N env workers and M model workers; see BlockSource for what it offers.
 
-    Use it as a context manager: leaving it stops every process. ``spec`` is the environment's, ``policy``
-    the NumPy policy (its ``parameters`` are what ``publish`` takes). Raises ConfigError for what was chosen
-    wrongly, WorkerError with the worker's own traceback when one raises, at start or in ``take``.
+    Leaving it as a context manager stops every process. Raises ConfigError for what was chosen wrongly, and
+    WorkerError with the worker's own traceback when one raises, at start or in ``take``.
     state: what ``get_state`` returned, to go on from there; ConfigError names all that does not fit.
     parameters: weights of the first step, where there is no state; default: the policy's initial ones.
 
@@ -73,11 +72,7 @@ class Collector(CommonCollector):
         return range(first, first + most * self.config.num_envs)
 
     def take(self, timeout: float | None = None) -> Block:
-        """The next block, copied out of its ring.
-
-        Raises TimeoutError after ``timeout`` seconds, WorkerError when a worker raised, StallError when
-        one that could step did not for ``config.stall_seconds``.
-        """
+        """The next block, copied out of its ring. Raises as BlockSource.take says."""
         self._require_open()
         start = time.perf_counter()
         try:
@@ -101,9 +96,8 @@ class Collector(CommonCollector):
     def resize(self, num_env_workers: int | None = None, num_model_workers: int | None = None) -> None:
         """Change N or M while collecting. Nothing is lost: env workers that leave finish their blocks.
 
-        New env workers have the global indices that follow, so that ``env_indices`` grows; no other source
-        may have these indices. Raises ConfigError out of range, in rounds, between M = 0 and M > 0, or where
-        the environment has too few options for more environments.
+        New env workers have the global indices that follow, which no other source may have. Raises
+        ConfigError out of range, in rounds, between M = 0 and M > 0, or where an option has too few entries.
         """
         self._require_open()
         workers, config = self._workers, self.config
@@ -133,16 +127,14 @@ class Collector(CommonCollector):
     def get_state(self) -> State:
         """What ``Collector(config, state=...)`` needs to go on: named plain arrays, ready for ``np.savez``.
 
-        A reproducible collector saves the environments with their generators, the running episodes, steps and
-        block numbers, and the weights published and staged. Blocks of a collector that goes on from it equal,
-        bit for bit, those that follow here, whatever its n, N and M (with n * N, the groups' sizes and
-        ``block_length`` kept), serial or parallel. Such a state exists between two rounds: RuntimeError where
-        a round is begun and not taken, or the collector is paused; ConfigError where an environment cannot
-        save its state, and this collector goes on; WorkerError or StallError where a worker dies or hangs.
+        That of a reproducible collector holds the environments, their generators, and the weights published
+        and staged. A collector that goes on from it, serial or parallel, with the same n * N, group sizes and
+        ``block_length``, gives the blocks that follow here, bit for bit. Raises RuntimeError in the middle of
+        a round or when paused, ConfigError where an environment cannot save its state (this collector goes
+        on), WorkerError or StallError where a worker dies or hangs.
 
-        Any other collector saves the weights, their version, and which life the environments are in. One that
-        goes on from it begins the next life, of new episodes with new noise, and acts with the weights
-        published last; what was not taken is not repeated.
+        Any other holds the weights, their version, and which life the environments are in. A collector that
+        goes on from it begins the next life, of new episodes with new noise, with the weights published last.
         """
         self._require_open()
         if self.config.reproducible and self._workers.paused:
@@ -151,9 +143,9 @@ class Collector(CommonCollector):
         return self._state(self._workers.life, turn, self._supervisor.save)
 
     def pause(self) -> None:
-        """Stop every worker where it is, until ``resume``; what was published can still be taken.
+        """Stop every worker until ``resume``; what was published can still be taken.
 
-        None of them runs any more when this returns, unless the system takes a second to stop it.
+        On return none of them runs, unless the system takes more than a second to stop it.
         """
         self._require_open()
         self._workers.pause()
@@ -180,11 +172,7 @@ class Collector(CommonCollector):
 
 
 def new_launcher(config: CollectorConfig) -> Launcher:
-    """A launcher that has loaded what this configuration's workers need, once, before it forks them.
-
-    Only modules known to start no threads: a user's own are imported after the fork.
-    """
-    modules = [
-        m for m in preload_modules(resolve_env(config).env) if m.startswith(("fastcollect.", "gymnasium."))
-    ]
-    return Launcher(["fastcollect.workers.env_worker", *modules])
+    """A launcher that has loaded what this configuration's workers need, once, before it forks them."""
+    # Only modules known to start no threads: a user's own are imported after the fork.
+    modules, ours = preload_modules(resolve_env(config).env), ("fastcollect.", "gymnasium.")
+    return Launcher(["fastcollect.workers.env_worker", *(m for m in modules if m.startswith(ours))])

@@ -218,17 +218,14 @@ def allow_descriptors(env_workers: int, model_workers: int) -> None:
 
 
 def resolve_env(config: CollectorConfig) -> CollectorConfig:
-    """The same configuration with its environment resolved, as ``registry.resolve`` does.
-
-    Raises ConfigError for what the user named wrongly or gave too few of.
-    """
+    """The same configuration with its environment resolved. Raises ConfigError for what was named wrongly."""
     try:
         resolved = resolve(config.env)
-        check_rows(resolved, config.env_indices)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError([f"environment {config.env.id!r}: {type(error).__name__}: {error}"]) from error
+    check_rows(resolved, config.env_indices)
     return replace(config, env=resolved)
 
 
@@ -240,7 +237,6 @@ def env_worker_config(
         env=config.env,
         policy=config.policy,
         ring=ring,
-        parameters=dict(policy.parameters),
         noise=policy.noise[0] if policy.noise else None,
         first_env=config.first_env + position * config.num_envs,
         seed=config.seed,

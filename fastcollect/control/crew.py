@@ -102,7 +102,7 @@ class Workers:
             worker.last_seen = time.monotonic()
 
     def pause(self) -> None:
-        """Stop every worker where it is, and wait for a while until all of them stand still."""
+        """Stop every worker, and wait for a while until all of them stand still."""
         self.signal(signal.SIGSTOP)
         self.paused = True
         deadline = time.monotonic() + _STOP_SECONDS
@@ -120,7 +120,7 @@ class Workers:
     def resize(
         self, num_env_workers: int, num_model_workers: int, state: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Change the numbers of workers while they run; leaving env workers finish their blocks first.
+        """Change the numbers of workers; env workers that leave finish their blocks first.
 
         state: of the groups, where the new env workers go on.
         """

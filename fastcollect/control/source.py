@@ -17,14 +17,12 @@ from fastcollect.policies.base import Policy
 class BlockSource(Protocol):
     """Yields self-contained blocks of transitions of environments with global indices.
 
-    The parallel collector and its serial twin are such sources; what collects on other machines will be one.
-    A source is a context manager: leaving it is ``close``.
+    The collector and its serial twin are such sources. A source is a context manager: leaving it closes it.
     """
 
     @property
     def config(self) -> CollectorConfig:
-        """What it was started with, its environment resolved. ``blocks_per_round`` says how many blocks make
-        a round, where its schedule is "rounds"."""
+        """What it was started with, its environment resolved."""
 
     @property
     def spec(self) -> EnvSpec:
@@ -42,11 +40,9 @@ class BlockSource(Protocol):
     def env_indices(self) -> range:
         """The global indices of environments that a block can have.
 
-        Every ``Block.env_index`` that was or will be handed out lies in it. It begins at ``config.first_env``
-        and never shrinks, but it grows when a source gets more environments while it runs (see
-        Collector.resize), and has grown before the first of their blocks is handed out. Whoever keeps
-        something for each environment (an n-step return, the state of a recurrent network) sizes it by
-        ``env_indices`` before the first block, and looks again after a resize, or when an index is beyond it.
+        Every ``Block.env_index`` lies in it. It begins at ``config.first_env`` and never shrinks, but grows
+        when a source gets more environments while it runs (see Collector.resize), before the first of their
+        blocks is handed out. Whoever keeps something for each environment sizes it by this range.
         """
 
     def take(self, timeout: float | None = None) -> Block:

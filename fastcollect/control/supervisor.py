@@ -3,9 +3,9 @@
 Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
 is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
 stays readable, even if the token that would have told died with it; what it had not finished is counted as
-discarded. In rounds its groups that published their block of the round wait for the next one, like everybody
-else's. A model worker that is killed is replaced, and the requests it may have swallowed are sent again. A
-worker that raises ends the run with its traceback.
+discarded. In rounds, groups whose block of the round was published wait for the next one. A model worker
+that is killed is replaced, and requests that it may have swallowed are sent again. A worker that raises ends
+the run.
 """
 
 from __future__ import annotations
@@ -40,18 +40,12 @@ class Supervisor:
         self._inbox = workers.exchange.inbox(workers.launcher.fd)
 
     def start(self, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Start every worker and wait until all of them have built what they need.
-
-        state: of the groups, where they go on.
-        """
+        """Start every worker, with this state of the groups, and wait until all have built what they need."""
         self._workers.resize(self._config.num_env_workers, self._config.num_model_workers, state)
         self._await_ready()
 
     def save(self) -> State:
-        """The state of all groups, from workers that have published every block they can.
-
-        Raises ConfigError where an environment has no state, and as ``poll`` does.
-        """
+        """The state of all groups between two rounds. Raises ConfigError where an environment has none."""
         asked = self._workers.in_order()
         for worker in asked:
             worker.ready = False
@@ -74,8 +68,7 @@ class Supervisor:
     def poll(self, seconds: float | None) -> list[PublishedBlock]:
         """Wait for tokens or deaths; returns the blocks that were published since.
 
-        Raises ConfigError or WorkerError when a worker raised, StallError when one that could go on has made
-        no step for ``stall_seconds``, LauncherLostError.
+        Raises ConfigError or WorkerError when a worker raised, StallError, LauncherLostError.
         """
         workers = self._workers
         self._backlog += self._poll(0 if self._backlog else seconds)

@@ -31,10 +31,7 @@ _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
 
 
 def main(config: EnvWorkerConfig, fds: list[int]) -> None:
-    """Run until told to stop.
-
-    Descriptors: ring, board, state (a file that is empty for a fresh start), those of the tokens.
-    """
+    """Run until told to stop. Descriptors: ring, board, state (empty for a new life), those of the tokens."""
     worker = EnvWorker(config, fds)
     try:
         worker.run()
@@ -60,7 +57,7 @@ class EnvWorker:
         self._inference = None
         if config.inline:
             policy = build_policy(config.policy, config.ring.spec, batched=False)
-            self._inference = Inference(policy, WeightsBoard(config.parameters, board_fd))
+            self._inference = Inference(policy, WeightsBoard(policy.parameters, board_fd))
         self._inbox, self._reports, self._models = exchange(config.tokens).env_worker(token_fds)
         self._config, self._model = config, config.model
         # How many each group has made, those before it was restored included: the number says the slot.

@@ -14,7 +14,6 @@ from fastcollect.envs.base import BatchedEnv, EnvSpec, EnvStepError, State, Step
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import POISON, Ring, RingConfig, RingIndex
-from fastcollect.memory.segment import FieldSpec
 from fastcollect.memory.tokens import TokenChannel
 from fastcollect.policies.base import POLICY_VERSION, Policy, PolicyConfig
 from fastcollect.support import noise as noise_streams
@@ -30,20 +29,17 @@ class ActionError(EnvStepError, ValueError):
 class EnvWorkerConfig:
     """What an env worker has to know, or the serial collector in place of one.
 
-    ring: sizes. parameters: the fields of the board of weights. noise: the kind of noise of the policy.
-    first_env: the global index of the first environment. life: how often these environments were started
-    before; a replacement must not repeat the episodes of the worker that died. check: poison blocks before
-    they are written. inline: infer here (M = 0).
-
+    noise: the kind of noise of the policy. first_env: the global index of the first environment. life: how
+    often these environments were started before; a replacement must not repeat a dead worker's episodes.
+    check: poison blocks before they are written. inline: infer here (M = 0).
     Of a process alone: ident, its number. model: the model worker to ask. waiting: groups that do not begin
-    before a block is given back to them, which are those of a restored worker, and those of a replacement
-    whose predecessor published their block of the round.
+    before a block is given back to them (those of a restored worker, or of a replacement whose predecessor
+    published their block of the round).
     """
 
     env: EnvConfig
     policy: PolicyConfig
     ring: RingConfig
-    parameters: Mapping[str, FieldSpec]
     noise: str | None
     first_env: int
     seed: int

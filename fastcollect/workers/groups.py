@@ -1,7 +1,7 @@
 """The groups of one env worker, or of the serial collector: how they are built, saved and restored.
 
 The keys of a saved state are ``group/FIRST/NAME``, FIRST being the global index of the group's first
-environment; see Group.get_state for the names. Between processes it travels as an npz archive in a memfd.
+environment. Between processes it travels as an npz archive in a memfd.
 """
 
 from __future__ import annotations
