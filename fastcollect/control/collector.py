@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import psutil
 
 from fastcollect.control.common import CommonCollector
 from fastcollect.control.config import CollectorConfig, allow_descriptors, check_memory, resolve_env
@@ -23,6 +25,8 @@ from fastcollect.memory.block import Block
 from fastcollect.support.errors import ConfigError
 
 _CHECK_SECONDS = 0.5  # how often a wait for blocks looks whether workers are stuck
+_STOP_SECONDS = 1.0
+_STANDING = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Collector(CommonCollector):
@@ -56,9 +60,8 @@ class Collector(CommonCollector):
                 config, self.policy, self._ring_config, self._board, launcher, self._first_life
             )
             opened.callback(self._workers.close)
-            self._supervisor = Supervisor(self._workers)
             groups = state if config.reproducible else None
-            self._supervisor.start(groups)
+            self._supervisor = Supervisor(self._workers, groups)
             # A restored round was handed out and its rings not given back, as it was when it was saved.
             self._schedule = Rounds(self._workers, groups is not None) if config.rounds else Arrivals()
             self._waited = 0.0
@@ -76,13 +79,13 @@ class Collector(CommonCollector):
         self._require_open()
         start = time.perf_counter()
         try:
-            while (block := self._schedule.pop()) is None:
+            while (block := self._schedule.next()) is None:
                 now = time.perf_counter()
                 if timeout is not None and now >= start + timeout:
                     raise TimeoutError(f"no block within {timeout:g} s")
                 left = _CHECK_SECONDS if timeout is None else start + timeout - now
                 for each in self._supervisor.poll(min(left, _CHECK_SECONDS)):
-                    self._schedule.add(each)
+                    self._schedule.append(each)
         finally:
             self._waited += time.perf_counter() - start
         worker, group, number = block
@@ -140,7 +143,7 @@ class Collector(CommonCollector):
         if self.config.reproducible and self._workers.paused:
             raise RuntimeError("a paused collector cannot save its environments: call resume first")
         turn = self._schedule.turn if isinstance(self._schedule, Rounds) else 0
-        return self._state(self._workers.life, turn, self._supervisor.save)
+        return self._state(max(self._workers.lives.values()), turn, self._supervisor.save)
 
     def pause(self) -> None:
         """Stop every worker until ``resume``; what was published can still be taken.
@@ -148,18 +151,26 @@ class Collector(CommonCollector):
         On return none of them runs, unless the system takes more than a second to stop it.
         """
         self._require_open()
-        self._workers.pause()
+        self._workers.signal(signal.SIGSTOP)
+        self._workers.paused, deadline = True, time.monotonic() + _STOP_SECONDS
+        for worker in self._workers.living():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(worker.process.pid)
+                while process.status() not in _STANDING and time.monotonic() < deadline:
+                    time.sleep(0.001)
 
     def resume(self) -> None:
         """Let the workers go on."""
         self._require_open()
-        self._workers.resume()
+        self._workers.signal(signal.SIGCONT)
+        self._workers.paused = False
 
     def stats(self) -> Stats:
         """Counters since the start; subtract two of them for an interval."""
         self._require_open()
         own = Stats(seconds=time.perf_counter() - self._start, taken=self._taken, waiting_blocks=self._waited)
-        return self._workers.stats() + self._supervisor.deaths + own
+        workers = self._workers
+        return sum((each.counters() for each in workers.all()), workers.gone + self._supervisor.deaths + own)
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids by kind: "launcher", "env_worker", "model_worker"."""

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import psutil
 
 from fastcollect.control.config import MAX_MODEL_WORKERS, CollectorConfig, env_worker_config
 from fastcollect.control.handles import EnvWorkerHandle, ModelWorkerHandle
@@ -28,11 +27,9 @@ from fastcollect.policies.base import Policy
 from fastcollect.support.cpu import allowed_cpus, cpu_quota, idle_cpus
 from fastcollect.support.errors import LauncherLostError
 from fastcollect.workers.groups import write_arrays
-from fastcollect.workers.model_worker import ModelWorkerConfig, send_control
+from fastcollect.workers.model_worker import ModelWorkerConfig
 
 _CLOSE_SECONDS = 3.0
-_STOP_SECONDS = 1.0
-_STANDING = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Workers:
@@ -40,7 +37,8 @@ class Workers:
 
     env: by number, every env worker that may still have blocks to read. models: by number, every model
     worker that is there. num_env_workers, num_model_workers: how many are wanted. most_env_workers: the most
-    that ever were. gone: the counters of workers that are gone. paused: whether all were stopped.
+    that ever were. lives: by position, the latest life of its environments. gone: the counters of workers
+    that are gone. paused: whether all were stopped.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class Workers:
         self.gone = Stats()
         self.paused = False
         self._first_life = first_life
-        self._lives: dict[int, int] = {}  # position -> the latest
+        self.lives: dict[int, int] = {}
         # A quota is time on any processor; pinned workers would share a few with other containers.
         self._processors = idle_cpus() if cpu_quota() is None else []
         cpus = min(len(allowed_cpus()), MAX_MODEL_WORKERS)
@@ -70,17 +68,13 @@ class Workers:
     def __contains__(self, ident: object) -> bool:
         return ident in self.env or ident in self.models
 
-    @property
-    def life(self) -> int:
-        """The latest life of any environments; those that follow are new."""
-        return max(self._lives.values())
-
     def in_order(self) -> list[EnvWorkerHandle]:
         """The living env workers in the order of their environments."""
         living = [worker for worker in self.env.values() if worker.alive]
         return sorted(living, key=lambda worker: (worker.position, worker.config.life))
 
-    def _all(self) -> list[EnvWorkerHandle | ModelWorkerHandle]:
+    def all(self) -> list[EnvWorkerHandle | ModelWorkerHandle]:
+        """Every worker, dead or alive."""
         return [*self.env.values(), *self.models.values()]
 
     def models_in_use(self) -> list[ModelWorkerHandle]:
@@ -91,31 +85,11 @@ class Workers:
         """Every worker that is not known to be dead."""
         return [*self.in_order(), *self.models.values()]
 
-    def stats(self) -> Stats:
-        """The counters of all workers, those that are gone included."""
-        return sum((each.counters() for each in self._all()), self.gone)
-
     def signal(self, signum: int) -> None:
         """Send a signal to every worker; what they were silent before does not count as a stall."""
         for worker in self.living():
             self.launcher.kill(worker.process.ident, signum)
             worker.last_seen = time.monotonic()
-
-    def pause(self) -> None:
-        """Stop every worker, and wait for a while until all of them stand still."""
-        self.signal(signal.SIGSTOP)
-        self.paused = True
-        deadline = time.monotonic() + _STOP_SECONDS
-        for worker in self.living():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(worker.process.pid)
-                while process.status() not in _STANDING and time.monotonic() < deadline:
-                    time.sleep(0.001)
-
-    def resume(self) -> None:
-        """Let the workers go on."""
-        self.signal(signal.SIGCONT)
-        self.paused = False
 
     def resize(
         self, num_env_workers: int, num_model_workers: int, state: Mapping[str, np.ndarray] | None = None
@@ -134,7 +108,7 @@ class Workers:
         for model in self.models_in_use():
             if model.index >= num_model_workers:
                 model.leaving = True
-                self._control(model, "stop")
+                model.tell("stop")
         for worker in self.in_order():
             if worker.position >= num_env_workers and not worker.retiring:
                 worker.retiring = True
@@ -150,7 +124,7 @@ class Workers:
         state: of the groups, where they go on. waiting: groups that begin when they are told to.
         """
         config, ring, line = self.config, Ring(self.ring_config), self.exchange.connect()
-        self._lives[position] = life = self._lives.get(position, self._first_life - 1) + 1
+        self.lives[position] = life = self.lives.get(position, self._first_life - 1) + 1
         state_fd, written = os.memfd_create("fastcollect-state", os.MFD_CLOEXEC), 0
         if state is not None:
             first = config.first_env + position * config.num_envs
@@ -167,7 +141,7 @@ class Workers:
             waiting=tuple(waiting),
         )
         for each in self.models.values():
-            self._control(each, "attach", worker.ident, (ring.segment.fd, *line.model_fds()))
+            each.tell("attach", worker.ident, (ring.segment.fd, *line.model_fds()))
         process = self.launcher.spawn(
             "fastcollect.workers.env_worker:main",
             worker,
@@ -187,11 +161,6 @@ class Workers:
         else:
             del self.models[worker.process.ident]
             self.exchange.forget_requests(worker.index)  # they are sent again, with what it had taken
-
-    def detach(self, worker: EnvWorkerHandle) -> None:
-        """Let the model workers forget the ring of an env worker that is gone."""
-        for model in self.models.values():
-            self._control(model, "detach", worker.process.ident)
 
     def start_model_worker(self, index: int) -> None:
         """Start the first model worker of this index, or the next one."""
@@ -218,12 +187,7 @@ class Workers:
         self.models[ident] = model = ModelWorkerHandle(process, f"model worker {index}", index, ours, segment)
         for each in self.in_order():
             line = (each.ring.segment.fd, *each.line.model_fds())
-            self._control(model, "attach", each.process.ident, line)
-
-    def _control(self, model: ModelWorkerHandle, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
-        # A dead one is replaced, and its replacement is told everything anew.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            send_control(model.control, op, ident, fds)
+            model.tell("attach", each.process.ident, line)
 
     def assign_models(self, count: int) -> None:
         """Divide the env workers among the first ``count`` model workers."""
@@ -231,11 +195,6 @@ class Workers:
             if count and worker.model != worker.position % count:
                 worker.model = worker.position % count
                 worker.tell(Kind.ASSIGN, sequence=worker.model)
-
-    def resend(self, index: int) -> None:
-        """Whatever this model worker was asked and did not answer is asked again, of whoever is assigned."""
-        for worker in self.in_order():
-            worker.tell(Kind.RESEND, sequence=index)
 
     def close(self) -> None:
         """Stop every worker, kill those that do not listen, release everything."""
@@ -246,7 +205,7 @@ class Workers:
             for worker in self.in_order():
                 worker.tell(Kind.STOP)
             for model in self.models.values():
-                self._control(model, "stop")
+                model.tell("stop")
             deadline = time.monotonic() + _CLOSE_SECONDS
             self.launcher.collect(idents)
             while left := idents - self.launcher.ended:
@@ -255,7 +214,7 @@ class Workers:
                         self.launcher.kill(ident)
                 self.launcher.wait(0.1)
                 self.launcher.collect(idents)
-        for each in self._all():
+        for each in self.all():
             each.release()
         self.env, self.models = {}, {}
         self.exchange.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -97,6 +98,12 @@ class ModelWorkerHandle:
     ready: bool = False
     leaving: bool = False
     last_seen: float = 0.0
+
+    def tell(self, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
+        """Tell it to "attach" or "detach" an env worker (fds: ring, Line.model_fds), or to "stop"."""
+        # A dead one is replaced, and its replacement is told everything anew.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self.control, [f"{op} {ident}".encode()], fds)
 
     def counters(self) -> Stats:
         """What it counted so far."""

@@ -53,10 +53,10 @@ class Process:
 
 
 class Launcher:
-    """Owns one zygote. ``fd`` becomes readable when there are exits to ``collect``.
+    """Owns one zygote, which starts the workers. Every method raises LauncherLostError once it is gone.
 
-    ended: the numbers of all workers that are gone. preload: modules to import once, before any fork; they
-    must start no threads. Every method raises LauncherLostError once the zygote is gone.
+    fd: becomes readable when there are exits to ``collect``. pid: the zygote's. ended: the numbers of all
+    workers that are gone. preload: modules to import once, before any fork; they must start no threads.
     """
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
@@ -75,6 +75,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
+        self.fd, self.pid = ours.fileno(), self._zygote.pid
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
         self._exits: list[Exit] = []
@@ -85,16 +86,6 @@ class Launcher:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def fd(self) -> int:
-        """The socket to wait on."""
-        return self._sock.fileno()
-
-    @property
-    def pid(self) -> int:
-        """The zygote's process id."""
-        return self._zygote.pid
 
     def new_ident(self) -> int:
         """A number that no worker of this launcher had before."""

@@ -8,25 +8,18 @@ from fastcollect.control.crew import Workers
 from fastcollect.control.handles import PublishedBlock
 
 
-class Arrivals:
+class Arrivals(deque[PublishedBlock]):
     """The schedule "asynchronous": blocks come as they were published."""
 
-    def __init__(self) -> None:
-        self._blocks: deque[PublishedBlock] = deque()
-
-    def add(self, block: PublishedBlock) -> None:
-        """Note that a worker published a block."""
-        self._blocks.append(block)
-
-    def pop(self) -> PublishedBlock | None:
-        """The next block to hand out, if there is one."""
-        return self._blocks.popleft() if self._blocks else None
+    def next(self) -> PublishedBlock | None:
+        """The block to hand out now, if there is one."""
+        return self.popleft() if self else None
 
 
 class Rounds:
     """The schedule "rounds": one block of every group, in the order of environments, then the next round.
 
-    A round begins with the first ``pop`` after every block of the round before was handed out. Only then do
+    A round begins with the first ``next`` after every block of the round before was handed out. Only then do
     staged weights act and do the groups get their rings back, so that nobody runs ahead.
     turn: how many blocks of the round at hand were handed out; all of them in a state that is restored.
     """
@@ -35,12 +28,12 @@ class Rounds:
         self._workers, self.turn = workers, workers.config.blocks_per_round * restored
         self._blocks: dict[tuple[int, int], PublishedBlock] = {}  # by position and group
 
-    def add(self, block: PublishedBlock) -> None:
+    def append(self, block: PublishedBlock) -> None:
         """Note that a worker published its block of this round."""
         worker, group, _ = block
         self._blocks[worker.position, group] = block
 
-    def pop(self) -> PublishedBlock | None:
+    def next(self) -> PublishedBlock | None:
         """The block whose turn it is, if it was published."""
         workers = self._workers
         if self.turn == workers.config.blocks_per_round:

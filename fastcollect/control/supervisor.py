@@ -29,19 +29,19 @@ _LIVES_IN_VAIN = 3
 
 
 class Supervisor:
-    """Starts, watches and replaces workers. deaths: how many were replaced, and the steps that they lost."""
+    """Starts workers, with this state of the groups, waits until they are ready, watches and replaces them.
 
-    def __init__(self, workers: Workers) -> None:
+    deaths: how many were replaced, and the steps that they lost.
+    """
+
+    def __init__(self, workers: Workers, state: Mapping[str, np.ndarray] | None) -> None:
         self.deaths = Stats()
         self._workers, self._config = workers, workers.config
         # Lives in a row without a block or a batch: env workers by -1 - position, model workers by index.
         self._in_vain: Counter[int] = Counter()
         self._backlog: list[PublishedBlock] = []
         self._inbox = workers.exchange.inbox(workers.launcher.fd)
-
-    def start(self, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Start every worker, with this state of the groups, and wait until all have built what they need."""
-        self._workers.resize(self._config.num_env_workers, self._config.num_model_workers, state)
+        workers.resize(self._config.num_env_workers, self._config.num_model_workers, state)
         self._await_ready()
 
     def save(self) -> State:
@@ -120,7 +120,8 @@ class Supervisor:
         """What the worker had published and could not tell."""
         workers, position, published = self._workers, worker.position, worker.ring.published.tolist()
         worker.alive = False
-        workers.detach(worker)
+        for model in workers.models.values():
+            model.tell("detach", worker.process.ident)
         if worker.retiring and code == 0:
             return []
         first_env = worker.config.first_env
@@ -152,8 +153,9 @@ class Supervisor:
             else:
                 self._died_in_vain(model.index, model.name, "inferred a batch", code)
             self._workers.start_model_worker(model.index)
-        # A request that reached its pipe after its last look is sent again, too, to the one now assigned.
-        self._workers.resend(model.index)
+        # What it was asked and did not answer, even after its last look, is asked of whoever is assigned now.
+        for worker in self._workers.in_order():
+            worker.tell(Kind.RESEND, sequence=model.index)
 
     def _died_in_vain(self, who: int, name: str, aim: str, code: int) -> None:
         self._in_vain[who] += 1

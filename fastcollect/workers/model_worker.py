@@ -27,9 +27,6 @@ from fastcollect.workers.group import Inference, build_policy
 _INFERRING, _WAITING, _BATCHES, _ROWS = range(4)
 _MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
-Slot = tuple[dict[str, np.ndarray], np.ndarray, int]
-"""(block, noise of the block, step in it)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWorkerConfig:
@@ -57,11 +54,6 @@ class ModelWorkerConfig:
 def model_counters(segment: Segment) -> np.ndarray:
     """What a model worker counts there: seconds of inferring and of waiting, batches, their rows; float64."""
     return np.frombuffer(segment.buffer, np.float64, _ROWS + 1)
-
-
-def send_control(sock: socket.socket, op: str, ident: int = 0, fds: tuple[int, ...] = ()) -> None:
-    """Tell a model worker to "attach" or "detach" an env worker (fds: ring, Line.model_fds), or to "stop"."""
-    socket.send_fds(sock, [f"{op} {ident}".encode()], fds)
 
 
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
@@ -150,19 +142,17 @@ class ModelWorker:
         """Requests: at least ``min_groups``, or what arrived until the deadline after the first."""
         start = time.perf_counter()
         waiting: list[Token] = []
-        deadline = None
-        while not self._stopped:
-            left = None if deadline is None else deadline - time.perf_counter()
-            if left is not None and left <= 0:
-                break
+        deadline = left = None
+        while not self._stopped and (left is None or left > 0):
             readable = self._inbox.wait(left)
             if self._control.fileno() in readable:
                 self._handle_control()
             waiting.extend(self._inbox.read())
             if len(waiting) >= self._config.min_groups:
                 break
-            if waiting and deadline is None:
-                deadline = time.perf_counter() + self._config.deadline
+            if waiting:
+                deadline = deadline or time.perf_counter() + self._config.deadline
+                left = deadline - time.perf_counter()
         else:
             waiting.extend(self._inbox.read())
         self._stats[_WAITING] += time.perf_counter() - start
@@ -193,9 +183,8 @@ class ModelWorker:
             self._handle_control()
             requests = [token for token in requests if token[1] in self._rings]
         fresh = [r for r in requests if r[3] > self._rings[r[1]][0].answered[r[2]]]
-        slots = [self._slot(*request[1:]) for request in fresh]
-        if rows := self._load(slots):
-            version = self._refresh()
+        if slots := self._load(fresh):
+            version, rows = self._refresh(), slots[-1][2].stop
             self._infer(rows)
             self._store(slots, version)
             self._stats[_BATCHES:] += (1, rows)
@@ -206,21 +195,19 @@ class ModelWorker:
                 self._rings[worker][1].send(Kind.ANSWER, worker, group, sequence)
         self._stats[_INFERRING] += time.perf_counter() - start
 
-    def _slot(self, worker: int, group: int, sequence: int) -> Slot:
-        """Where request number ``sequence``, counted from 1, reads and writes."""
-        ring = self._rings[worker][0]
-        number, t = divmod(sequence - 1, self._config.ring.length)
-        return ring.blocks[group][number % self._config.ring.capacity], ring.noise[group], t
-
-    def _load(self, slots: list[Slot]) -> int:
-        end = 0
-        for block, noise, t in slots:
-            observation = block["observation"][t]
-            rows = slice(end, end + len(observation))
-            np.copyto(self._observation[rows], observation, casting="same_kind")
-            self._noise[rows] = noise[t]
+    def _load(self, requests: list[Token]) -> list[tuple[dict[str, np.ndarray], int, slice]]:
+        """Gather observations and noise; for each request its block, the step in it, its rows of the batch."""
+        slots, end = [], 0
+        for _, worker, group, sequence in requests:
+            ring = self._rings[worker][0]
+            number, t = divmod(sequence - 1, ring.config.length)  # requests are counted from 1
+            block = ring.blocks[group][number % ring.config.capacity]
+            rows = slice(end, end + ring.config.envs[group])
+            np.copyto(self._observation[rows], block["observation"][t], casting="same_kind")
+            self._noise[rows] = ring.noise[group][t]
+            slots.append((block, t, rows))
             end = rows.stop
-        return end
+        return slots
 
     def _infer(self, rows: int) -> None:
         """Actions and extras for the first ``rows`` observations, padded to the next size."""
@@ -229,14 +216,10 @@ class ModelWorker:
         extras = {name: array[:size] for name, array in self._extras.items()}
         self._policy.act(self._observation[:size], self._noise[:size], self._action[:size], extras)
 
-    def _store(self, slots: list[Slot], version: int) -> None:
-        end = 0
-        for block, _, t in slots:
-            action = block["action"][t]
-            rows = slice(end, end + len(action))
-            action[...] = self._action[rows]
+    def _store(self, slots: list[tuple[dict[str, np.ndarray], int, slice]], version: int) -> None:
+        for block, t, rows in slots:
+            block["action"][t] = self._action[rows]
             for name, array in self._extras.items():
                 block[f"extra/{name}"][t] = array[rows]
             if f"extra/{POLICY_VERSION}" in block:
                 block[f"extra/{POLICY_VERSION}"][t] = version
-            end = rows.stop
