@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import psutil
 
-from fastcollect.control.common import CommonCollector
 from fastcollect.control.config import CollectorConfig, allow_descriptors, check_memory, resolve_env
 from fastcollect.control.crew import Workers
 from fastcollect.control.launcher import Launcher
 from fastcollect.control.probe import env_spec
 from fastcollect.control.schedule import Arrivals, Rounds
+from fastcollect.control.source import CommonCollector
 from fastcollect.control.stats import Stats
 from fastcollect.control.supervisor import Supervisor
 from fastcollect.envs.base import State

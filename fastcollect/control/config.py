@@ -144,8 +144,8 @@ class CollectorConfig:
 
     def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
         """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
-        n, N, M = parallelism.n, parallelism.N, parallelism.M  # noqa: N806
-        return replace(self, num_envs=n, num_env_workers=N, num_model_workers=M)
+        n, env_workers, model_workers = parallelism.n, parallelism.N, parallelism.M
+        return replace(self, num_envs=n, num_env_workers=env_workers, num_model_workers=model_workers)
 
     @property
     def rounds(self) -> bool:

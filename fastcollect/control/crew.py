@@ -150,7 +150,8 @@ class Workers:
             [self._processors[position]] if self.num_env_workers <= len(self._processors) else [],
             worker.ident,
         )
-        self.env[worker.ident] = EnvWorkerHandle(process, worker, position, ring, line, state_fd, written)
+        self.env[worker.ident] = handle = EnvWorkerHandle(process, worker, position, ring, line, state_fd)
+        handle.written = [written for _ in handle.written]
 
     def forget(self, worker: EnvWorkerHandle | ModelWorkerHandle) -> None:
         """Release a worker that is gone, an env worker once its blocks were all read."""

@@ -28,19 +28,12 @@ class EnvWorkerHandle:
     """
 
     def __init__(
-        self,
-        process: Process,
-        config: EnvWorkerConfig,
-        position: int,
-        ring: Ring,
-        line: Line,
-        state_fd: int,
-        written: int,
+        self, process: Process, config: EnvWorkerConfig, position: int, ring: Ring, line: Line, state_fd: int
     ) -> None:
         self.process, self.config, self.position = process, config, position
         self.ring, self.line, self.state_fd = ring, line, state_fd
         self.name, self.model = f"env worker {process.ident}", config.model
-        self.written = [written for _ in config.ring.envs]
+        self.written = [0] * len(config.ring.envs)
         self.held = [int(group in config.waiting) for group in range(len(config.ring.envs))]
         self.unread = self._steps = 0
         self.alive, self.ready, self.retiring = True, False, False

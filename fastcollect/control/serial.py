@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastcollect.control.common import CommonCollector
 from fastcollect.control.config import CollectorConfig, env_worker_config, resolve_env
 from fastcollect.control.probe import build_spec
+from fastcollect.control.source import CommonCollector
 from fastcollect.control.stats import Stats
 from fastcollect.envs.base import State
 from fastcollect.memory.block import Block

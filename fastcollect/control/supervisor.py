@@ -22,8 +22,8 @@ from fastcollect.control.handles import EnvWorkerHandle, ModelWorkerHandle, Publ
 from fastcollect.control.stats import Stats
 from fastcollect.envs.base import State
 from fastcollect.memory.tokens import Kind, Token
-from fastcollect.support.errors import ConfigError, StallError, WorkerError
-from fastcollect.workers.groups import REFUSAL, read_arrays
+from fastcollect.support.errors import StallError, WorkerError
+from fastcollect.workers.groups import read_arrays
 
 _LIVES_IN_VAIN = 3
 
@@ -54,8 +54,6 @@ class Supervisor:
         state: State = {}
         for worker in asked:
             state |= read_arrays(worker.state_fd)
-        if REFUSAL in state:
-            raise ConfigError([str(state[REFUSAL])])
         return state
 
     def _await_ready(self) -> None:

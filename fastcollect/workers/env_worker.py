@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 
-import numpy as np
-
 from fastcollect.envs.base import EnvStepError
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.latency import bucket
@@ -18,14 +16,7 @@ from fastcollect.memory.ring import TIMES, Ring
 from fastcollect.memory.tokens import Kind, exchange
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.group import ActionError, EnvWorkerConfig, Group, Inference, build_policy
-from fastcollect.workers.groups import (
-    REFUSAL,
-    make_groups,
-    read_arrays,
-    restore_groups,
-    save_groups,
-    write_arrays,
-)
+from fastcollect.workers.groups import make_groups, read_arrays, restore_groups, write_groups
 
 _STEPPING, _WAITING_ACTIONS, _INFERRING, _WAITING_LEARNER = range(len(TIMES))
 
@@ -174,11 +165,8 @@ class EnvWorker:
 
     def _save(self) -> None:
         try:
-            arrays = save_groups(self.groups, self._config.env.id)
-        except ConfigError as error:  # no reason to end: only the state cannot be had
-            arrays = {REFUSAL: np.array(str(error))}
+            write_groups(self._state_fd, self.groups, self._config.env.id)
         except BaseException as error:
             error.add_note(f"env worker {self._config.ident} could not save the state of its environments")
             raise
-        write_arrays(self._state_fd, arrays)
         self._reports.send(Kind.SAVED, self._config.ident)

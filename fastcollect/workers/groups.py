@@ -1,8 +1,4 @@
-"""The groups of one env worker, or of the serial collector: how they are built, saved and restored.
-
-The keys of a saved state are ``group/FIRST/NAME``, FIRST being the global index of the group's first
-environment. Between processes it travels as an npz archive in a memfd.
-"""
+"""The groups of one env worker, or of the serial collector: how they are built, saved and restored."""
 
 from __future__ import annotations
 
@@ -20,8 +16,7 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
 from fastcollect.workers.group import EnvWorkerConfig, Group
 
-REFUSAL = "refusal"
-"""The one entry of a saved state whose worker could not save: a text that says why."""
+_REFUSAL = "refusal"  # the one entry of a saved state whose worker could not save: a text that says why
 
 
 def env_seeds(seed: int, first_env: int, num_envs: int, life: int) -> np.ndarray:
@@ -89,15 +84,28 @@ def _naming(group: Group, env_id: str, *kinds: type[Exception]) -> Iterator[None
         raise ConfigError([f"{name}: {type(error).__name__}: {error}"]) from error
 
 
+def write_groups(fd: int, groups: Sequence[Group], env_id: str) -> None:
+    """Fill a memfd with the state of these groups, or with the reason why it cannot be saved."""
+    try:
+        arrays = save_groups(groups, env_id)
+    except ConfigError as error:  # no reason to end a worker
+        arrays = {_REFUSAL: np.array(str(error))}
+    write_arrays(fd, arrays)
+
+
 def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fill an empty memfd with an npz archive."""
+    """Fill a memfd with an npz archive, and with nothing else."""
+    os.ftruncate(fd, 0)
     with os.fdopen(os.dup(fd), "wb") as file:
         file.seek(0)  # the position is shared with the process at the other end
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(fd: int) -> State:
-    """Take out of a memfd what ``write_arrays`` left there; {} if it is empty, as it is after this."""
+    """Take out of a memfd what was written there; {} if it is empty, as it is after this.
+
+    Raises ConfigError if it is a reason why a state cannot be saved.
+    """
     if os.fstat(fd).st_size == 0:
         return {}
     with os.fdopen(os.dup(fd), "rb") as file:
@@ -105,4 +113,6 @@ def read_arrays(fd: int) -> State:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     os.ftruncate(fd, 0)
+    if _REFUSAL in arrays:
+        raise ConfigError([str(arrays[_REFUSAL])])
     return arrays

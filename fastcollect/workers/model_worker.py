@@ -19,7 +19,7 @@ import numpy as np
 from fastcollect.memory.board import WeightsBoard
 from fastcollect.memory.ring import Ring, RingConfig
 from fastcollect.memory.segment import FieldSpec, Segment
-from fastcollect.memory.tokens import Kind, ModelInbox, PeerGoneError, Sender, Token, TokenChannel, exchange
+from fastcollect.memory.tokens import Kind, PeerGoneError, Sender, Token, TokenChannel, exchange
 from fastcollect.policies.base import POLICY_VERSION, PolicyConfig
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.group import Inference, build_policy
@@ -59,13 +59,8 @@ def model_counters(segment: Segment) -> np.ndarray:
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
     """Run until told to stop. Descriptors: control socket, board, stats, those of the tokens."""
     _limit_jax(config.device)
-    control_fd, board_fd, stats_fd, *token_fds = fds
     try:
-        board, stats = WeightsBoard(config.parameters, board_fd), model_counters(Segment(0, stats_fd))
-        worker = ModelWorker(config, board, socket.socket(fileno=control_fd), stats)
-        inbox, reports = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
-        reports.send(Kind.READY, config.ident)
-        worker.run(inbox)
+        ModelWorker(config, fds).run()
     except BaseException as error:
         error.add_note(f"model worker {config.index}, policy {config.policy.name!r}:")
         raise
@@ -94,22 +89,17 @@ class ModelWorker:
     few shapes.
     """
 
-    def __init__(
-        self, config: ModelWorkerConfig, board: WeightsBoard, control: socket.socket, stats: np.ndarray
-    ) -> None:
-        ring, spec = config.ring, config.ring.spec
-        self._config, self._control, self._stats = config, control, stats
-        self._control.setblocking(False)
+    def __init__(self, config: ModelWorkerConfig, fds: list[int]) -> None:
+        control_fd, board_fd, stats_fd, *token_fds = fds
+        self._config, self._stats = config, model_counters(Segment(0, stats_fd))
+        ring, spec, most = config.ring, config.ring.spec, config.max_groups
         self._policy = build_policy(config.policy, spec, batched=not config.reproducible)
         for name, expected in (("parameters", config.parameters), ("extras", ring.extras)):
             declared = getattr(self._policy, name, expected)
             if _shapes(declared) != _shapes(expected):
                 text = f"{dict(declared)}, of the inline one {dict(expected)}; they must be the same"
                 raise ConfigError([f"policy {config.policy.name!r}: {name} of the batched policy are {text}"])
-        groups, self._sizes = 1, [max(ring.envs)]
-        while groups < config.max_groups:
-            groups = min(2 * groups, config.max_groups)
-            self._sizes.append(groups * max(ring.envs))
+        self._sizes = [max(ring.envs) * min(2**k, most) for k in range((most - 1).bit_length() + 1)]
         rows, dtype = self._sizes[-1], spec.observation_dtype
         if dtype == np.float64 and not config.reproducible:
             dtype = np.dtype(np.float32)
@@ -123,14 +113,19 @@ class ModelWorker:
         }
         self._rings: dict[int, tuple[Ring, Sender]] = {}
         self._stopped = False
-        self._refresh = Inference(self._policy, board).refresh
+        self._refresh = Inference(self._policy, WeightsBoard(config.parameters, board_fd)).refresh
         self._refresh()
         for size in self._sizes:  # compiled before the clock starts
             self._infer(size)
+        self._control = socket.socket(fileno=control_fd)
+        self._control.setblocking(False)
+        ends = exchange(config.tokens).model_worker(config.index, token_fds, control_fd)
+        self._inbox, self._reports = ends
 
-    def run(self, inbox: ModelInbox) -> None:
+    def run(self) -> None:
         """Answer requests until stopped, then those that are left."""
-        self._inbox, most = inbox, self._config.max_groups
+        self._reports.send(Kind.READY, self._config.ident)
+        most = self._config.max_groups
         while True:
             waiting = self._gather()
             for i in range(0, len(waiting), most):
@@ -196,7 +191,7 @@ class ModelWorker:
         self._stats[_INFERRING] += time.perf_counter() - start
 
     def _load(self, requests: list[Token]) -> list[tuple[dict[str, np.ndarray], int, slice]]:
-        """Gather observations and noise; for each request its block, the step in it, its rows of the batch."""
+        """Gather observations and noise; gives each request's block, step in it, and rows of the batch."""
         slots, end = [], 0
         for _, worker, group, sequence in requests:
             ring = self._rings[worker][0]
