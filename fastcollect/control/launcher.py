@@ -63,18 +63,12 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock = ours
         self._sock.settimeout(_START_SECONDS)
-        environment = {
-            **os.environ,
-            **THREAD_CAPS,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path if isinstance(path, str)),
-        }
+        path = os.pathsep.join(each or os.getcwd() for each in sys.path if isinstance(each, str))
+        environment = {**os.environ, **THREAD_CAPS, "PYTHONPATH": path}
         with theirs:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fastcollect.control.zygote", str(theirs.fileno()), *preload],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
+            fd = theirs.fileno()
+            command = [sys.executable, "-P", "-m", "fastcollect.control.zygote", str(fd), *preload]
+            self._zygote = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL, env=environment)
         self.fd, self.pid = ours.fileno(), self._zygote.pid
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
@@ -93,15 +87,13 @@ class Launcher:
         return self._next_ident
 
     def spawn(
-        self,
-        target: str,
-        payload: Any,
-        fds: Sequence[int],
-        cpus: Sequence[int] = (),
-        ident: int | None = None,
+        self, target: str, payload: Any, fds: Sequence[int], cpus: Sequence[int] = (), ident: int = 0
     ) -> Process:
-        """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given."""
-        ident = self.new_ident() if ident is None else ident
+        """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given.
+
+        ident: what ``new_ident`` returned, or 0.
+        """
+        ident = ident or self.new_ident()
         words_fd = os.memfd_create("fastcollect-words", os.MFD_CLOEXEC)
         with os.fdopen(os.memfd_create("fastcollect-payload", os.MFD_CLOEXEC), "wb") as file:
             file.write(cloudpickle.dumps(payload))

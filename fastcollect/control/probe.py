@@ -17,10 +17,7 @@ _SECONDS = 120.0
 
 
 def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
-    """Build one environment and return its spec.
-
-    Raises ConfigError for what the user chose wrongly (name, arguments, spaces), WorkerError otherwise.
-    """
+    """The spec of one environment. Raises ConfigError for what was chosen wrongly, WorkerError otherwise."""
     name = f"{config.id}: the process that builds it"
     with os.fdopen(os.memfd_create("fastcollect-spec", os.MFD_CLOEXEC), "rb") as file:
         process = launcher.spawn("fastcollect.control.probe:main", config, [file.fileno()])

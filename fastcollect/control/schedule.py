@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from fastcollect.control.crew import Workers
-from fastcollect.control.handles import PublishedBlock
+from fastcollect.control.crew import PublishedBlock, Workers
 
 
 class Arrivals(deque[PublishedBlock]):

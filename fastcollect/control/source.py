@@ -1,4 +1,4 @@
-"""What a learner needs of whoever collects for it, and what both collectors have in common.
+"""Sources of blocks: what a learner needs of one, and what the collector and its serial twin share.
 
 A state is a flat dict of named plain arrays, with nothing kept by worker. The keys:
 
@@ -94,11 +94,7 @@ class BlockSource(Protocol):
 
 
 class CommonCollector:
-    """A source of blocks without what collects them; see BlockSource for what it offers.
-
-    config: with its environment resolved. opened: what frees everything in the end, which an inheriting class
-    keeps as ``_opened`` once it is complete.
-    """
+    """What both collectors share. opened: what frees everything in the end; they keep it as ``_opened``."""
 
     _opened: contextlib.ExitStack
 
@@ -181,8 +177,9 @@ def _check_fits(state: Mapping[str, np.ndarray], config: CollectorConfig, policy
     for name, value in _identity(config).items():
         saved = state.get(f"config/{name}")
         if saved is None or not np.array_equal(saved, value):
-            text = "missing" if saved is None else _short(saved)
-            problems.append(f"{name} is {_short(value)} here, {text} in the saved state")
+            here, there = (np.array2string(np.asarray(each), threshold=8) for each in (value, saved))
+            there = "missing" if saved is None else there
+            problems.append(f"{name} is {here} here, {there} in the saved state")
     for kind in ("published", "staged"):
         parameters = below(state, f"{kind}/")
         if kind == "published" or parameters:
@@ -214,7 +211,3 @@ def _describe(env: EnvConfig) -> str:
 
     kwargs = dict(sorted(env.kwargs.items()))
     return json.dumps([env.id, env.entry_point, kwargs], default=plain, skipkeys=True)
-
-
-def _short(value: Any) -> str:
-    return np.array2string(np.asarray(value), threshold=8)

@@ -1,12 +1,4 @@
-"""Watches the workers of one collector and replaces those that die.
-
-Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
-is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
-stays readable, even if the token that would have told died with it; what it had not finished is counted as
-discarded. In rounds, groups whose block of the round was published wait for the next one. A model worker
-that is killed is replaced, and requests that it may have swallowed are sent again. A worker that raises ends
-the run.
-"""
+"""Starts the workers of one collector, watches them and replaces those that die."""
 
 from __future__ import annotations
 
@@ -17,8 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fastcollect.control.crew import Workers
-from fastcollect.control.handles import EnvWorkerHandle, ModelWorkerHandle, PublishedBlock
+from fastcollect.control.crew import EnvWorkerHandle, ModelWorkerHandle, PublishedBlock, Workers
 from fastcollect.control.stats import Stats
 from fastcollect.envs.base import State
 from fastcollect.memory.tokens import Kind, Token
@@ -29,9 +20,15 @@ _LIVES_IN_VAIN = 3
 
 
 class Supervisor:
-    """Starts workers, with this state of the groups, waits until they are ready, watches and replaces them.
+    """Starts all workers, waits until they are ready, then watches them whenever it is called.
 
-    deaths: how many were replaced, and the steps that they lost.
+    An env worker that is killed is replaced by one with a new number and a new ring, for the same
+    environments. What it had published stays readable, even if the token that would have told died with it;
+    what it had not finished is counted as discarded. In rounds, groups whose block of the round was published
+    wait for the next one. A model worker that is killed is replaced, and requests that it may have swallowed
+    are sent again. A worker that raises ends the run.
+
+    state: of the groups, where they go on. deaths: how many workers were replaced, what steps were lost.
     """
 
     def __init__(self, workers: Workers, state: Mapping[str, np.ndarray] | None) -> None:

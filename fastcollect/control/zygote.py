@@ -82,10 +82,9 @@ class _Zygote:
 
     def _handle(self) -> bool:
         """Serve one request; False when the other end is gone."""
-        try:
+        data = b""
+        with contextlib.suppress(ConnectionError):
             data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, _MAX_FDS)
-        except ConnectionError:
-            return False
         if not data:
             return False
         request, zygote_pid = json.loads(data), os.getpid()

@@ -1,8 +1,4 @@
-"""An env worker: steps its groups of environments and asks for actions.
-
-While one group waits for its actions the other one steps. With M = 0 actions are computed here instead, by
-the policy's NumPy twin.
-"""
+"""An env worker: steps its groups of environments, one while the others wait for their actions."""
 
 from __future__ import annotations
 

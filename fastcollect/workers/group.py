@@ -1,7 +1,4 @@
-"""A group: some environments that step together, the ring they write to, and a policy that acts in them.
-
-Env workers and the serial collector run this same code.
-"""
+"""A group of environments that step together, as env workers and the serial collector run it."""
 
 from __future__ import annotations
 

@@ -102,10 +102,7 @@ def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(fd: int) -> State:
-    """Take out of a memfd what was written there; {} if it is empty, as it is after this.
-
-    Raises ConfigError if it is a reason why a state cannot be saved.
-    """
+    """Take out of a memfd what was written there, {} for nothing. Raises ConfigError for such a reason."""
     if os.fstat(fd).st_size == 0:
         return {}
     with os.fdopen(os.dup(fd), "rb") as file:

@@ -1,9 +1,4 @@
-"""A model worker: gathers waiting requests into one padded batch, infers, answers.
-
-It learns of env workers over its control socket (descriptors come with each), of requests through its inbox.
-A request number fixes the slot, and a ring remembers the last request that was answered, so that asking
-again after a model worker's death is harmless.
-"""
+"""A model worker: gathers waiting requests into one padded batch, infers, answers."""
 
 from __future__ import annotations
 
@@ -67,13 +62,10 @@ def main(config: ModelWorkerConfig, fds: list[int]) -> None:
 
 
 def _limit_jax(device: str) -> None:
-    """Settings that JAX reads when it loads: one thread on a CPU, no more GPU memory than is used.
-
-    Computing in the calling thread (no asynchronous dispatch) saves two context switches a batch.
-    """
+    """Settings that JAX reads when it loads: one thread on a CPU, no more GPU memory than is used."""
     flags = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
-    os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+    os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"  # saves two context switches a batch
     os.environ["JAX_PLATFORMS"] = "cpu" if device == "cpu" else "cuda"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
@@ -83,10 +75,12 @@ def _shapes(fields: Mapping[str, FieldSpec]) -> dict[str, tuple[tuple[int, ...],
 
 
 class ModelWorker:
-    """The loop (wait, gather, infer, scatter, answer) and the buffers of its batch.
+    """The loop: wait, gather, infer, scatter, answer.
 
-    Padded batches have one of a few sizes, powers of two of the group size, so that a compiled policy sees
-    few shapes.
+    It learns of env workers over its control socket (descriptors come with each), of requests through its
+    inbox. A request number fixes the slot, and a ring remembers the last request that was answered, so that
+    asking again after a model worker's death is harmless. A batch is padded to one of a few sizes, powers of
+    two of the group size, so that a compiled policy sees few shapes.
     """
 
     def __init__(self, config: ModelWorkerConfig, fds: list[int]) -> None:
