@@ -64,8 +64,7 @@ class Collector(CommonCollector):
             self._supervisor = Supervisor(self._workers, groups)
             # A restored round was handed out and its rings not given back, as it was when it was saved.
             self._schedule = Rounds(self._workers, groups is not None) if config.rounds else Arrivals()
-            self._waited = 0.0
-            self._start = time.perf_counter()
+            self._waited, self._start = 0.0, time.perf_counter()
             self._opened = opened.pop_all()
 
     @property
@@ -146,10 +145,7 @@ class Collector(CommonCollector):
         return self._state(max(self._workers.lives.values()), turn, self._supervisor.save)
 
     def pause(self) -> None:
-        """Stop every worker until ``resume``; what was published can still be taken.
-
-        On return none of them runs, unless the system takes more than a second to stop it.
-        """
+        """Stop every worker (this waits a second at most); what was published can still be taken."""
         self._require_open()
         self._workers.signal(signal.SIGSTOP)
         self._workers.paused, deadline = True, time.monotonic() + _STOP_SECONDS

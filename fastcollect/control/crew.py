@@ -112,10 +112,8 @@ class ModelWorkerHandle:
 
     def counters(self) -> Stats:
         """What it counted so far."""
-        inferring, waiting, batches, rows = model_counters(self.segment).tolist()
-        return Stats(
-            inferring=inferring, waiting_requests=waiting, batches=int(batches), batch_rows=int(rows)
-        )
+        busy, idle, batches, rows = model_counters(self.segment).tolist()
+        return Stats(inferring=busy, waiting_requests=idle, batches=int(batches), batch_rows=int(rows))
 
     def release(self) -> None:
         """Close its descriptors."""

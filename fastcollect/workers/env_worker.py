@@ -64,11 +64,11 @@ class EnvWorker:
         while not self._stopped:
             if self._ready:
                 self._step(self._ready.popleft())
-                self._drain()
             elif self._outstanding or self._blocked:
                 self._wait()
             else:
                 return
+            self._drain()
 
     def _step(self, g: int) -> None:
         group = self.groups[g]
@@ -132,7 +132,6 @@ class EnvWorker:
         self._inbox.wait(None)
         reason = _WAITING_ACTIONS if self._outstanding else _WAITING_LEARNER
         self._ring.times[reason] += time.perf_counter() - start
-        self._drain()
 
     def _drain(self) -> None:
         for kind, _, g, sequence in self._inbox.read():

@@ -68,8 +68,7 @@ class Group:
         seed = config.seed + (config.life << 32)
         self._starts = noise_streams.stream_starts(seed, np.arange(first_env, first_env + env.num_envs))
         self._final_observation = StepBuffers.allocate(env.spec, env.num_envs).final_observation
-        self._return = np.zeros(env.num_envs, np.float64)
-        self._steps = np.zeros(env.num_envs, np.int64)
+        self._return, self._steps = np.zeros(env.num_envs, np.float64), np.zeros(env.num_envs, np.int64)
         self._success_any = np.zeros(env.num_envs, np.bool_)
         self._success_first = np.full(env.num_envs, -1, np.int64)
         self._begin_block(0)
@@ -130,10 +129,7 @@ class Group:
         return held | {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Be where ``get_state`` was called, with the last block not yet freed.
-
-        Raises ValueError that names every array of another shape or type, and what the environment raises.
-        """
+        """Go on from there, the last block not yet freed. Raises ValueError naming all arrays that differ."""
         problems = [
             f"{name} is {_shape_of(state.get(name))} in the saved state, {_shape_of(array)} here"
             for name, array in self._held().items()
