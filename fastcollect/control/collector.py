@@ -25,7 +25,7 @@ from fastcollect.memory.block import Block
 from fastcollect.support.errors import ConfigError
 
 _CHECK_SECONDS = 0.5  # how often a wait for blocks looks whether workers are stuck
-_STOP_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 _STANDING = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -145,7 +145,7 @@ class Collector(CommonCollector):
         return self._state(max(self._workers.lives.values()), turn, self._supervisor.save)
 
     def pause(self) -> None:
-        """Stop every worker (this waits a second at most); what was published can still be taken."""
+        """Stop every worker (this waits five seconds at most); what was published can still be taken."""
         self._require_open()
         self._workers.signal(signal.SIGSTOP)
         self._workers.paused, deadline = True, time.monotonic() + _STOP_SECONDS

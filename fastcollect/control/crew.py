@@ -62,7 +62,7 @@ class EnvWorkerHandle:
         self.tell(Kind.FREED, group, number + 1)
 
     def stands_still(self, since: float) -> bool:
-        """Whether it could go on, and made no step since it was last seen at that time or before."""
+        """Whether it could go on, and did not since this time (of time.monotonic)."""
         steps = int(self.ring.rows.sum())
         if steps != self._steps:
             self._steps, self.last_seen = steps, time.monotonic()
@@ -184,7 +184,7 @@ class Workers:
     def resize(
         self, num_env_workers: int, num_model_workers: int, state: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Change the numbers of workers; leaving ones finish. state: of groups that new ones go on with."""
+        """Change the numbers of workers. state: of the groups, from which new env workers go on."""
         models, workers = self.num_model_workers, self.num_env_workers
         self.num_env_workers, self.num_model_workers = num_env_workers, num_model_workers
         self.most_env_workers = max(self.most_env_workers, num_env_workers)

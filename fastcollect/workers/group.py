@@ -75,7 +75,7 @@ class Group:
         env.reset(self._block["observation"][0])
 
     def slot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """(observation, noise, action, extras) of the current step; a policy reads two and writes two."""
+        """(observation, noise, action, extras) of the current step; a policy reads two, writes two."""
         t, block = self.t, self._block
         extras = {name: array[t] for name, array in self._extras.items()}
         return block["observation"][t], self._noise[t], block["action"][t], extras

@@ -102,7 +102,7 @@ def write_arrays(fd: int, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(fd: int) -> State:
-    """Take out of a memfd what was written there, {} for nothing. Raises ConfigError for such a reason."""
+    """Take out of a memfd what was written there, or {}. Raises ConfigError where that is a reason."""
     if os.fstat(fd).st_size == 0:
         return {}
     with os.fdopen(os.dup(fd), "rb") as file:

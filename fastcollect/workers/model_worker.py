@@ -47,7 +47,7 @@ class ModelWorkerConfig:
 
 
 def model_counters(segment: Segment) -> np.ndarray:
-    """What a model worker counts there: seconds of inferring and of waiting, batches, their rows; float64."""
+    """The counters in its segment, float64: seconds of inferring and of waiting, batches, their rows."""
     return np.frombuffer(segment.buffer, np.float64, _ROWS + 1)
 
 
