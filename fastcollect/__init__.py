@@ -45,15 +45,7 @@ _MODULES = {
 _HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 # In full, for type checkers.
-__all__ = [
-    "BlockSource",
-    "Collector",
-    "CollectorConfig",
-    "Parallelism",
-    "Schedule",
-    "SerialCollector",
-    "Stats",
-]
+__all__ = ["BlockSource", "Collector", "CollectorConfig", "Parallelism", "Schedule", "SerialCollector"]
 __all__ += ["ActionSpec", "BatchedEnv", "EnvConfig", "EnvSpec", "StepBuffers", "available", "register"]
 __all__ += ["POLICY_VERSION", "Policy", "PolicyConfig", "cnn_policy", "mlp_policy", "random_policy"]
 __all__ += ["Block", "Episodes", "FieldSpec", "Stats"]

@@ -145,7 +145,10 @@ class Collector(CommonCollector):
         return self._state(max(self._workers.lives.values()), turn, self._supervisor.save)
 
     def pause(self) -> None:
-        """Stop every worker (this waits five seconds at most); what was published can still be taken."""
+        """Stop every worker until ``resume``; what was published can still be taken.
+
+        On return they stand still, unless the system takes more than five seconds to stop them.
+        """
         self._require_open()
         self._workers.signal(signal.SIGSTOP)
         self._workers.paused, deadline = True, time.monotonic() + _STOP_SECONDS

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from fastcollect.control.parallelism import Parallelism
@@ -53,8 +53,9 @@ class CollectorConfig:
     model_device: what a JAX policy runs on in model workers: "cpu" or "gpu".
     stall_seconds: how long a worker may stand still before it is an error that shows every worker's stack.
     tokens: what carries the tokens between processes, "pipes" of the kernel or "faster-fifo", queues in
-        shared memory. With both the death of a worker hangs nothing and loses no published block;
-        ``fastcollect.memory.tokens`` states the limits of each.
+        shared memory. With both the death of a worker hangs nothing and loses no published block; a queue
+        takes more time per token and is emptied by a death inside it. ``fastcollect.memory.tokens`` states
+        the limits of each.
     check: poison blocks before they are written and verify them when they are taken (slow; for tests).
     """
 
@@ -104,12 +105,8 @@ class CollectorConfig:
             ("tokens", self.tokens in (allowed := get_args(TokenChannel)), ", ".join(map(repr, allowed))),
             ("schedule", self.schedule in get_args(Schedule), "'asynchronous', 'rounds'"),
             ("model_device", self.model_device in ("cpu", "gpu"), "'cpu', 'gpu'"),
-            (
-                "deadline",
-                isinstance(deadline, numbers.Real) and 0 < deadline <= 10,
-                "above 0, at most 10 seconds",
-            ),
-            ("stall_seconds", isinstance(stall, numbers.Real) and stall > 0, "above 0"),
+            ("deadline", isinstance(deadline, Real) and 0 < deadline <= 10, "above 0, at most 10 seconds"),
+            ("stall_seconds", isinstance(stall, Real) and stall > 0, "above 0"),
             ("env", isinstance(self.env, EnvConfig), "an EnvConfig"),
             ("policy", isinstance(self.policy, PolicyConfig), "a PolicyConfig"),
         )
@@ -186,7 +183,7 @@ class CollectorConfig:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_memory(ring: RingConfig, workers: int, parameters: Mapping[str, FieldSpec]) -> None:

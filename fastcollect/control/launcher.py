@@ -89,7 +89,10 @@ class Launcher:
     def spawn(
         self, target: str, payload: Any, fds: Sequence[int], cpus: Sequence[int] = (), ident: int = 0
     ) -> Process:
-        """Run ``module:function``(payload, fds) as a process of this number (0: a new one), on these CPUs."""
+        """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given.
+
+        ident: what ``new_ident`` returned, or 0.
+        """
         ident = ident or self.new_ident()
         words_fd = os.memfd_create("fastcollect-words", os.MFD_CLOEXEC)
         with os.fdopen(os.memfd_create("fastcollect-payload", os.MFD_CLOEXEC), "wb") as file:

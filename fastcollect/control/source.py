@@ -40,7 +40,7 @@ class BlockSource(Protocol):
 
     @property
     def config(self) -> CollectorConfig:
-        """What it was started with, its environment resolved."""
+        """What it was started with, its environment resolved; ``blocks_per_round`` blocks make a round."""
 
     @property
     def spec(self) -> EnvSpec:
