@@ -102,29 +102,23 @@ class Collector(CommonCollector):
         ConfigError out of range, in rounds, between M = 0 and M > 0, or where an option has too few entries.
         """
         self._require_open()
-        workers, config = self._workers, self.config
-        wanted = replace(
-            config,
-            num_env_workers=workers.num_env_workers if num_env_workers is None else num_env_workers,
-            num_model_workers=workers.num_model_workers if num_model_workers is None else num_model_workers,
-        )
-        env_workers, model_workers, most = (
-            wanted.num_env_workers,
-            wanted.num_model_workers,
-            workers.exchange.models,
-        )
+        workers, config, most = self._workers, self.config, self._workers.exchange.models
+        env_workers = workers.num_env_workers if num_env_workers is None else num_env_workers
+        models = workers.num_model_workers if num_model_workers is None else num_model_workers
+        wanted = replace(config, num_env_workers=env_workers, num_model_workers=models)
+        problems = []
         if config.rounds:
-            raise ConfigError(["a collector with schedule 'rounds' keeps its number of workers"])
-        if config.inline and model_workers:
-            raise ConfigError(
-                ["a collector that was started with M = 0 has no model workers; start a new one"]
-            )
-        if not config.inline and not 1 <= model_workers <= most:
-            raise ConfigError([f"num_model_workers (M) is {model_workers}; allowed here: 1 to {most}"])
+            problems.append("a collector with schedule 'rounds' keeps its number of workers")
+        if config.inline and models:
+            problems.append("a collector that was started with M = 0 has no model workers; start a new one")
+        if not config.inline and not 1 <= models <= most:
+            problems.append(f"num_model_workers (M) is {models}; allowed here: 1 to {most}")
+        if problems:
+            raise ConfigError(problems)
         check_rows(config.env, wanted.env_indices)
         check_memory(self._ring_config, env_workers - workers.num_env_workers, self.policy.parameters)
-        allow_descriptors(env_workers, model_workers)
-        workers.resize(env_workers, model_workers)
+        allow_descriptors(env_workers, models)
+        workers.resize(env_workers, models)
 
     def get_state(self) -> State:
         """What ``Collector(config, state=...)`` needs to go on: named plain arrays, ready for ``np.savez``.
