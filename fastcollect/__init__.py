@@ -29,53 +29,27 @@ if TYPE_CHECKING:
     from fastcollect.support.errors import ConfigError, LauncherLostError, StallError, WorkerError
 
 _MODULES = {
-    "control.collector": ("Collector",),
-    "control.config": ("CollectorConfig", "Schedule"),
-    "control.parallelism": ("Parallelism",),
-    "control.serial": ("SerialCollector",),
-    "control.source": ("BlockSource",),
-    "control.stats": ("Stats",),
-    "envs.base": ("ActionSpec", "BatchedEnv", "EnvSpec", "StepBuffers"),
-    "envs.registry": ("EnvConfig", "available", "register"),
-    "memory.block": ("Block", "Episodes"),
-    "memory.segment": ("FieldSpec",),
-    "policies.base": (
-        *("POLICY_VERSION", "Policy", "PolicyConfig"),
-        *("cnn_policy", "mlp_policy", "random_policy"),
-    ),
-    "support.errors": ("ConfigError", "LauncherLostError", "StallError", "WorkerError"),
+    "control.collector": "Collector",
+    "control.config": "CollectorConfig Schedule",
+    "control.parallelism": "Parallelism",
+    "control.serial": "SerialCollector",
+    "control.source": "BlockSource",
+    "control.stats": "Stats",
+    "envs.base": "ActionSpec BatchedEnv EnvSpec StepBuffers",
+    "envs.registry": "EnvConfig available register",
+    "memory.block": "Block Episodes",
+    "memory.segment": "FieldSpec",
+    "policies.base": "POLICY_VERSION Policy PolicyConfig cnn_policy mlp_policy random_policy",
+    "support.errors": "ConfigError LauncherLostError StallError WorkerError",
 }
-_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = [
-    "ActionSpec",
-    "BatchedEnv",
-    "Block",
-    "BlockSource",
-    "Collector",
-    "CollectorConfig",
-    "ConfigError",
-    "EnvConfig",
-    "EnvSpec",
-    "Episodes",
-    "FieldSpec",
-    "LauncherLostError",
-    "POLICY_VERSION",
-    "Parallelism",
-    "Policy",
-    "PolicyConfig",
-    "Schedule",
-    "SerialCollector",
-    "StallError",
-    "Stats",
-    "StepBuffers",
-    "WorkerError",
-    "available",
-    "cnn_policy",
-    "mlp_policy",
-    "random_policy",
-    "register",
-]
+# In full, for type checkers.
+__all__ = ["BlockSource", "Collector", "CollectorConfig", "Parallelism", "Schedule", "SerialCollector"]
+__all__ += ["ActionSpec", "BatchedEnv", "EnvConfig", "EnvSpec", "StepBuffers", "available", "register"]
+__all__ += ["POLICY_VERSION", "Policy", "PolicyConfig", "cnn_policy", "mlp_policy", "random_policy"]
+__all__ += ["Block", "Episodes", "FieldSpec", "Stats"]
+__all__ += ["ConfigError", "LauncherLostError", "StallError", "WorkerError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,1 @@
-"""What runs in the caller's process: the collector, its serial twin, launcher and supervisor of workers.
-
-Imports every room but ``tuning``.
-"""
+"""What runs in the caller's process: the collector, its serial twin, launcher and supervisor of workers."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from fastcollect.control.parallelism import Parallelism
@@ -17,10 +18,9 @@ from fastcollect.memory.tokens import CAPACITY, TokenChannel, exchange
 from fastcollect.policies.base import Policy, PolicyConfig, random_policy
 from fastcollect.support.cpu import memory_available
 from fastcollect.support.errors import ConfigError
-from fastcollect.workers.groups import GroupsConfig
+from fastcollect.workers.group import EnvWorkerConfig
 
-MAX_ENVS, MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 65536, 512, 64
-_MOST = 2**31 - 1
+MAX_ENV_WORKERS, MAX_MODEL_WORKERS = 512, 64
 
 Schedule = Literal["asynchronous", "rounds"]
 """What a collection and its consumer promise each other; see CollectorConfig."""
@@ -30,16 +30,15 @@ Schedule = Literal["asynchronous", "rounds"]
 class CollectorConfig:
     """Everything a collector needs to know.
 
-    env: the environment. policy: what acts in it.
+    policy: what acts in the environment.
     num_envs: n, environments of each env worker. num_env_workers: N. num_model_workers: M; with 0 the env
         workers infer for themselves, in NumPy.
     block_length: steps in a block. ring_blocks: blocks in a group's ring; a full ring makes its group wait.
     min_groups: a model worker waits for that many requests, or ``deadline`` seconds after the first.
     first_env: the global index of the first environment; the others follow it. Seeds, noise and
-        ``Block.env_index`` depend on the global index, and options that are given environment by environment
-        (``per_env_kwargs``, ``goal_indices``) are lists over global indices, of at least first_env + n * N
-        entries. Two sources whose ranges of indices do not overlap therefore share nothing, and each of them
-        can be given the whole list.
+        ``Block.env_index`` depend on the global index, and so do options that are given environment by
+        environment (``per_env_kwargs``, ``goal_indices``), lists of at least first_env + n * N entries. Two
+        sources whose indices do not overlap share nothing, and both can be given the whole list.
     schedule: "asynchronous": every env worker goes on as long as its rings have room, published weights act
         at once, and blocks come in the order in which they were finished. "rounds": a round is one block of
         every group. It is begun when every block of the round before was handed out, weights published
@@ -80,57 +79,58 @@ class CollectorConfig:
     check: bool = False
 
     def __post_init__(self) -> None:
+        sizes = (
+            ("num_envs (n)", self.num_envs, 1, 65536),
+            ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
+            ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
+            ("block_length", self.block_length, 1, 1_000_000),
+            ("ring_blocks", self.ring_blocks, 1, 1024),
+            ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
+            ("seed", self.seed, 0, 2**32 - 1),
+            ("first_env", self.first_env, 0, 2**31 - 1),
+        )
         problems = [
             f"{name} is {value!r}; allowed: {low} to {high}"
-            for name, value, low, high in (
-                ("num_envs (n)", self.num_envs, 1, MAX_ENVS),
-                ("num_env_workers (N)", self.num_env_workers, 1, MAX_ENV_WORKERS),
-                ("num_model_workers (M)", self.num_model_workers, 0, MAX_MODEL_WORKERS),
-                ("block_length", self.block_length, 1, 1_000_000),
-                ("ring_blocks", self.ring_blocks, 1, 1024),
-                ("min_groups", self.min_groups, 1, 2 * MAX_ENV_WORKERS),
-                ("seed", self.seed, 0, 2**32 - 1),
-                ("first_env", self.first_env, 0, _MOST),
-            )
-            if not is_integer(value) or not low <= value <= high
+            for name, value, low, high in sizes
+            if not _is_integer(value) or not low <= value <= high
         ]
         size = self.group_size
-        if not problems and size is not None and (not is_integer(size) or size < 1 or self.num_envs % size):
+        if not problems and size is not None and (not _is_integer(size) or size < 1 or self.num_envs % size):
             divisors = [d for d in range(1, self.num_envs + 1) if self.num_envs % d == 0]
             problems.append(f"group_size is {size!r}; allowed: a divisor of num_envs, any of {divisors}")
-        problems += self._token_problems(sizes_are_right=not problems)
-        if self.schedule not in get_args(Schedule):
-            problems.append(f"schedule is {self.schedule!r}; allowed: 'asynchronous', 'rounds'")
-        elif self.reproducible and not self.rounds:
+        if self.tokens in get_args(TokenChannel):
+            problems += self._token_problems(sizes_are_right=not problems)
+        deadline, stall = self.deadline, self.stall_seconds
+        others = (
+            ("tokens", self.tokens in (allowed := get_args(TokenChannel)), ", ".join(map(repr, allowed))),
+            ("schedule", self.schedule in get_args(Schedule), "'asynchronous', 'rounds'"),
+            ("model_device", self.model_device in ("cpu", "gpu"), "'cpu', 'gpu'"),
+            ("deadline", isinstance(deadline, Real) and 0 < deadline <= 10, "above 0, at most 10 seconds"),
+            ("stall_seconds", isinstance(stall, Real) and stall > 0, "above 0"),
+            ("env", isinstance(self.env, EnvConfig), "an EnvConfig"),
+            ("policy", isinstance(self.policy, PolicyConfig), "a PolicyConfig"),
+        )
+        problems += [
+            f"{name} is {getattr(self, name)!r}; allowed: {allowed}"
+            for name, right, allowed in others
+            if not right
+        ]
+        if self.reproducible and self.schedule == "asynchronous":
             problems.append(
-                f"reproducible is True and schedule is {self.schedule!r}; allowed: reproducible with "
+                "reproducible is True and schedule is 'asynchronous'; allowed: reproducible with "
                 "schedule='rounds' only, because what is asynchronous depends on who is faster"
             )
-        if self.model_device not in ("cpu", "gpu"):
-            problems.append(f"model_device is {self.model_device!r}; allowed: 'cpu', 'gpu'")
-        if not isinstance(self.deadline, numbers.Real) or not 0 < self.deadline <= 10:
-            problems.append(f"deadline is {self.deadline!r}; allowed: above 0, at most 10 seconds")
-        if not isinstance(self.stall_seconds, numbers.Real) or not self.stall_seconds > 0:
-            problems.append(f"stall_seconds is {self.stall_seconds!r}; allowed: above 0")
-        for name, value, kind in (("env", self.env, EnvConfig), ("policy", self.policy, PolicyConfig)):
-            if not isinstance(value, kind):
-                problems.append(f"{name} is {value!r}; allowed: a {kind.__name__}")
         if problems:
             raise ConfigError(problems)
 
     def _token_problems(self, sizes_are_right: bool) -> list[str]:
-        if self.tokens not in get_args(TokenChannel):
-            return [f"tokens is {self.tokens!r}; allowed: {', '.join(map(repr, get_args(TokenChannel)))}"]
         try:
             shared = exchange(self.tokens).shared
         except ConfigError as error:
             return list(error.problems)
-        if not sizes_are_right:
+        workers, factor = ("num_env_workers x ", self.num_env_workers) if shared else ("", 1)
+        if not sizes_are_right or (most := factor * len(self.groups) * (self.ring_blocks + 2)) <= CAPACITY:
             return []
-        most = len(self.groups) * (self.ring_blocks + 2) * (self.num_env_workers if shared else 1)
-        if most <= CAPACITY:
-            return []
-        workers = "num_env_workers x " if shared else ""
         text = f"{workers}groups x (ring_blocks + 2) is {most}; allowed with {self.tokens}: up to {CAPACITY}"
         return [f"{text}; use larger groups"]
 
@@ -141,12 +141,8 @@ class CollectorConfig:
 
     def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
         """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
-        return replace(
-            self,
-            num_envs=parallelism.n,
-            num_env_workers=parallelism.N,
-            num_model_workers=parallelism.M,
-        )
+        n, env_workers, model_workers = parallelism.n, parallelism.N, parallelism.M
+        return replace(self, num_envs=n, num_env_workers=env_workers, num_model_workers=model_workers)
 
     @property
     def rounds(self) -> bool:
@@ -182,89 +178,67 @@ class CollectorConfig:
 
     def ring(self, spec: EnvSpec, policy: Policy) -> RingConfig:
         """The memory of one env worker. In rounds a ring holds one block, so that nobody runs ahead."""
-        return RingConfig(
-            spec=spec,
-            envs=self.groups,
-            length=self.block_length,
-            capacity=1 if self.rounds else self.ring_blocks,
-            extras=policy.extras,
-            noise=policy.noise[1] if policy.noise else 0,
-        )
+        capacity, noise = 1 if self.rounds else self.ring_blocks, policy.noise[1] if policy.noise else 0
+        return RingConfig(spec, self.groups, self.block_length, capacity, policy.extras, noise)
 
 
-def is_integer(value: object) -> bool:
-    """Whether this counts something: any integer but a bool."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_memory(ring: RingConfig, workers: int, parameters: dict[str, FieldSpec]) -> None:
+def check_memory(ring: RingConfig, workers: int, parameters: Mapping[str, FieldSpec]) -> None:
     """Raises ConfigError when the rings cannot fit, saying how much is needed and how much there is."""
     rings = workers * ring.nbytes()
     board = 3 * sum(field.nbytes for field in parameters.values())
     have = memory_available()
     if rings + board > have:
-        raise ConfigError(
-            [
-                f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
-                f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
-                f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
-                f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
-            ]
+        text = (
+            f"{(rings + board) / 2**30:.2f} GiB of shared memory are needed, {have / 2**30:.2f} GiB are "
+            f"available: {rings / 2**30:.2f} for the rings of {workers} env workers ({sum(ring.envs)} "
+            f"environments, {ring.capacity} blocks of {ring.length} steps; lower num_envs, "
+            f"num_env_workers or block_length), {board / 2**30:.2f} for the policy's weights"
         )
-
-
-_DESCRIPTORS_PER_WORKER = 8
+        raise ConfigError([text])
 
 
 def allow_descriptors(env_workers: int, model_workers: int) -> None:
     """Raise this process's limit of open files to what the workers need. Raises ConfigError if it cannot."""
     workers = env_workers + model_workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = len(os.listdir("/proc/self/fd")) + _DESCRIPTORS_PER_WORKER * workers + 3 * MAX_MODEL_WORKERS + 64
+    need = len(os.listdir("/proc/self/fd")) + 8 * workers + 3 * MAX_MODEL_WORKERS + 64
     need += 3 * env_workers * model_workers  # on their way to model workers that are still starting
     if hard != resource.RLIM_INFINITY and need > hard:
-        raise ConfigError(
-            [f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"]
-        )
+        text = f"{workers} workers need {need} open files, the limit is {hard}: raise `ulimit -Hn`"
+        raise ConfigError([text])
     if need > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def resolve_env(config: CollectorConfig) -> CollectorConfig:
-    """The same configuration with its environment resolved, as ``registry.resolve`` does.
-
-    Raises ConfigError for what the user named wrongly or gave too few of.
-    """
+    """The same configuration with its environment resolved. Raises ConfigError for what was named wrongly."""
     try:
         resolved = resolve(config.env)
-        check_rows(resolved, config.env_indices)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError([f"environment {config.env.id!r}: {type(error).__name__}: {error}"]) from error
+    check_rows(resolved, config.env_indices)
     return replace(config, env=resolved)
 
 
-def build_policy(config: CollectorConfig, spec: EnvSpec) -> Policy:
-    """The NumPy policy, which declares parameters, noise and extras. Raises ConfigError naming the path."""
-    try:
-        return config.policy.build(spec, batched=False)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError([f"policy {config.policy.name!r}: {error}"]) from error
-
-
-def groups_config(
-    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int = 0
-) -> GroupsConfig:
-    """The part of a collector's configuration that the env worker at this position needs."""
-    return GroupsConfig(
+def env_worker_config(
+    config: CollectorConfig, policy: Policy, ring: RingConfig, position: int, life: int
+) -> EnvWorkerConfig:
+    """What the env worker at this position needs of a collector's configuration."""
+    return EnvWorkerConfig(
         env=config.env,
         policy=config.policy,
         ring=ring,
-        parameters=dict(policy.parameters),
         noise=policy.noise[0] if policy.noise else None,
         first_env=config.first_env + position * config.num_envs,
         seed=config.seed,
         life=life,
         check=config.check,
+        inline=config.inline,
+        tokens=config.tokens,
     )

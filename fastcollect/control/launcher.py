@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -9,22 +10,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
 from fastcollect.control.zygote import MESSAGE_BYTES
 from fastcollect.support.cpu import THREAD_CAPS
-from fastcollect.support.errors import LauncherLostError
+from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError, LauncherLostError, WorkerError
 
 _START_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Exit:
-    """A worker ended: exit code, or minus the signal's number."""
+class Exit(NamedTuple):
+    """A worker ended. code: its exit code, or minus the number of the signal that ended it."""
 
     ident: int
     code: int
@@ -43,31 +43,33 @@ class Process:
         size = os.fstat(self.words_fd).st_size
         return os.pread(self.words_fd, size, 0).decode(errors="replace").strip()
 
+    def raise_last_words(self, code: int, name: str) -> None:
+        """Raises ConfigError or WorkerError with them where the worker ended by itself, not by a signal."""
+        words = self.last_words()
+        if code == CONFIG_EXIT_CODE and words:
+            raise ConfigError([words])
+        if code > 0:
+            raise WorkerError(words or f"{name} ended with exit code {code} and said nothing")
+
 
 class Launcher:
-    """Owns one zygote. ``fd`` becomes readable when there are exits to ``collect``.
+    """Owns one zygote, which starts the workers. Every method raises LauncherLostError once it is gone.
 
-    ended: the numbers of all workers that are gone.
-
-    preload: modules to import once, before any fork; they must start no threads.
+    fd: becomes readable when there are exits to ``collect``. pid: the zygote's. ended: the numbers of all
+    workers that are gone. preload: modules to import once, before any fork; they must start no threads.
     """
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock = ours
         self._sock.settimeout(_START_SECONDS)
-        environment = {
-            **os.environ,
-            **THREAD_CAPS,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path if isinstance(path, str)),
-        }
+        path = os.pathsep.join(each or os.getcwd() for each in sys.path if isinstance(each, str))
+        environment = {**os.environ, **THREAD_CAPS, "PYTHONPATH": path}
         with theirs:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fastcollect.control.zygote", str(theirs.fileno()), *preload],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
+            fd = theirs.fileno()
+            command = [sys.executable, "-P", "-m", "fastcollect.control.zygote", str(fd), *preload]
+            self._zygote = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL, env=environment)
+        self.fd, self.pid = ours.fileno(), self._zygote.pid
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
         self._exits: list[Exit] = []
@@ -79,40 +81,25 @@ class Launcher:
             self.close()
             raise
 
-    @property
-    def fd(self) -> int:
-        """The socket to wait on."""
-        return self._sock.fileno()
-
-    @property
-    def pid(self) -> int:
-        """The zygote's process id."""
-        return self._zygote.pid
-
     def new_ident(self) -> int:
         """A number that no worker of this launcher had before."""
         self._next_ident += 1
         return self._next_ident
 
     def spawn(
-        self,
-        target: str,
-        payload: Any,
-        fds: Sequence[int],
-        cpus: Sequence[int] = (),
-        ident: int | None = None,
+        self, target: str, payload: Any, fds: Sequence[int], cpus: Sequence[int] = (), ident: int = 0
     ) -> Process:
-        """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given."""
-        ident = self.new_ident() if ident is None else ident
-        payload_fd = os.memfd_create("fastcollect-payload", os.MFD_CLOEXEC)
+        """Run ``module:function``(payload, fds) in a new process, on ``cpus`` only if any are given.
+
+        ident: what ``new_ident`` returned, or 0.
+        """
+        ident = ident or self.new_ident()
         words_fd = os.memfd_create("fastcollect-words", os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(os.dup(payload_fd), "wb") as file:
-                file.write(cloudpickle.dumps(payload))
+        with os.fdopen(os.memfd_create("fastcollect-payload", os.MFD_CLOEXEC), "wb") as file:
+            file.write(cloudpickle.dumps(payload))
+            file.flush()
             request = {"op": "spawn", "id": ident, "target": target, "cpus": list(cpus)}
-            self._send(request, [payload_fd, words_fd, *fds])
-        finally:
-            os.close(payload_fd)
+            self._send(request, [file.fileno(), words_fd, *fds])
         return Process(ident, self._await("spawned")["pid"], words_fd)
 
     def kill(self, ident: int, signum: int = signal.SIGKILL) -> None:
@@ -120,12 +107,9 @@ class Launcher:
         self._send({"op": "kill", "id": ident, "signal": int(signum)}, [])
 
     def collect(self, idents: Container[int]) -> list[Exit]:
-        """Exits among these workers since the last call, without blocking. Raises LauncherLostError."""
+        """Exits among these workers since the last call, without blocking."""
         while self._poll.poll(0):
-            try:
-                self._take(self._sock.recv(MESSAGE_BYTES))
-            except ConnectionError as error:
-                raise self._lost() from error
+            self._receive()
         mine = [event for event in self._exits if event.ident in idents]
         self._exits = [event for event in self._exits if event.ident not in idents]
         return mine
@@ -144,28 +128,30 @@ class Launcher:
             self._zygote.wait()
 
     def _send(self, request: dict, fds: list[int]) -> None:
-        try:
+        with _lost():
             socket.send_fds(self._sock, [json.dumps(request).encode()], fds)
-        except ConnectionError as error:
-            raise self._lost() from error
 
     def _await(self, event: str) -> dict:
-        while True:
-            try:
-                message = self._take(self._sock.recv(MESSAGE_BYTES))
-            except (ConnectionError, TimeoutError) as error:
-                raise self._lost() from error
-            if message["event"] == event:
-                return message
+        while (message := self._receive())["event"] != event:
+            pass
+        return message
 
-    def _take(self, data: bytes) -> dict:
-        if not data:
-            raise self._lost()
+    def _receive(self) -> dict:
+        with _lost():
+            data = self._sock.recv(MESSAGE_BYTES)
+            if not data:
+                raise ConnectionError("end of file")
         message = json.loads(data)
         if message["event"] == "exit":
             self._exits.append(Exit(message["id"], message["code"]))
             self.ended.add(message["id"])
         return message
 
-    def _lost(self) -> LauncherLostError:
-        return LauncherLostError("the process that starts the workers is gone, and the workers with it")
+
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, TimeoutError) as error:
+        text = "the process that starts the workers is gone, and the workers with it"
+        raise LauncherLostError(text) from error

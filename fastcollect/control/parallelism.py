@@ -7,10 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, order=True)
 class Parallelism:
-    """``n`` environments in each of ``N`` env workers, and ``M`` model workers.
-
-    With M = 0 the env workers infer for themselves. Nothing is checked here, because CollectorConfig does.
-    """
+    """``n`` environments in each of ``N`` env workers, ``M`` model workers; CollectorConfig checks them."""
 
     n: int
     N: int

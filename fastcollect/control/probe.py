@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -18,43 +17,40 @@ _SECONDS = 120.0
 
 
 def env_spec(launcher: Launcher, config: EnvConfig) -> EnvSpec:
-    """Build one environment and return its spec.
+    """The spec of one environment. Raises ConfigError for what was chosen wrongly, WorkerError otherwise."""
+    name = f"{config.id}: the process that builds it"
+    with os.fdopen(os.memfd_create("fastcollect-spec", os.MFD_CLOEXEC), "rb") as file:
+        process = launcher.spawn("fastcollect.control.probe:main", config, [file.fileno()])
+        with os.fdopen(process.words_fd):
+            deadline = time.monotonic() + _SECONDS
+            while not (exits := launcher.collect({process.ident})):
+                if time.monotonic() > deadline:
+                    launcher.kill(process.ident)
+                    raise WorkerError(f"{config.id}: building one environment took over {_SECONDS:.0f} s")
+                launcher.wait(1.0)
+            process.raise_last_words(exits[0].code, name)
+        if os.fstat(file.fileno()).st_size == 0:
+            raise WorkerError(f"{name} ended with {exits[0].code} before it was done")
+        file.seek(0)
+        return cloudpickle.load(file)
 
-    Raises ConfigError for what the user chose wrongly (name, arguments, spaces), WorkerError otherwise.
-    """
-    result_fd = os.memfd_create("fastcollect-spec", os.MFD_CLOEXEC)
-    try:
-        process = launcher.spawn("fastcollect.control.probe:main", config, [result_fd])
-        deadline = time.monotonic() + _SECONDS
-        while not (ours := launcher.collect({process.ident})):
-            if time.monotonic() > deadline:
-                launcher.kill(process.ident)
-                raise WorkerError(f"{config.id}: building one environment took over {_SECONDS:.0f} s")
-            launcher.wait(1.0)
-        words = process.last_words()
-        os.close(process.words_fd)
-        if ours[0].code != 0:
-            raise WorkerError(words or f"{config.id}: the process that builds it ended with {ours[0].code}")
-        size = os.fstat(result_fd).st_size
-        if size == 0:
-            raise WorkerError(f"{config.id}: the process that builds it ended before it was done")
-        answer: Any = cloudpickle.loads(os.pread(result_fd, size, 0))
-    finally:
-        os.close(result_fd)
-    if isinstance(answer, EnvSpec):
-        return answer
-    raise ConfigError([answer])
+
+def build_spec(config: EnvConfig) -> EnvSpec:
+    """Build one environment in this process and return its spec."""
+    env = make_env(select_rows(config, 0, 1), np.zeros(1, np.int64))
+    env.close()
+    return env.spec
 
 
 def main(config: EnvConfig, fds: list[int]) -> None:
-    """In the child: write the pickled spec, or the text of the user's error."""
+    """In the child: write the pickled spec. Raises ConfigError for what the user chose wrongly."""
     import gymnasium
 
     try:
-        env = make_env(select_rows(config, 0, 1), np.zeros(1, np.int64))
-        answer: EnvSpec | str = env.spec
-        env.close()
+        spec = build_spec(config)
+    except ConfigError:
+        raise
     except (ValueError, ImportError, TypeError, gymnasium.error.Error) as error:
-        answer = str(error) if isinstance(error, ConfigError) else f"environment {config.id!r}: {error}"
+        raise ConfigError([f"environment {config.id!r}: {error}"]) from error
     with os.fdopen(fds[0], "wb") as file:
-        file.write(cloudpickle.dumps(answer))
+        file.write(cloudpickle.dumps(spec))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from fastcollect.memory.latency import Latencies
 
@@ -50,24 +49,15 @@ class Stats:
 
     def shares(self) -> dict[str, dict[str, float]]:
         """For each kind of process, the share of its time in each state; no model workers, no entry."""
-        env_worker = {
-            "stepping": self.stepping,
-            "waiting_actions": self.waiting_actions,
-            "inferring": self.inferring_inline,
-            "waiting_learner": self.waiting_learner,
-        }
+        env_worker = {name: getattr(self, name) for name in ("stepping", "waiting_actions")}
+        env_worker |= {"inferring": self.inferring_inline, "waiting_learner": self.waiting_learner}
         model_worker = {"inferring": self.inferring, "waiting": self.waiting_requests}
-        learner = {
-            "waiting_blocks": self.waiting_blocks,
-            "elsewhere": max(0.0, self.seconds - self.waiting_blocks),
-        }
-        kinds: dict[str, dict[str, Any]] = {
+        elsewhere = max(0.0, self.seconds - self.waiting_blocks)
+        kinds = {
             "env_worker": env_worker,
-            "model_worker": model_worker,
-            "learner": learner,
+            **({"model_worker": model_worker} if any(model_worker.values()) else {}),
+            "learner": {"waiting_blocks": self.waiting_blocks, "elsewhere": elsewhere},
         }
-        if not any(model_worker.values()):
-            del kinds["model_worker"]
         return {
             kind: {state: value / (sum(times.values()) or 1.0) for state, value in times.items()}
             for kind, times in kinds.items()

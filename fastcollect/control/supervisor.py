@@ -1,210 +1,171 @@
-"""Watches the workers of one collector and replaces those that die.
-
-Single-threaded: everything happens inside ``start``, ``poll`` and ``save``. An env worker that is killed
-is replaced by a new one, with a new number and a new ring, for the same environments; what it had published
-stays readable, even if the token that would have told died with it; what it had not finished is counted as
-discarded. In rounds its groups that published their block of the round wait for the next one, like everybody
-else's. A model worker that is killed is replaced, and the requests it may have swallowed are sent again. A
-worker that raises ends the run with its traceback.
-"""
+"""Starts the workers of one collector, watches them and replaces those that die."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fastcollect.control.crew import Workers
-from fastcollect.control.handles import Deaths, EnvWorkerHandle, ModelWorkerHandle
-from fastcollect.control.launcher import Exit, Process
+from fastcollect.control.crew import EnvWorkerHandle, ModelWorkerHandle, PublishedBlock, Workers
+from fastcollect.control.stats import Stats
 from fastcollect.envs.base import State
 from fastcollect.memory.tokens import Kind, Token
-from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError, StallError, WorkerError
-from fastcollect.workers.group_state import REFUSAL, read_arrays
+from fastcollect.support.errors import StallError, WorkerError
+from fastcollect.workers.groups import read_arrays
 
 _LIVES_IN_VAIN = 3
 
 
 class Supervisor:
-    """See the module's text."""
+    """Starts all workers, waits until they are ready, then watches them whenever it is called.
 
-    def __init__(self, workers: Workers) -> None:
-        self.deaths = Deaths()
+    An env worker that is killed is replaced by one with a new number and a new ring, for the same
+    environments. What it had published stays readable, even if the token that would have told died with it;
+    what it had not finished is counted as discarded. In rounds, groups whose block of the round was published
+    wait for the next one. A model worker that is killed is replaced, and requests that it may have swallowed
+    are sent again. A worker that raises ends the run.
+
+    state: of the groups, where they go on. deaths: how many workers were replaced, what steps were lost.
+    """
+
+    def __init__(self, workers: Workers, state: Mapping[str, np.ndarray] | None) -> None:
+        self.deaths = Stats()
         self._workers, self._config = workers, workers.config
-        self._backlog: list[Token] = []
+        # Lives in a row without a block or a batch: env workers by -1 - position, model workers by index.
+        self._in_vain: Counter[int] = Counter()
+        self._backlog: list[PublishedBlock] = []
         self._inbox = workers.exchange.inbox(workers.launcher.fd)
-
-    def start(self, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Start every worker and wait until all of them have built what they need.
-
-        state: of the groups, where they go on.
-        """
-        workers = self._workers
         workers.resize(self._config.num_env_workers, self._config.num_model_workers, state)
-        self._await(
-            lambda: (
-                all(w.ready for w in workers.env.values()) and all(w.ready for w in workers.model.values())
-            )
-        )
+        self._await_ready()
 
     def save(self) -> State:
-        """The state of all groups, from workers that have published every block they can.
-
-        Raises ConfigError where an environment has no state, and as ``poll`` and ``check_stalls`` do.
-        """
+        """The state of all groups between two rounds. Raises ConfigError where an environment has none."""
         asked = self._workers.in_order()
         for worker in asked:
-            worker.saving = True
+            worker.ready = False
             worker.tell(Kind.SAVE)
-        self._await(lambda: not any(worker.saving for worker in asked))
+        self._await_ready()
         state: State = {}
         for worker in asked:
             state |= read_arrays(worker.state_fd)
-        if REFUSAL in state:
-            raise ConfigError([str(state[REFUSAL])])
         return state
 
-    def _await(self, done: Callable[[], bool]) -> None:
+    def _await_ready(self) -> None:
         deadline = time.monotonic() + self._config.stall_seconds
-        while not done():
+        while not all(worker.ready for worker in self._workers.living()):
             self._backlog += self._poll(0.5)
             if time.monotonic() > deadline:
                 raise self._stalled()
 
-    def poll(self, seconds: float | None) -> list[Token]:
-        """Wait for tokens or deaths; returns the PUBLISHED tokens. Raises WorkerError, LauncherLostError."""
-        tokens = self._backlog + self._poll(0 if self._backlog else seconds)
-        self._backlog = []
-        return tokens
+    def poll(self, seconds: float | None) -> list[PublishedBlock]:
+        """Wait for tokens or deaths; returns the blocks that were published since.
 
-    def _poll(self, seconds: float | None) -> list[Token]:
+        Raises ConfigError or WorkerError when a worker raised, StallError, LauncherLostError.
+        """
+        workers = self._workers
+        self._backlog += self._poll(0 if self._backlog else seconds)
+        since = time.monotonic() - self._config.stall_seconds
+        for worker in list(workers.env.values()):
+            if worker.stands_still(since) and not workers.paused:
+                raise self._stalled()
+            if not worker.alive and not worker.unread:
+                workers.forget(worker)
+        blocks, self._backlog = self._backlog, []
+        return blocks
+
+    def _poll(self, seconds: float | None) -> list[PublishedBlock]:
+        workers = self._workers
         self._inbox.wait(seconds)
-        exits = self._workers.launcher.collect(self._workers.idents())
+        exits = workers.launcher.collect(workers)
         # Read after the exits: what a dead worker told is in the inbox already.
-        published = list(self._published(self._inbox.read()))
-        for event in exits:
-            published += self._on_exit(event)
-        return published
+        blocks = self._published(self._inbox.read())
+        for ident, code in exits:
+            if ident in workers.env:
+                blocks += self._on_env_worker_exit(workers.env[ident], code)
+            else:
+                self._on_model_worker_exit(workers.models[ident], code)
+        return blocks
 
-    def _published(self, tokens: Iterable[Token]) -> Iterator[Token]:
-        ring = self._workers.ring_config
-        for token in tokens:
-            kind, ident, group, number = token
-            if kind == Kind.READY:
-                self._on_ready(ident)
-            elif kind == Kind.SAVED:
-                self._workers.env[ident].saving = False
-            elif kind == Kind.PUBLISHED:
+    def _published(self, tokens: Iterable[Token]) -> list[PublishedBlock]:
+        blocks = []
+        for kind, ident, group, number in tokens:
+            if kind == Kind.PUBLISHED:
                 worker = self._workers.env[ident]
                 worker.held[group] += 1
                 worker.written[group] = number + 1
+                worker.unread += 1
                 worker.last_seen = time.monotonic()
-                worker.rows += ring.envs[group] * ring.length
-                self.deaths.without_block[worker.position] = 0
-                yield token
+                self._in_vain[-1 - worker.position] = 0
+                blocks.append((worker, group, number))
+            elif kind in (Kind.READY, Kind.SAVED):
+                self._on_ready(ident)
+        return blocks
 
     def _on_ready(self, ident: int) -> None:
-        models = self._workers.model
-        if ident >= 0:
-            self._workers.env[ident].ready = True
-            self._workers.env[ident].last_seen = time.monotonic()
-            return
-        # A model worker signs with -1 - index; one that was told to leave meanwhile is not there.
-        if model := models.get(-1 - ident):
-            model.ready = True
-        if all(model.ready for model in models.values()):
-            self._workers.assign_models(len(models))
-
-    def _on_exit(self, event: Exit) -> list[Token]:
-        """What the worker had published and could not tell."""
         workers = self._workers
-        if event.ident in workers.leaving:
-            self._on_model_left(workers.leaving.pop(event.ident), event.code)
-        elif event.ident in workers.env:
-            return self._on_env_worker_exit(workers.env[event.ident], event.code)
-        else:
-            for model in workers.model.values():
-                if model.process.ident == event.ident:
-                    self._on_model_worker_exit(model, event.code)
-                    break
-        return []
+        if each := workers.env.get(ident) or workers.models.get(ident):
+            each.ready, each.last_seen = True, time.monotonic()
+        if all(model.ready for model in workers.models_in_use()):
+            workers.assign_models(workers.num_model_workers)
 
-    def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> list[Token]:
+    def _on_env_worker_exit(self, worker: EnvWorkerHandle, code: int) -> list[PublishedBlock]:
+        """What the worker had published and could not tell."""
+        workers, position, published = self._workers, worker.position, worker.ring.published.tolist()
         worker.alive = False
-        self._workers.detach(worker)
+        for model in workers.models.values():
+            model.tell("detach", worker.process.ident)
         if worker.retiring and code == 0:
             return []
-        last_env = worker.first_env + self._config.num_envs - 1
-        name = f"env worker {worker.process.ident} (environments {worker.first_env} to {last_env})"
-        _raise_last_words(worker.process, code, name)
+        first_env = worker.config.first_env
+        name = f"{worker.name} (environments {first_env} to {first_env + self._config.num_envs - 1})"
+        worker.process.raise_last_words(code, name)
         if self._config.reproducible:
-            raise WorkerError(
-                f"env worker {worker.process.ident} died of {_how(code)}; a replacement would not repeat its "
-                "steps, so a reproducible run ends here"
-            )
-        untold = list(self._published(worker.untold()))
-        position = worker.position
-        self.deaths.discarded += int(worker.ring.rows.sum()) - worker.rows
-        self.deaths.env_workers += 1
-        self.deaths.without_block[position] = self.deaths.without_block.get(position, 0) + 1
-        if self.deaths.without_block[position] >= _LIVES_IN_VAIN:
-            raise WorkerError(
-                f"{name} and its replacements died {_LIVES_IN_VAIN} times in a row without finishing a "
-                f"block, the last one of {_how(code)}; is the memory sufficient?"
-            )
-        if position < self._workers.num_env_workers and not worker.retiring:
+            text = "a replacement would not repeat its steps, so a reproducible run ends here"
+            raise WorkerError(f"{worker.name} died of {_how(code)}; {text}")
+        untold = self._published(
+            (Kind.PUBLISHED, worker.process.ident, group, number)
+            for group, end in enumerate(published)
+            for number in range(worker.written[group], end)
+        )
+        rows = sum(np.multiply(published, workers.ring_config.envs)) * workers.ring_config.length
+        self.deaths += Stats(env_worker_deaths=1, discarded=int(worker.ring.rows.sum() - rows))
+        self._died_in_vain(-1 - position, f"{name} and its replacements", "finished a block", code)
+        if position < workers.num_env_workers and not worker.retiring:
             done = [g for g, held in enumerate(worker.held) if held] if self._config.rounds else []
-            self._workers.start_env_worker(position, waiting=done)
+            workers.start_env_worker(position, waiting=done)
         return untold
 
     def _on_model_worker_exit(self, model: ModelWorkerHandle, code: int) -> None:
-        _raise_last_words(model.process, code, f"model worker {model.index}")
-        self.deaths.model_workers += 1
-        idle = 0 if model.counts[0] else self.deaths.without_batch.get(model.index, 0) + 1
-        self.deaths.without_batch[model.index] = idle
-        if idle >= _LIVES_IN_VAIN:
-            raise WorkerError(
-                f"model worker {model.index} died {idle} times in a row before it inferred one batch, "
-                f"the last time of {_how(code)}"
-            )
-        del self._workers.model[model.index]
-        self._workers.forget_model_worker(model)
-        self._workers.start_model_worker(model.index)
-        self._workers.resend(model.index)
+        model.process.raise_last_words(code, model.name)
+        self._workers.forget(model)
+        if not model.leaving:
+            self.deaths += Stats(model_worker_deaths=1)
+            if model.counters().batches:
+                self._in_vain[model.index] = 0
+            else:
+                self._died_in_vain(model.index, model.name, "inferred a batch", code)
+            self._workers.start_model_worker(model.index)
+        # What it was asked and did not answer, even after its last look, is asked of whoever is assigned now.
+        for worker in self._workers.in_order():
+            worker.tell(Kind.RESEND, sequence=model.index)
 
-    def _on_model_left(self, model: ModelWorkerHandle, code: int) -> None:
-        """A request that reached its pipe after its last look is sent again, to the one now assigned."""
-        _raise_last_words(model.process, code, f"model worker {model.index}")
-        self._workers.forget_model_worker(model)
-        self._workers.resend(model.index)
-
-    def check_stalls(self) -> None:
-        """Raises StallError if a worker that could go on has not made one step for ``stall_seconds``."""
-        latest = time.monotonic() - self._config.stall_seconds
-        for worker in self._workers.env.values():
-            worker.look()
-            if worker.alive and worker.last_seen < latest and not worker.blocked:
-                raise self._stalled()
+    def _died_in_vain(self, who: int, name: str, aim: str, code: int) -> None:
+        self._in_vain[who] += 1
+        if self._in_vain[who] >= _LIVES_IN_VAIN:
+            times = f"{_LIVES_IN_VAIN} times in a row before it {aim}, the last time of {_how(code)}"
+            raise WorkerError(f"{name} died {times}; is the memory sufficient?")
 
     def _stalled(self) -> StallError:
         """The error for a run in which a worker stands still: every worker's stack."""
-        processes = self._workers.processes()
-        for process in processes.values():
-            self._workers.launcher.kill(process.ident, signal.SIGUSR1)
+        workers = self._workers.living()
+        for worker in workers:
+            self._workers.launcher.kill(worker.process.ident, signal.SIGUSR1)
         time.sleep(0.5)  # they write their stacks
-        stacks = "\n\n".join(f"{name}:\n{p.last_words()}" for name, p in processes.items())
+        stacks = "\n\n".join(f"{worker.name}:\n{worker.process.last_words()}" for worker in workers)
         return StallError(f"a worker stood still for {self._config.stall_seconds:g} s\n\n{stacks}")
-
-
-def _raise_last_words(process: Process, code: int, name: str) -> None:
-    """What a worker that ended by itself, not by a signal, left as its reason."""
-    words = process.last_words()
-    if code == CONFIG_EXIT_CODE and words:
-        raise ConfigError([words])
-    if code > 0:
-        raise WorkerError(words or f"{name} ended with exit code {code} and said nothing")
 
 
 def _how(code: int) -> str:

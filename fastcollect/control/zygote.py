@@ -25,13 +25,12 @@ from fastcollect.memory.tokens.base import PeerGoneError
 from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError
 
 _PR_SET_PDEATHSIG = 1
-MAX_FDS = 200
+_MAX_FDS = 200
 MESSAGE_BYTES = 4096
 
 
 def main() -> None:
     """Serve spawn and kill requests on the socket whose descriptor is argv[1]; argv[2:] are preloaded."""
-    sock = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the collector's to handle
     for module in sys.argv[2:]:
         # A library that is missing is the error of whoever asks for it, not of the launch.
@@ -39,41 +38,36 @@ def main() -> None:
             importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    _Zygote(sock).serve()
+    _Zygote(socket.socket(fileno=int(sys.argv[1]))).serve()
 
 
 class _Zygote:
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._libc = ctypes.CDLL(None)
+        self._sock, self._libc = sock, ctypes.CDLL(None)
         self._children: dict[int, int] = {}  # pid -> id
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_write)
+        signal.set_wakeup_fd(wake_write)
 
     def serve(self) -> None:
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
         # The socket alone would not tell, if the collector's process left a fork of itself behind.
-        poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
-        self._reply({"event": "ready"})
+        for fd in (self._sock.fileno(), self._wake_read, os.pidfd_open(os.getppid())):
+            poll.register(fd, select.POLLIN)
+        self._reply(event="ready")
         while True:
             for fd, _ in poll.poll():
                 if fd == self._wake_read:
                     self._reap()
                 elif fd != self._sock.fileno() or not self._handle():
-                    self._end_workers()
+                    for pid in self._children:
+                        os.kill(pid, signal.SIGKILL)
+                    # Whoever waits for this process then knows that they are gone too.
+                    for pid in self._children:
+                        os.waitpid(pid, 0)
                     return
 
-    def _end_workers(self) -> None:
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
-        # Whoever waits for this process then knows that they are gone too.
-        for pid in self._children:
-            os.waitpid(pid, 0)
-
-    def _reply(self, message: dict) -> None:
+    def _reply(self, **message: str | int) -> None:
         with contextlib.suppress(OSError):  # the collector is gone; the next poll says so
             self._sock.send(json.dumps(message).encode())
 
@@ -84,31 +78,27 @@ class _Zygote:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            ident = self._children.pop(pid)
-            self._reply({"event": "exit", "id": ident, "code": os.waitstatus_to_exitcode(status)})
+            self._reply(event="exit", id=self._children.pop(pid), code=os.waitstatus_to_exitcode(status))
 
     def _handle(self) -> bool:
         """Serve one request; False when the other end is gone."""
-        try:
-            data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, MAX_FDS)
-        except ConnectionError:
-            return False
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data, fds, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES, _MAX_FDS)
         if not data:
             return False
-        request = json.loads(data)
+        request, zygote_pid = json.loads(data), os.getpid()
         if request["op"] == "kill":
-            for pid, ident in self._children.items():
-                if ident == request["id"]:
-                    os.kill(pid, request["signal"])
+            for pid in [pid for pid, ident in self._children.items() if ident == request["id"]]:
+                os.kill(pid, request["signal"])
             return True
-        zygote_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._become_worker(request, fds, zygote_pid)
         self._children[pid] = request["id"]
         for fd in fds:
             os.close(fd)
-        self._reply({"event": "spawned", "id": request["id"], "pid": pid})
+        self._reply(event="spawned", pid=pid)
         return True
 
     def _become_worker(self, request: dict, fds: list[int], zygote_pid: int) -> None:
@@ -124,7 +114,7 @@ class _Zygote:
             # A place of its own is a gain, not a need; the container's processors may have changed.
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, request["cpus"] or os.sched_getaffinity(0))
-            code = run_worker(request["target"], fds)
+            code = _run_worker(request["target"], fds)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -134,7 +124,7 @@ class _Zygote:
             os._exit(code)
 
 
-def run_worker(target: str, fds: list[int]) -> int:
+def _run_worker(target: str, fds: list[int]) -> int:
     """Call ``module:function`` with the payload behind fds[0] and return the exit code.
 
     Last words go to fds[1]: an exception as text, and the stack of every thread at SIGUSR1.
@@ -147,21 +137,18 @@ def run_worker(target: str, fds: list[int]) -> int:
     try:
         with os.fdopen(payload_fd, "rb") as file:
             file.seek(0)
-            payload = cloudpickle.loads(file.read())
+            payload = cloudpickle.load(file)
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(payload, rest)
     except PeerGoneError:
         pass  # the collector is gone, and with it everyone to talk to
     except ConfigError as error:
-        words.write(str(error))
-        words.flush()
+        print(error, file=words, flush=True)
         return CONFIG_EXIT_CODE
     except BaseException as error:
         # A note that the worker attached (worker, environment, step) belongs in front of the traceback.
-        notes = list(getattr(error, "__notes__", []))
-        error.__notes__ = []
-        words.write("\n".join([*notes, "".join(traceback.format_exception(error))]))
-        words.flush()
+        notes, error.__notes__ = getattr(error, "__notes__", []), []
+        print(*notes, "".join(traceback.format_exception(error)), sep="\n", file=words, flush=True)
         return 1
     return 0
 

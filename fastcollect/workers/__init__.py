@@ -1,4 +1,1 @@
-"""What runs inside worker processes: env workers with their groups, model workers, inference.
-
-Imports ``memory``, ``envs``, ``policies`` and ``support``; never what starts it.
-"""
+"""What runs inside worker processes: env workers with their groups, and model workers."""

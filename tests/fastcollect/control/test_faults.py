@@ -113,6 +113,24 @@ def test_blocks_published_before_a_death_are_still_taken(channel):
         assert collector.stats().discarded == 0
 
 
+def test_an_env_worker_killed_while_it_starts_is_replaced(channel):
+    env = EnvConfig(id="early", entry_point=f"{__name__}:DiesAtFirst")
+    with Collector(config(tokens=channel, env=env)) as collector:
+        assert collector.stats().env_worker_deaths == 1
+        until = time.monotonic() + 30
+        while collector.take(timeout=30).env_index[0] != 0:
+            assert time.monotonic() < until
+
+
+class DiesAtFirst(CodedEnv):
+    """Ends its process as it is built, in the first life of the first environment."""
+
+    def __init__(self, seeds):
+        super().__init__(seeds)
+        if env_seeds(0, 0, 1, 0)[0] in seeds:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_killed_model_worker_is_replaced_and_no_row_is_lost_or_mixed(channel):
     with Collector(config(tokens=channel, num_model_workers=2)) as collector:
         numbers = {}
@@ -145,7 +163,8 @@ def test_a_stopped_worker_is_a_stall_with_everyones_stack_not_a_hang(channel):
     ) as collector:
         collector.take(timeout=30)
         os.kill(collector.pids()["model_worker"][0], signal.SIGSTOP)
-        with pytest.raises(StallError, match=r"(?s)env worker.*env_worker\.py.*_wait"):
+        # The env worker waits for its actions, or for a queue if the other was stopped inside it.
+        with pytest.raises(StallError, match=r"(?s)env worker.*env_worker\.py.*(_wait|_send_request)"):
             while True:
                 collector.take()
         pids = everyone(collector)
@@ -303,9 +322,8 @@ def test_a_paused_collector_hands_out_what_was_published_and_never_stalls(channe
     with Collector(config(tokens=channel, stall_seconds=1.0)) as collector:
         time.sleep(0.5)
         collector.pause()
-        for pid in collector.pids()["env_worker"]:
-            while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
-                time.sleep(0.01)
+        stopped = [psutil.Process(pid).status() for pid in collector.pids()["env_worker"]]
+        assert stopped == [psutil.STATUS_STOPPED] * 2
         waiting = collector.stats().env_steps // 20
         blocks = 0
         with pytest.raises(TimeoutError):
