@@ -19,7 +19,7 @@ from fastcollect.control.parallelism import Parallelism
 from fastcollect.control.source import BlockSource
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
-from trainers.run.learner import Learner, learner_config, make_algorithm
+from trainers.run.learner import Learner
 from trainers.run.session import Session
 from trainers.run.training import open_session
 
@@ -96,7 +96,7 @@ def filled_learner(request: LearnerRequest, storage: str) -> tuple[Callable[[], 
     """
     config, spec = training_config(request, storage), spec_of(*request.spaces)
     envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
-    learner = Learner(learner_config(config, envs), make_algorithm(config, spec), spec)
+    learner = Learner(config, spec, range(envs))
     steps = request.rows // envs
     rows = {
         "observation": rng.standard_normal((steps + 1, envs, request.observations), np.float32),

@@ -16,9 +16,8 @@ from engine.sparse import masks as mask_functions
 from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.learner import make_algorithm
+from trainers.run.learner import Start, make_algorithm
 from trainers.run.policy import load_policy
-from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.manifest import read_identity, read_summary
 from trainers.store.states import from_arrays

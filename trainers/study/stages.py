@@ -22,8 +22,8 @@ from fastcollect.control.config import resolve_env
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.plain import plain
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
+from trainers.run.learner import Start
 from trainers.run.progress import Progress
-from trainers.run.start import Start
 from trainers.run.training import collector_config, train
 from trainers.store import artifacts
 from trainers.store.folder import RunFolder

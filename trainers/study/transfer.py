@@ -9,7 +9,7 @@ from typing import Any
 from engine.algorithms.base import Algorithm, Masks
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.start import Start
+from trainers.run.learner import Start
 from trainers.store.layout import unpack_masks
 from trainers.store.manifest import SUMMARY, read_summary
 from trainers.study import rewind, stages

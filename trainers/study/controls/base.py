@@ -10,7 +10,7 @@ import numpy as np
 from engine.algorithms.base import AgentState, Algorithm, Masks
 from engine.sparse import masks as mask_functions
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.start import Start
+from trainers.run.learner import Start
 from trainers.study import rewind
 from trainers.study.rewind import Source
 

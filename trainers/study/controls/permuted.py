@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.algorithms.base import Masks, map_weights
 from engine.sparse import masks as mask_functions
-from trainers.run.start import Start
+from trainers.run.learner import Start
 from trainers.store.layout import NETWORKS
 from trainers.study.controls.base import Round, random_masks
 from trainers.study.rewind import as_arrays

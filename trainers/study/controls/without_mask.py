@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.algorithms.base import Masks
-from trainers.run.start import Start
+from trainers.run.learner import Start
 from trainers.study.controls.base import Round
 
 
