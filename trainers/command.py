@@ -41,7 +41,6 @@ from trainers.study.identities import (
 )
 from trainers.study.orchestrator import run_all
 from trainers.study.rewind import Source
-from trainers.study.transfer import transfer
 
 _DESCRIPTION = "Train a dense policy, draw lottery tickets from it, transfer them."
 _FLAGS = "the command line"
@@ -204,7 +203,7 @@ def _transfer(arguments: TrainArguments, command: Sequence[str], progress: Progr
     path, context = _place(
         arguments, lambda root: transfer_identity(config, matrix, source, dense, root), command, progress
     )
-    _report(progress, path, transfer(context, path, config, matrix, source, dense))
+    _report(progress, path, stages.transfer(context, path, config, matrix, source, dense))
 
 
 _STAGES = {"dense": _dense, "ticket": _ticket, "transfer": _transfer}

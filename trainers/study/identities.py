@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastcollect.support.errors import ConfigError
+from fastcollect import ConfigError
 from fastcollect.support.plain import plain
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
 from trainers.store.identity import Identity
@@ -23,8 +23,8 @@ def ticket_identity(
 ) -> Identity:
     """Of a ticket drawn from a dense run. root: of the study that the ticket is in; see ``study_root``."""
     parts = {"prune": plain(prune), "rewind": plain(matrix)}
-    config = {"stage": "ticket", "from": source.path, **plain(config), **parts}
-    return Identity(kind="ticket", config=config, sources=(reference("dense", source.path, root),))
+    content = {"stage": "ticket", "from": source.path, **plain(config), **parts}
+    return Identity(kind="ticket", config=content, sources=(reference("dense", source.path, root),))
 
 
 def transfer_identity(
@@ -32,10 +32,9 @@ def transfer_identity(
 ) -> Identity:
     """Of a ticket's transfer. dense: the run that the ticket was drawn from. root: as for a ticket."""
     parts = {"rewind": {"parameters": matrix.parameters}}
-    config = {"stage": "transfer", "from": ticket.path, **plain(config), **parts}
-    named = {"ticket": ticket, "dense": dense}
-    sources = tuple(reference(role, source.path, root) for role, source in named.items())
-    return Identity(kind="transfer", config=config, sources=sources)
+    content = {"stage": "transfer", "from": ticket.path, **plain(config), **parts}
+    sources = (reference("ticket", ticket.path, root), reference("dense", dense.path, root))
+    return Identity(kind="transfer", config=content, sources=sources)
 
 
 def study_root(path: Path) -> Path:
