@@ -96,7 +96,7 @@ class Evaluator:
 
 
 def first_episodes(block: Block) -> Episodes:
-    """Of each environment the first episode that lies in the block from its first step to its last.
+    """The first episode of each environment that lies in the block from its first step to its last.
 
     Raises RuntimeError naming the environments that have none.
     """

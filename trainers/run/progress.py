@@ -42,18 +42,18 @@ class Progress:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, soft_wrap=True)
 
     def run(self, title: str, total: int) -> None:
-        """A run of ``total`` environment steps begins."""
+        """Begin to show a run of ``total`` environment steps."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(title, total=total, rates="starting", left="")
         self._title, self._total, self._first, self._printed = title, total, None, time.monotonic()
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """A row of training metrics."""
+        """Show a row of training metrics."""
         assert self._task is not None, "run comes first"
         now, step = time.monotonic(), row["env_steps"]
         self._first = self._first or (step, now)
@@ -73,7 +73,7 @@ class Progress:
             self.say(f"{self._title}: {step:,}/{self._total:,} steps  {rates}  {left}")
 
     def evaluated(self, row: Mapping[str, Any]) -> None:
-        """A row of an evaluation."""
+        """Show the row of an evaluation."""
         self.say(
             f"{self._title}: {row['env_steps']:>9,} steps  {_duration(row['wall_seconds'])}  "
             f"success any {row['success_any']:.2f}  last {row['success_last']:.2f}  "

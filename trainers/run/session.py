@@ -44,7 +44,7 @@ class Session:
         self.lag = PolicyLag(learner.updates)
 
     def run(self) -> None:
-        """Everything from the first block to the last update."""
+        """Run from the first block to the last update."""
         self._between()
         while self.learner.env_steps < self.learner.config.env_steps and not self.ended:
             self.turn()
@@ -62,7 +62,7 @@ class Session:
         self.lag.took(block, self.learner.updates)
         for observer in self.observers:
             observer.took(self, block)
-        self.learner.make_room(self.source.env_indices)
+        self.learner.make_room(self.source.env_indices)  # of all workers that were added, at once
         self.learner.learn_from(block)
         count = self.learner.config.updates_per_dispatch
         while self.learner.due() >= count:

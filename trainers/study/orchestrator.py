@@ -53,7 +53,7 @@ def run_all(
 
 @dataclass(frozen=True)
 class _Runs:
-    """What all runs of a study have in common."""
+    """Carries out the stages of a study, each in a folder of its own below the study's."""
 
     study: StudyConfig
     configure: Configure
@@ -62,7 +62,7 @@ class _Runs:
     progress: Progress
 
     def one(self, task: str, seed: int) -> Iterator[dict[str, Any]]:
-        """One seed of one task, with its transfers: what the summary says of each."""
+        """Carry out one seed of one task, with its transfers; yields what the summary says of each stage."""
         root, prune, matrix = self.folder.path, self.study.prune, self.study.rewind
         path = root / task / f"seed-{seed}"
         config, dense, row = self._dense(task, seed)

@@ -33,11 +33,11 @@ class Source:
     config_hash: str
 
     def state(self, name: str, like: AgentState) -> AgentState:
-        """Its artifact "initial", "anchor", "best" or "final". Raises ConfigError; see from_arrays."""
+        """The state in its artifact "initial", "anchor", "best" or "final". Raises ConfigError."""
         return from_arrays(self.arrays(name), like, f"artifact {name!r} of {self.path!r}")
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Any artifact's arrays. Raises ConfigError."""
+        """The arrays of any of its artifacts. Raises ConfigError."""
         return artifacts.load(self.path, name, self.config_hash).arrays
 
     def check(self, config: TrainConfig, names: Sequence[str]) -> AgentState:
@@ -92,7 +92,7 @@ class Ticket:
         return cls(config, algorithm, matrix, source, last, masks)
 
     def rewound(self, masks: Masks) -> Start:
-        """Every part from where the rewind matrix says, to be trained under these masks.
+        """The start of a run under these masks, with each part from where the rewind matrix says.
 
         Raises ConfigError for artifacts that are missing or changed.
         """
@@ -127,7 +127,7 @@ class Ticket:
         return Start(masks, state, replay, random_actions=False, keep=())
 
     def restarted(self, name: str, masks: Masks) -> Start:
-        """Weights and normaliser of the source's state ``name`` at step 0, with everything else fresh."""
+        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh."""
         begin, state = self.algorithm.init(self.config.seed), self.source.state(name, self.last)
         parameters = begin.parameters | {each: state.parameters[each] for each in self.algorithm.prunable}
         begin = begin.replace(
@@ -139,7 +139,7 @@ class Ticket:
         return Start(masks, begin, random_actions=False, keep=())
 
     def fresh(self, masks: Masks, *, other_seed: bool = False) -> Start:
-        """Fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
+        """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
         # The noise of updates stays the seed's own; only the weights differ.
         state = self.algorithm.init((self.config.seed + _FRESH_SEED * other_seed) % 2**31)
         return Start(masks, state.replace(seed=jax.numpy.uint32(self.config.seed)), keep=())
