@@ -17,7 +17,7 @@ from engine.networks import mlp, tanh_gaussian
 from fastcollect import BlockSource, EnvSpec, Parallelism
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
-from trainers.run.learner import Learner, learner_config, make_algorithm
+from trainers.run.learner import Learner
 from trainers.run.training import open_session
 
 
@@ -89,7 +89,7 @@ def filled_learner(request: LearnerRequest, storage: Storage) -> tuple[Callable[
     """
     config, spec = training_config(request, storage), spec_of(*request.spaces)
     envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
-    learner = Learner(learner_config(config, envs), make_algorithm(config, spec), spec)
+    learner = Learner(config, spec, range(envs))
     steps = request.rows // envs
     rows = {
         "observation": rng.standard_normal((steps + 1, envs, request.observations), np.float32),

@@ -40,7 +40,6 @@ from trainers.study.identities import (
     transfer_identity,
 )
 from trainers.study.orchestrator import run_all
-from trainers.study.transfer import transfer
 
 _FLAGS = "the command line"
 
@@ -194,5 +193,5 @@ def _stage(
     dense = drawn_from(source)
     return (
         lambda root: transfer_identity(config, matrix, source, dense, root),
-        lambda context, path: transfer(context, path, config, matrix, source, dense),
+        lambda context, path: stages.transfer(context, path, config, matrix, source, dense),
     )

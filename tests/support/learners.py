@@ -5,8 +5,7 @@ from support import tiny_env
 from support.blocks import block
 from support.training import tiny_config
 
-from trainers.run.learner import Learner, learner_config, make_algorithm
-from trainers.run.start import Start
+from trainers.run.learner import Learner, Start
 
 SPEC = tiny_env.spec(8)
 ENVS = 4
@@ -15,7 +14,7 @@ ENVS = 4
 def learner(masks=None, spec=SPEC, first_env=0, **changes):
     config = tiny_config(**changes)
     total = config.collect.n * config.collect.N
-    made = Learner(learner_config(config, total, first_env), make_algorithm(config, spec), spec)
+    made = Learner(config, spec, range(first_env, first_env + total))
     if masks is not None:
         made.start_from(Start(masks))
     return made

@@ -17,7 +17,6 @@ from trainers.store.layout import unpack_masks
 from trainers.store.states import to_arrays
 from trainers.study import rewind, stages
 from trainers.study.identities import study_root, ticket_identity, transfer_identity
-from trainers.study.transfer import transfer as transfer_stage
 
 CONFIG = tiny_config()
 TARGET = tiny_config(seed=4, env_kwargs=("scale=2.0",))
@@ -81,7 +80,7 @@ def run_transfer(path, ticket, dense, config=TARGET, matrix=None):
     sources = [rewind.open_source(str(each)) for each in (ticket, dense)]
     matrix = matrix or RewindConfig()
     identity = transfer_identity(config, matrix, *sources, study_root(path))
-    return transfer_stage(context(identity), path, config, matrix, *sources)
+    return stages.transfer(context(identity), path, config, matrix, *sources)
 
 
 def pretend(folder, config, start, progress, *, resume=False):

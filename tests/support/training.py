@@ -21,9 +21,8 @@ from engine.algorithms.sac import SACConfig
 from fastcollect.control.launcher import Launcher
 from trainers.config.training import CollectConfig, EvaluationConfig, ReplayConfig, TrainConfig
 from trainers.run import training as loop
-from trainers.run.learner import Learner
+from trainers.run.learner import Learner, Start
 from trainers.run.observers import InterruptedRunError
-from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder

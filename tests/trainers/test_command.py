@@ -23,8 +23,7 @@ from support.training import (
 
 from trainers.store.manifest import read_config, read_identity, read_manifest, read_summary
 from trainers.study import stages
-from trainers.study.controls import CONTROLS
-from trainers.study.transfer import VARIANTS
+from trainers.study.controls import CONTROLS, VARIANTS
 
 __all__ = ["one_launcher"]
 

@@ -1,4 +1,1 @@
-"""One training run: the session, the learner, what observes it.
-
-Imports ``config`` and ``store``.
-"""
+"""One training run: a session, its learner, and what observes it. Imports ``config`` and ``store``."""

@@ -1,65 +1,38 @@
-"""The learner: what it knows, how it learns from blocks, what it gives to the collector."""
+"""The learner: what it begins with, how it learns from blocks, what it gives to the collector."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
 from engine.algorithms import base
-from engine.algorithms.base import AgentState, Algorithm
+from engine.algorithms.base import AgentState, Algorithm, Masks
 from engine.data.replay import Replay
 from engine.data.transition import Batch
 from engine.networks import Parameters
-from fastcollect.envs.base import EnvSpec
-from fastcollect.memory.block import Block
-from fastcollect.support.errors import ConfigError
+from fastcollect import Block, ConfigError, EnvSpec
 from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
-from trainers.run.start import Start
 from trainers.store.states import from_arrays, to_arrays
 
 
-@dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """How an algorithm that replays transitions is fed; see TrainConfig for what it is made from.
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with.
 
-    env_steps: the budget, at whose last update the learning rates are ``final_learning_rate`` times what they
-    were. num_envs, first_env: of the source of blocks. storage: "host" or "device".
+    masks: networks left out are dense. state: None for fresh weights. replay: None, or arrays of
+    ``Learner.get_state`` to begin with. random_actions: whether it collects at random until start_steps.
+    keep: which artifacts it leaves beside "final": any of "initial", "anchor", "best", "saliency".
     """
 
-    seed: int
-    num_envs: int
-    first_env: int
-    batch_size: int
-    n_step: int
-    start_steps: int
-    env_steps: int
-    updates_per_step: float
-    updates_per_dispatch: int
-    final_learning_rate: float
-    capacity: int
-    storage: str
-
-
-def learner_config(config: TrainConfig, num_envs: int, first_env: int = 0) -> LearnerConfig:
-    """The learner's part of a training's configuration."""
-    return LearnerConfig(
-        seed=config.seed,
-        num_envs=num_envs,
-        first_env=first_env,
-        batch_size=config.algorithm.batch_size,
-        n_step=config.algorithm.n_step,
-        start_steps=config.start_steps,
-        env_steps=config.env_steps,
-        updates_per_step=config.updates_per_step,
-        updates_per_dispatch=config.updates_per_dispatch,
-        final_learning_rate=config.final_learning_rate,
-        capacity=config.replay.capacity,
-        storage=config.replay.storage or ("host" if jax.default_backend() == "cpu" else "device"),
-    )
+    masks: Masks = field(default_factory=dict)
+    state: AgentState | None = None
+    replay: Mapping[str, np.ndarray] | None = None
+    random_actions: bool = True
+    keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
 
 
 def make_algorithm(config: TrainConfig, spec: EnvSpec) -> Algorithm:
@@ -72,24 +45,28 @@ def make_algorithm(config: TrainConfig, spec: EnvSpec) -> Algorithm:
 class Learner:
     """An agent's state and its replay, which learn from blocks at the ratio asked for.
 
-    Updates are dispatched and not waited for; ``acting`` is what the newest of them gave.
+    envs: the global indices of the environments that blocks come from, see ``BlockSource.env_indices``.
+    Updates are dispatched and not waited for; ``acting`` holds the acting weights of the newest of them.
+    Raises ConfigError as ``make_algorithm``.
     """
 
-    def __init__(self, config: LearnerConfig, algorithm: Algorithm, spec: EnvSpec) -> None:
-        self.config, self.algorithm = config, algorithm
-        self.state = algorithm.init(config.seed)
-        self.updates = 0
-        self.pruned: tuple[str, ...] = ()
+    def __init__(self, config: TrainConfig, spec: EnvSpec, envs: range) -> None:
+        self.config, self.algorithm, self._first_env = config, make_algorithm(config, spec), envs.start
+        self._set(self.algorithm.init(config.seed))
         self.metrics: dict[str, jax.Array] = {}
         actions = int(np.prod(spec.action.shape))
-        self.replay = Replay(
-            config.capacity, config.num_envs, spec.observation_shape[0], actions, config.storage
-        )
+        storage = config.replay.storage or ("host" if jax.default_backend() == "cpu" else "device")
+        self.replay = Replay(config.replay.capacity, len(envs), spec.observation_shape[0], actions, storage)
         low, high = np.asarray(spec.action.low, np.float64), np.asarray(spec.action.high, np.float64)
         self._centre, self._half_width = (low + high) / 2, (high - low) / 2
-        self._next_step = np.full(config.num_envs, -1, np.int64)  # the environments' own count of steps
-        self.acting: Parameters = {}
-        self.refresh_acting()
+        self._next_step = np.full(len(envs), -1, np.int64)  # the environments' own count of steps
+
+    def _set(self, state: AgentState) -> None:
+        self.state, self.updates = state, int(state.updates)
+        self.pruned = base.pruned_networks(state)
+        scaling = map(jax.numpy.asarray, state.normalizer.scaling(self.algorithm.variance_floor))
+        acting = self.algorithm.acting(state, *scaling)
+        self.acting: Parameters = jax.tree.map(jax.numpy.copy, acting)
 
     @property
     def env_steps(self) -> int:
@@ -101,35 +78,27 @@ class Learner:
 
         Raises ConfigError naming every leaf of another shape, and both shapes.
         """
+        state = self.state
         if start.state is not None:
-            self._set(from_arrays(to_arrays(start.state), self.state, "the start"))
+            state = from_arrays(to_arrays(start.state), state, "the start")
         try:
-            self._set(base.masked(self.state, start.masks))
+            self._set(base.masked(state, start.masks))
         except ValueError as error:
             raise ConfigError([f"the start: {error}"]) from error
         if start.replay is not None:
             self.set_replay(start.replay, "the replay of the start")
 
-    def _set(self, state: AgentState) -> None:
-        self.state, self.updates = state, int(state.updates)
-        self.pruned = base.pruned_networks(state)
-        self.refresh_acting()
-
-    def refresh_acting(self) -> None:
-        """Compute ``acting`` without an update."""
-        mean, scale = self.state.normalizer.scaling(self.algorithm.variance_floor)
-        self.acting = jax.tree.map(jax.numpy.copy, self.algorithm.acting(self.state, mean, scale))
-
     def learn_from(self, block: Block) -> None:
         """Store a block's transitions and count its frames into the normaliser, once.
 
-        Raises ValueError for environments before the first one that this learner is for.
+        Raises ValueError for environments before this learner's first one, and otherwise as ``make_room``.
         """
-        envs = block.env_index - self.config.first_env
+        envs = block.env_index - self._first_env
         if envs.min() < 0:
             raise ValueError(
-                f"a block of environment {block.env_index.min()}; allowed: {self.config.first_env} and more"
+                f"a block of environment {block.env_index.min()}; allowed: {self._first_env} and more"
             )
+        self.make_room(range(int(block.env_index.max()) + 1))
         rows = {
             "observation": block.observation,
             "action": ((block.action - self._centre) / self._half_width).astype(np.float32),
@@ -138,7 +107,6 @@ class Learner:
             "final_row": block.episodes.row,
             "final_observation": block.episodes.final_observation,
         }
-        self._make_room(int(envs.max()) + 1)
         # The environments of a worker that was replaced count from zero again.
         continues = bool((self._next_step[envs] == block.first_step).all())
         self._next_step[envs] = block.first_step + len(block.reward)
@@ -148,11 +116,20 @@ class Learner:
             normalizer=self.state.normalizer.update(seen), env_steps=np.int64(self.env_steps + len(block))
         )
 
-    def _make_room(self, num_envs: int) -> None:
-        """For environments that came with workers that were added on the way."""
-        if more := max(0, num_envs - self.replay.num_envs):
-            self.replay = self.replay.resized(num_envs)
-            self._next_step = np.pad(self._next_step, (0, more), constant_values=-1)
+    def make_room(self, envs: range) -> None:
+        """Also learn from environments up to the last of these, which came with workers that were added.
+
+        Raises ConfigError where the replay would not hold a block of each, and stays as it is then.
+        """
+        num_envs = envs.stop - self._first_env
+        if (more := num_envs - self.replay.num_envs) <= 0:
+            return
+        capacity, least = self.replay.capacity, num_envs * self.config.collect.block_length
+        if capacity < least:
+            allowed = f"{num_envs} environments x block_length = {least} and more"
+            raise ConfigError([f"replay.capacity is {capacity}; allowed: {allowed}"])
+        self.replay = self.replay.resized(num_envs)
+        self._next_step = np.pad(self._next_step, (0, more), constant_values=-1)
 
     def due(self) -> int:
         """Updates that the ratio asks for and that were not dispatched yet."""
@@ -164,20 +141,17 @@ class Learner:
 
     def update(self, count: int) -> None:
         """Dispatch ``count`` updates, each from a batch of its own."""
-        batches, pace = self._batches(self.updates, count), np.float32(self.pace())
+        progress = min(1.0, self.updates / max(1, self._due_at(self.config.env_steps)))
+        pace = np.float32(1 - (1 - self.config.final_learning_rate) * progress)
+        batches = self._batches(self.updates, count)
         self.state, self.acting, self.metrics = base.learn(
             self.algorithm, self.state, batches, pace, self.pruned
         )
         self.updates += count
 
     def _batches(self, first: int, count: int) -> Batch:
-        config = self.config
-        return self.replay.batches(config.seed, first, count, config.batch_size, config.n_step)
-
-    def pace(self) -> float:
-        """Share of the learning rates that the next dispatch learns with."""
-        total = self._due_at(self.config.env_steps)
-        return 1 - (1 - self.config.final_learning_rate) * min(1.0, self.updates / max(1, total))
+        batch = self.config.algorithm
+        return self.replay.batches(self.config.seed, first, count, batch.batch_size, batch.n_step)
 
     def samples(self, batches: int) -> dict[str, np.ndarray]:
         """Batches for saliency, (batches, batch, ...) raw: a function of the seed and of what is held."""
@@ -195,7 +169,7 @@ class Learner:
         """Go on from ``get_state``'s result. Raises ConfigError, naming ``where``, if it does not fit."""
         self._set(from_arrays(arrays, self.state, where))
         self.acting = {name: jax.numpy.array(arrays[f"acting/{name}"].copy()) for name in self.acting}
-        self._make_room(len(arrays["next_step"]))
+        self.make_room(range(self._first_env + len(arrays["next_step"])))
         self.set_replay(arrays, where)
         self._next_step[:] = arrays["next_step"]
 
@@ -211,12 +185,9 @@ class Learner:
 
     def check_masks(self) -> None:
         """Raises AssertionError unless every pruned weight, target and moment is exactly zero."""
-        expected = jax.tree.leaves(base.masked(self.state))
-        for (path, now), zeroed in zip(
-            jax.tree_util.tree_flatten_with_path(self.state)[0], expected, strict=True
-        ):
-            if not np.array_equal(np.asarray(now), np.asarray(zeroed), equal_nan=True):
-                raise AssertionError(f"pruned entries of {jax.tree_util.keystr(path)} are not zero")
+        now, zeroed = to_arrays(self.state), to_arrays(base.masked(self.state))
+        if wrong := [name for name in now if not np.array_equal(now[name], zeroed[name], equal_nan=True)]:
+            raise AssertionError(f"pruned entries of {', '.join(wrong)} are not zero")
 
 
 def as_numpy(parameters: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -6,14 +6,15 @@ from the rows that it keeps.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Self
 
-from fastcollect.support.errors import ConfigError
+from fastcollect import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.plain import plain
 from trainers.store.rows import EVALUATIONS, METRICS, read_lines
@@ -29,7 +30,8 @@ class MetricsWriter:
     """Appends rows to the files of one run.
 
     Each row is in its file when the call returns. A row holds at least env_steps, updates and wall_seconds.
-    Texts, lists and what is null stay out of TensorBoard.
+    Texts, lists and what is null stay out of TensorBoard, whose one event file is written without a thread:
+    the library's own SummaryWriter has one, and waits forever once that died of a full disk.
 
     resume_at: the env_steps of the checkpoint that the run goes on from. Rows beyond it, which a killed run
     may have written, are dropped; those of that very step are kept, so write them before the checkpoint.
@@ -37,14 +39,24 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: Path | str, resume_at: int | None = None) -> None:
+        # Loading it takes longer than everything else here; commands that only read have no use for it.
+        from tensorboardX.event_file_writer import EventsWriter
+
         folder = Path(folder)
-        kept = {name: _keep(folder / name, resume_at) for name in (METRICS, EVALUATIONS)}
-        self._board = _Board(folder / TENSORBOARD, kept)
-        try:
+        kept = {name: _keep(folder / name, resume_at) for name in _TAGS}
+        self._board = folder / TENSORBOARD
+        with _writing(self._board):
+            self._board.mkdir(parents=True, exist_ok=True)
+            for old in self._board.glob("*.tfevents.*"):
+                old.unlink()
+            self._events = EventsWriter(str(self._board / "events"))
+        flat = sorted(((n, r) for n in kept for r in kept[n]), key=lambda pair: pair[1]["env_steps"])
+        # The wall clock of rows from before is not recorded; that they lie back to back suits every plot.
+        origin = time.time() - max((row["wall_seconds"] for _, row in flat), default=0.0)
+        self._draw((origin + row["wall_seconds"], name, row) for name, row in flat)
+        with _writing(folder):
             # Unbuffered: a row that did not fit on the disk must not be tried again when the file is closed.
-            self._streams = {name: FileIO(folder / name, "a") for name in kept}
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+            self._streams = {name: FileIO(folder / name, "a") for name in _TAGS}
 
     def write_metrics(self, row: Mapping[str, Any]) -> None:
         """Append what training measured. Raises ConfigError, with the file as it was, if the disk is full."""
@@ -54,21 +66,17 @@ class MetricsWriter:
         """Append what an evaluation measured. Raises as ``write_metrics``."""
         self._write(EVALUATIONS, row)
 
-    def close(self) -> None:
-        """Close every file."""
-        for stream in self._streams.values():
-            stream.close()
-        self._board.close()
-
-    def __enter__(self) -> MetricsWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        for stream in self._streams.values():
+            stream.close()
+        with _writing(self._board):
+            self._events.close()
 
     def _write(self, name: str, row: Mapping[str, Any]) -> None:
-        missing = [key for key in _REQUIRED if key not in row]
-        if missing:
+        if missing := [key for key in _REQUIRED if key not in row]:
             raise ValueError(f"a row for {name} lacks {', '.join(missing)}")
         strict = plain(row)
         if not _is_step(strict["env_steps"]):
@@ -76,87 +84,45 @@ class MetricsWriter:
         line = json.dumps(strict, allow_nan=False).encode() + b"\n"
         stream = self._streams[name]
         end = stream.seek(0, 2)
-        try:
-            while line:
-                line = line[stream.write(line) :]
-        except OSError as error:
-            stream.truncate(end)
-            raise _unwritable(Path(stream.name), error) from error
-        self._board.write(name, strict, time.time())
+        with _writing(str(stream.name)):
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(end)
+                raise
+        self._draw([(time.time(), name, strict)])
 
-
-class _Board:
-    """The one event file of a ``tensorboard`` folder, written in step with the rows and without a thread.
-
-    The library's own SummaryWriter hands events to a thread, and waits forever once that died of a full disk.
-    """
-
-    def __init__(self, folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        # Loading it takes longer than everything else here; commands that only read have no use for it.
-        from tensorboardX.event_file_writer import EventsWriter
+    def _draw(self, rows: Iterable[tuple[float, str, Mapping[str, Any]]]) -> None:
+        """Append rows to the event file, each as (wall-clock time, name of its file, row)."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        self._event, self._summary, self._folder = Event, Summary, folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("*.tfevents.*"):
-                old.unlink()
-            self._events = EventsWriter(str(folder / "events"))
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        flat = sorted(((n, r) for n in rows for r in rows[n]), key=lambda pair: pair[1]["env_steps"])
-        # The wall clock of rows from before is not recorded; that they lie back to back suits every plot.
-        origin = time.time() - max((row["wall_seconds"] for _, row in flat), default=0.0)
-        for name, row in flat:
-            self._append(name, row, origin + row["wall_seconds"])
-        self._flush()
-
-    def write(self, name: str, row: Mapping[str, Any], wall_time: float) -> None:
-        self._append(name, row, wall_time)
-        self._flush()
-
-    def close(self) -> None:
-        try:
-            self._events.close()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
-
-    def _append(self, name: str, row: Mapping[str, Any], wall_time: float) -> None:
-        values = [
-            self._summary.Value(tag=f"{_TAGS[name]}/{key}", simple_value=value)
-            for key, value in row.items()
-            if _is_scalar(value) and key != "env_steps"
-        ]
-        event = self._event(wall_time=wall_time, step=row["env_steps"], summary=self._summary(value=values))
-        self._events.write_event(event)
-
-    def _flush(self) -> None:
-        try:
+        for wall_time, name, row in rows:
+            values = [
+                Summary.Value(tag=f"{_TAGS[name]}/{key}", simple_value=value)
+                for key, value in row.items()
+                if _is_scalar(value) and key != "env_steps"
+            ]
+            summary = Summary(value=values)
+            self._events.write_event(Event(wall_time=wall_time, step=row["env_steps"], summary=summary))
+        with _writing(self._board):
             self._events.flush()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
 
 
 def _keep(file: Path, resume_at: int | None) -> list[dict[str, Any]]:
     """Rewrite the file without the rows beyond this step; returns the rows that stay."""
-    kept = []
-    if resume_at is not None and file.exists():
-        found = read_lines(file)
-        problems = [
-            f"{str(file)!r}, line {number}: env_steps is {row.get('env_steps')!r} and wall_seconds "
-            f"{row.get('wall_seconds')!r}; allowed: a count and a number"
-            for number, (_, row) in enumerate(found, 1)
-            if not (_is_step(row.get("env_steps")) and _is_scalar(row.get("wall_seconds")))
-        ]
-        if problems:
-            raise ConfigError(problems)
-        kept = [(line, row) for line, row in found if row["env_steps"] <= resume_at]
-
-    def write(stream: BinaryIO) -> None:
-        stream.writelines(line + b"\n" for line, _ in kept)
-
-    write_file(file, write)
+    found = read_lines(file) if resume_at is not None and file.exists() else []
+    problems = [
+        f"{str(file)!r}, line {number}: env_steps is {row.get('env_steps')!r} and wall_seconds "
+        f"{row.get('wall_seconds')!r}; allowed: a count and a number"
+        for number, (_, row) in enumerate(found, 1)
+        if not (_is_step(row.get("env_steps")) and _is_scalar(row.get("wall_seconds")))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    kept = [(line, row) for line, row in found if resume_at is not None and row["env_steps"] <= resume_at]
+    write_file(file, b"".join(line + b"\n" for line, _ in kept))
     return [row for _, row in kept]
 
 
@@ -168,5 +134,9 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < _LARGEST
 
 
-def _unwritable(file: Path, error: OSError) -> ConfigError:
-    return ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"])
+@contextlib.contextmanager
+def _writing(file: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"]) from error

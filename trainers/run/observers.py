@@ -1,20 +1,14 @@
-"""What looks on while a run goes on: artifacts, evaluations, measurements, checkpoints."""
+"""What else looks on while a run goes on: artifacts, evaluations, checkpoints."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
-
-import numpy as np
+from functools import partial
 
 from engine.algorithms.base import AgentState, copied, densities
-from fastcollect.memory.block import Block
-from trainers.config.training import EvaluationConfig
-from trainers.run.evaluation import Evaluation, Evaluator
-from trainers.run.learner import as_numpy
-from trainers.run.metrics import MetricsWriter
-from trainers.run.progress import Progress
+from trainers.run.evaluation import Evaluator, evaluation_row
+from trainers.run.learner import Learner, as_numpy
 from trainers.run.record import Record
 from trainers.run.session import Observer, Session
 from trainers.store import artifacts
@@ -23,7 +17,6 @@ from trainers.store.folder import RunFolder
 from trainers.store.states import to_arrays
 
 SALIENCY_BATCHES = 100
-_LOG_SECONDS = 2.0
 _CHECKPOINT_SECONDS = 120.0
 
 
@@ -36,94 +29,64 @@ class InterruptedRunError(Exception):
 
 
 class Artifacts(Observer):
-    """Keeps the states that others begin from. keep: see Start; resumed: the beginning was kept before."""
+    """Keeps the states that other runs begin from. keep: which, see Start. learner: as the run begins."""
 
-    def __init__(self, folder: RunFolder, anchor_steps: int, keep: tuple[str, ...], *, resumed: bool) -> None:
-        self._folder, self._anchor_steps, self._keep = folder, anchor_steps, keep
-        self._resumed, self._anchored = resumed, False
-
-    def begin(self, session: Session) -> None:
-        """Keep the initial state."""
-        self._anchored = session.learner.env_steps >= self._anchor_steps
-        if "initial" in self._keep and not self._resumed:
-            self.save("initial", session.learner.state)
+    def __init__(self, folder: RunFolder, keep: tuple[str, ...], learner: Learner) -> None:
+        self._keep = {*keep, "final"}
+        self._save = partial(artifacts.save, folder.path, config_hash=folder.config_hash)
+        self._anchored = "anchor" not in keep or learner.env_steps >= learner.config.anchor_steps
 
     def between(self, session: Session) -> None:
         """Keep the anchor, with the replay it has."""
         learner = session.learner
-        if self._anchored or learner.env_steps < self._anchor_steps:
+        if self._anchored or learner.env_steps < learner.config.anchor_steps:
             return
         self._anchored = True
-        if "anchor" in self._keep:
-            self.save("anchor", learner.state)
-            replay = learner.replay.get_state()
-            self._save_arrays("anchor-replay", {f"replay/{name}": value for name, value in replay.items()})
+        self.save("anchor", learner.state)
+        replay = learner.replay.get_state()
+        self._save("anchor-replay", {f"replay/{name}": value for name, value in replay.items()})
 
     def end(self, session: Session) -> None:
         """Keep the final state, and batches to measure saliency on."""
         self.save("final", session.learner.state)
         if "saliency" in self._keep:
-            self._save_arrays("saliency", session.learner.samples(SALIENCY_BATCHES))
-
-    def best(self, state: AgentState) -> None:
-        """Keep what was evaluated better than all before."""
-        if "best" in self._keep:
-            self.save("best", state)
+            self._save("saliency", session.learner.samples(SALIENCY_BATCHES))
 
     def save(self, name: str, state: AgentState) -> None:
-        """Keep a state under a name."""
-        meta = {"env_steps": int(state.env_steps), "updates": int(state.updates)}
-        artifacts.save(self._folder.path, name, to_arrays(state), meta, config_hash=self._folder.config_hash)
-
-    def _save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        artifacts.save(self._folder.path, name, arrays, config_hash=self._folder.config_hash)
+        """Keep a state under this name, if it is one of those to keep."""
+        if name in self._keep:
+            meta = {"env_steps": int(state.env_steps), "updates": int(state.updates)}
+            self._save(name, to_arrays(state), meta)
 
 
 class Evaluations(Observer):
-    """Tests the deterministic policy every so many steps, beside training or in its pauses (in rounds)."""
+    """Tests the deterministic policy every so many steps, beside training or in its pauses (in rounds).
 
-    def __init__(
-        self,
-        config: EvaluationConfig,
-        evaluator: Evaluator,
-        record: Record,
-        metrics: MetricsWriter,
-        progress: Progress,
-        kept: Artifacts,
-    ) -> None:
-        self._every, self.evaluator, self._record = config.every, evaluator, record
-        self._metrics, self._progress, self._kept = metrics, progress, kept
+    next: the environment step from which on the next evaluation is due.
+    """
+
+    def __init__(self, evaluator: Evaluator, record: Record, kept: Artifacts, next: int) -> None:
+        self.evaluator, self.next, self._record, self._kept = evaluator, next, record, kept
         self._pending: tuple[AgentState, float] | None = None
-        self.next: int | None = None
-
-    def begin(self, session: Session) -> None:
-        """The first evaluation is of what the run begins with, unless it goes on."""
-        if self.next is None:
-            self.next = session.learner.env_steps
-        session.ended = self._record.stopped_early
 
     def between(self, session: Session) -> None:
         """Receive an evaluation that is ready; begin one that is due."""
-        self._receive(session, 0)
+        self.receive(session, 0)
         # The end has an evaluation of its own, after the last update.
-        if self.next <= session.learner.env_steps < session.learner.config.env_steps:
-            self.finish(session)
-            while self.next <= session.learner.env_steps:
-                self.next += self._every
+        config, env_steps = session.learner.config, session.learner.env_steps
+        if self.next <= env_steps < config.env_steps:
+            self.receive(session)
+            while self.next <= env_steps:
+                self.next += config.evaluation.every
             self._start(session)
 
     def end(self, session: Session) -> None:
         """Wait for the last evaluations; one of the final state is among them."""
-        self.finish(session)
-        self._record.trained()
+        self.receive(session)
+        self._record.training_seconds = self._record.wall()
         if self._record.last_evaluation.get("updates") != session.learner.updates:
             self._start(session)
-            self.finish(session)
-
-    def finish(self, session: Session) -> None:
-        """Wait for the evaluation under way, if there is one."""
-        while self._pending is not None:
-            self._receive(session, 1.0)
+            self.receive(session)
 
     def _start(self, session: Session) -> None:
         learner = session.learner
@@ -131,48 +94,17 @@ class Evaluations(Observer):
         self._pending = copied(learner.state), self._record.wall()
         self.evaluator.start(as_numpy(learner.acting))
         if session.source.config.rounds:
-            self.finish(session)
+            self.receive(session)
 
-    def _receive(self, session: Session, timeout: float) -> None:
-        if self._pending is None or (evaluation := self.evaluator.receive(timeout)) is None:
+    def receive(self, session: Session, timeout: float | None = None) -> None:
+        """Take the result of the evaluation under way, if there is one, and if it is ready in time."""
+        if self._pending is None or (found := self.evaluator.receive(timeout)) is None:
             return
-        state, wall = self._pending
-        self._pending = None
-        self._judge(session, evaluation, state, wall)
-
-    def _judge(self, session: Session, evaluation: Evaluation, state: AgentState, wall: float) -> None:
+        (state, wall), self._pending = self._pending, None
         row = {"env_steps": int(state.env_steps), "updates": int(state.updates), "wall_seconds": wall}
-        row |= evaluation.row() | {"density": densities(state)}
-        self._metrics.write_evaluation(row)
-        self._progress.evaluated(row)
-        if self._record.judge(row):
-            self._kept.best(state)
+        if self._record.evaluated(row | evaluation_row(found) | {"density": densities(state)}):
+            self._kept.save("best", state)
         session.ended = self._record.stopped_early
-
-
-class Measurements(Observer):
-    """Writes and shows what training measures, every few seconds and at the end."""
-
-    def __init__(self, record: Record, metrics: MetricsWriter, progress: Progress) -> None:
-        self._record, self._metrics, self._progress = record, metrics, progress
-
-    def took(self, session: Session, block: Block) -> None:
-        """Remember the episodes that ended."""
-        self._record.took(block)
-
-    def between(self, session: Session) -> None:
-        """Write a row if it is time."""
-        if self._record.since_logged() >= _LOG_SECONDS:
-            self._log(session)
-
-    def end(self, session: Session) -> None:
-        """Write the last row."""
-        self._log(session)
-
-    def _log(self, session: Session) -> None:
-        row = self._record.training_row(session.learner, session.lag.read())
-        self._metrics.write_metrics(row)
-        self._progress.trained(row)
 
 
 class CheckpointWriter(Observer):
@@ -184,17 +116,11 @@ class CheckpointWriter(Observer):
 
     def between(self, session: Session) -> None:
         """Save if it is time; raises InterruptedRunError after saving if the session was told to stop."""
+        waiting = session.signum is None and time.perf_counter() - self._saved < _CHECKPOINT_SECONDS
         # Before the first block there is nothing to save, and of a reproducible run no state.
-        if not session.blocks:
+        if waiting or not session.blocks:
             return
-        if session.signum is not None:
-            self._save(session)
-            raise InterruptedRunError(session.signum)
-        if time.perf_counter() - self._saved >= _CHECKPOINT_SECONDS:
-            self._save(session)
-
-    def _save(self, session: Session) -> None:
-        self._evaluations.finish(session)
+        self._evaluations.receive(session)
         # Episodes are repeated in reproducible runs only; elsewhere environments need not save theirs.
         evaluator = self._evaluations.evaluator.get_state() if session.source.config.reproducible else {}
         arrays = {
@@ -205,3 +131,5 @@ class CheckpointWriter(Observer):
         meta = {"record": self._record.get_state(), "next_evaluation": self._evaluations.next}
         self._checkpoints.save(session.learner.env_steps, arrays, meta)
         self._saved = time.perf_counter()
+        if session.signum is not None:
+            raise InterruptedRunError(session.signum)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fastcollect.envs.base import ActionSpec, EnvSpec
-from fastcollect.policies import PolicyConfig
-from fastcollect.support.errors import ConfigError
+from fastcollect import ActionSpec, ConfigError, EnvSpec, PolicyConfig
 from fastcollect.support.named import below
 from trainers.store import artifacts
 from trainers.store.folder import RunFolder
@@ -50,18 +47,14 @@ def save_policy(
     folder: RunFolder, config: PolicyConfig, spec: EnvSpec, parameters: Mapping[str, np.ndarray]
 ) -> None:
     """Keep what ``load_policy`` needs in a run folder."""
-    action = spec.action
-    arrays: dict[str, np.ndarray] = {f"{_PARAMETERS}{k}": v for k, v in parameters.items()}
+    action, dtype = spec.action, str(np.dtype(spec.action.dtype))
+    arrays = {f"{_PARAMETERS}{name}": value for name, value in parameters.items()}
     if not action.discrete:
         arrays |= {"low": np.asarray(action.low), "high": np.asarray(action.high)}
     meta = {
         "policy": {"name": config.name, "inline": config.inline, "kwargs": dict(config.kwargs)},
         "observation": {"shape": spec.observation_shape, "dtype": str(np.dtype(spec.observation_dtype))},
-        "action": {
-            "shape": action.shape,
-            "dtype": str(np.dtype(action.dtype)),
-            "num_actions": action.num_actions,
-        },
+        "action": {"shape": action.shape, "dtype": dtype, "num_actions": action.num_actions},
     }
     artifacts.save(folder.path, _ARTIFACT, arrays, meta, config_hash=folder.config_hash)
 
@@ -69,28 +62,24 @@ def save_policy(
 def load_policy(folder: Path, config_hash: str) -> TrainedPolicy:
     """What ``save_policy`` kept. Raises ConfigError if it is not there, was changed, or is code of others."""
     found = artifacts.load(folder, _ARTIFACT, config_hash)
-    meta: Mapping[str, Any] = found.meta
-    action = ActionSpec(
-        shape=tuple(meta["action"]["shape"]),
-        dtype=np.dtype(meta["action"]["dtype"]),
-        low=found.arrays.get("low"),
-        high=found.arrays.get("high"),
-        num_actions=meta["action"]["num_actions"],
-    )
-    spec = EnvSpec(
-        observation_shape=tuple(meta["observation"]["shape"]),
-        observation_dtype=np.dtype(meta["observation"]["dtype"]),
-        observation_low=np.float32(-np.inf),
-        observation_high=np.float32(np.inf),
-        action=action,
-    )
+    policy, observation, action = (found.meta[name] for name in ("policy", "observation", "action"))
     # The file names data; which code runs is not for it to say.
-    name = meta["policy"]["inline"]
-    if not name.startswith("fastcollect.policies."):
+    if not policy["inline"].startswith("fastcollect.policies."):
         raise ConfigError(
-            [f"the policy of {str(folder)!r} is {name!r}; allowed: those of fastcollect.policies"]
+            [f"the policy of {str(folder)!r} is {policy['inline']!r}; allowed: those of fastcollect.policies"]
         )
-    config = PolicyConfig(
-        inline=name, batched=name, name=meta["policy"]["name"], kwargs=meta["policy"]["kwargs"]
+    spec = EnvSpec(
+        observation_shape=tuple(observation["shape"]),
+        observation_dtype=np.dtype(observation["dtype"]),
+        observation_low=np.array(-np.inf, np.float32),
+        observation_high=np.array(np.inf, np.float32),
+        action=ActionSpec(
+            shape=tuple(action["shape"]),
+            dtype=np.dtype(action["dtype"]),
+            low=found.arrays.get("low"),
+            high=found.arrays.get("high"),
+            num_actions=action["num_actions"],
+        ),
     )
+    config = PolicyConfig(**policy, batched=policy["inline"])
     return TrainedPolicy(config, spec, below(found.arrays, _PARAMETERS))

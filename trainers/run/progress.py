@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 _PLAIN_SECONDS = 10.0
@@ -28,10 +28,9 @@ class Progress:
             console=self.console,
         )
         self._live = self.console.is_terminal
-        self._task: Any = None
-        self._title, self._total = "", 1
-        self._printed = self._began = 0.0
-        self._first_step: int | None = None
+        self._task: TaskID | None = None
+        self._title, self._total, self._printed = "", 1, 0.0
+        self._first: tuple[int, float] | None = None  # the first row's step, and when it came
 
     def __enter__(self) -> Self:
         if self._live:
@@ -43,38 +42,38 @@ class Progress:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(text, soft_wrap=True)
 
     def run(self, title: str, total: int) -> None:
-        """A run of ``total`` environment steps begins."""
+        """Begin to show a run of ``total`` environment steps."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(title, total=total, rates="starting", left="")
-        self._title, self._total, self._first_step = title, total, None
-        self._began = self._printed = time.monotonic()
+        self._title, self._total, self._first, self._printed = title, total, None, time.monotonic()
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """A row of training metrics."""
-        now = time.monotonic()
-        if self._first_step is None:
-            self._first_step, self._began = row["env_steps"], now
-        done = row["env_steps"] - self._first_step
-        to_go = max(0, self._total - row["env_steps"])
-        left = (now - self._began) * to_go / done if done else None
+        """Show a row of training metrics."""
+        assert self._task is not None, "run comes first"
+        now, step = time.monotonic(), row["env_steps"]
+        self._first = self._first or (step, now)
+        first_step, began = self._first
+        left = ""
+        if step > first_step:
+            seconds = (now - began) * max(0, self._total - step) / (step - first_step)
+            left = f"{_duration(seconds)} left"
         rates = (
             f"{row['env_steps_per_second']:,.0f} steps/s  {row['updates_per_second']:,.0f} updates/s  "
             f"ratio {row['updates_per_step']:.4f}  return {_number(row['return_mean'], '.0f')}  "
             f"success {_number(row['success_any'], '.2f')}"
         )
-        left_text = "" if left is None else f"{_duration(left)} left"
-        self._bars.update(self._task, completed=row["env_steps"], rates=rates, left=left_text)
+        self._bars.update(self._task, completed=step, rates=rates, left=left)
         if not self._live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
-            self.say(f"{self._title}: {row['env_steps']:,}/{self._total:,} steps  {rates}  {left_text}")
+            self.say(f"{self._title}: {step:,}/{self._total:,} steps  {rates}  {left}")
 
     def evaluated(self, row: Mapping[str, Any]) -> None:
-        """A row of an evaluation."""
+        """Show the row of an evaluation."""
         self.say(
             f"{self._title}: {row['env_steps']:>9,} steps  {_duration(row['wall_seconds'])}  "
             f"success any {row['success_any']:.2f}  last {row['success_last']:.2f}  "

@@ -4,125 +4,50 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from engine.algorithms.base import densities
 from engine.sparse import masks as mask_functions
-from fastcollect.control.stats import Stats
-from fastcollect.memory.block import Block
-from trainers.config.training import TrainConfig
+from fastcollect import Block, Stats
 from trainers.run.learner import Learner
+from trainers.run.metrics import MetricsWriter
+from trainers.run.progress import Progress
+from trainers.run.session import Observer, Session
 
+_LOG_SECONDS = 2.0
 _RECENT = 100
 _THRESHOLDS = {"success_any": 0.95, "success_last": 0.8}
 _MERIT = ("success_any", "success_last", "return_mean")
 
 
-class Record:
-    """began: ``time.perf_counter()`` of the start; moved back on resume by what the run took before."""
+class Record(Observer):
+    """Remembers what a run measures, writes it and shows it: training every few seconds, evaluations at once.
 
-    def __init__(self, config: TrainConfig, began: float) -> None:
-        self.config, self.began = config, began
-        self.last_evaluation: dict[str, Any] = {}
-        self._best: tuple[float, ...] | None = None
-        self._in_a_row = 0
-        self._reached: dict[str, dict[str, float]] = {}
-        self._returns: deque[float] = deque(maxlen=_RECENT)
-        self._successes: deque[float] = deque(maxlen=_RECENT)
-        self._logged = (began, 0, 0)
-        self._training_seconds = 0.0
+    began: ``time.perf_counter()`` of the start. saved: what ``get_state`` of an interrupted run returned,
+    whose time then counts too; empty for a new run. Rates count from what the learner has done so far.
+    """
 
-    def goes_on(self, learner: Learner) -> None:
-        """Rates count from what the learner has done so far."""
+    def __init__(
+        self,
+        learner: Learner,
+        metrics: MetricsWriter,
+        progress: Progress,
+        began: float,
+        saved: dict[str, Any],
+    ) -> None:
+        self._learner, self._config = learner, learner.config
+        self._metrics, self._progress = metrics, progress
+        self._began = began - saved.get("wall_seconds", 0.0)
+        self.last_evaluation: dict[str, Any] = saved.get("last_evaluation", {})
+        self._best: list[float] | None = saved.get("best")
+        self._in_a_row: int = saved.get("in_a_row", 0)
+        self._reached: dict[str, dict[str, float]] = saved.get("reached", {})
+        self._returns: deque[float] = deque(saved.get("returns", ()), maxlen=_RECENT)
+        self._successes: deque[float] = deque(saved.get("successes", ()), maxlen=_RECENT)
         self._logged = (time.perf_counter(), learner.env_steps, learner.updates)
-
-    def trained(self) -> None:
-        """Training is done; what comes now is not part of its time."""
-        self._training_seconds = self.wall()
-
-    def wall(self) -> float:
-        """Seconds that the run took so far."""
-        return time.perf_counter() - self.began
-
-    def since_logged(self) -> float:
-        """Seconds since ``training_row``."""
-        return time.perf_counter() - self._logged[0]
-
-    def took(self, block: Block) -> None:
-        """Remember the episodes that ended in a block."""
-        self._returns.extend(block.episodes.episode_return.tolist())
-        self._successes.extend(block.episodes.success_any.tolist())
-
-    def judge(self, row: Mapping[str, Any]) -> bool:
-        """Remember an evaluation; returns whether it is the best one so far."""
-        self.last_evaluation = dict(row)
-        for name, threshold in _THRESHOLDS.items():
-            if row[name] >= threshold and name not in self._reached:
-                at = {key: row[key] for key in ("env_steps", "wall_seconds")}
-                self._reached[name] = {"at": threshold, **at}
-        enough = self.config.stop_success is not None and row["success_any"] >= self.config.stop_success
-        self._in_a_row = self._in_a_row + 1 if enough else 0
-        merit = tuple(row[name] for name in _MERIT)
-        if self._best is not None and merit <= self._best:
-            return False
-        self._best = merit
-        return True
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether success has lasted for as many evaluations as end a run."""
-        return self.config.stop_success is not None and self._in_a_row >= self.config.stop_patience
-
-    def training_row(self, learner: Learner, lag: Mapping[str, float | None]) -> dict[str, Any]:
-        """Counters, rates since the row before, recent episodes, the learner's metrics; waits for those.
-
-        lag: of the policy; see PolicyLag.
-        """
-        now = time.perf_counter()
-        then, steps, updates = self._logged
-        self._logged = (now, learner.env_steps, learner.updates)
-        return {
-            "env_steps": learner.env_steps,
-            "updates": learner.updates,
-            "wall_seconds": self.wall(),
-            "env_steps_per_second": (learner.env_steps - steps) / (now - then),
-            "updates_per_second": (learner.updates - updates) / (now - then),
-            "updates_per_step": self._ratio(learner),
-            **lag,
-            "return_mean": float(np.mean(self._returns)) if self._returns else None,
-            "success_any": float(np.mean(self._successes)) if self._successes else None,
-            **{name: float(value) for name, value in learner.metrics.items()},
-        }
-
-    def _ratio(self, learner: Learner) -> float:
-        learned = max(1, learner.env_steps - self.config.start_steps)
-        return learner.updates / learned
-
-    def summary(self, learner: Learner, stats: Stats) -> dict[str, Any]:
-        """The results of the run."""
-        row = self.last_evaluation
-        kept = {name: mask_functions.counts(mask)[0] for name, mask in learner.state.masks.items()}
-        return {
-            **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
-            "best": dict(zip(_MERIT, self._best, strict=True)),
-            "reached": self._reached,
-            "env": self.config.env,
-            "seed": self.config.seed,
-            "env_steps": learner.env_steps,
-            "updates": learner.updates,
-            "updates_per_step": self._ratio(learner),
-            "transitions_stored": learner.replay.added,
-            "wall_seconds": self.wall(),
-            "training_seconds": self._training_seconds,
-            "stopped_early": self.stopped_early,
-            "density": densities(learner.state),
-            "kept_weights": kept,
-            "flops": learner.algorithm.flops(learner.state),
-            "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
-        }
+        self.training_seconds = 0.0  # without what comes after the last update
 
     def get_state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -136,11 +61,90 @@ class Record:
             "wall_seconds": self.wall(),
         }
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``get_state``'s result."""
-        self._best = tuple(state["best"]) if state["best"] is not None else None
-        self._in_a_row, self._reached = state["in_a_row"], state["reached"]
-        self.last_evaluation = state["last_evaluation"]
-        self._returns.extend(state["returns"])
-        self._successes.extend(state["successes"])
-        self.began -= state["wall_seconds"]
+    def wall(self) -> float:
+        """Seconds that the run took so far."""
+        return time.perf_counter() - self._began
+
+    def took(self, session: Session, block: Block) -> None:
+        """Remember the episodes that ended in a block."""
+        self._returns.extend(block.episodes.episode_return.tolist())
+        self._successes.extend(block.episodes.success_any.tolist())
+
+    def between(self, session: Session) -> None:
+        """Write a row of training's measurements if it is time."""
+        if time.perf_counter() - self._logged[0] >= _LOG_SECONDS:
+            self._log(session)
+
+    def end(self, session: Session) -> None:
+        """Write the last row."""
+        self._log(session)
+
+    def _log(self, session: Session) -> None:
+        """Counters, rates since the row before, recent episodes, the learner's metrics; waits for those."""
+        learner, now = self._learner, time.perf_counter()
+        then, steps, updates = self._logged
+        self._logged = (now, learner.env_steps, learner.updates)
+        row = {
+            "env_steps": learner.env_steps,
+            "updates": learner.updates,
+            "wall_seconds": self.wall(),
+            "env_steps_per_second": (learner.env_steps - steps) / (now - then),
+            "updates_per_second": (learner.updates - updates) / (now - then),
+            "updates_per_step": self._ratio(),
+            **session.lag.read(),
+            "return_mean": float(np.mean(self._returns)) if self._returns else None,
+            "success_any": float(np.mean(self._successes)) if self._successes else None,
+            **{name: float(value) for name, value in learner.metrics.items()},
+        }
+        self._metrics.write_metrics(row)
+        self._progress.trained(row)
+
+    def _ratio(self) -> float:
+        learned = max(1, self._learner.env_steps - self._config.start_steps)
+        return self._learner.updates / learned
+
+    def evaluated(self, row: dict[str, Any]) -> bool:
+        """Write an evaluation's row and remember it; returns whether it is the best one so far."""
+        self._metrics.write_evaluation(row)
+        self._progress.evaluated(row)
+        self.last_evaluation = row
+        for name, threshold in _THRESHOLDS.items():
+            if row[name] >= threshold and name not in self._reached:
+                at = {key: row[key] for key in ("env_steps", "wall_seconds")}
+                self._reached[name] = {"at": threshold, **at}
+        stop = self._config.stop_success
+        self._in_a_row = self._in_a_row + 1 if stop is not None and row["success_any"] >= stop else 0
+        merit = [row[name] for name in _MERIT]
+        if self._best is not None and merit <= self._best:
+            return False
+        self._best = merit
+        return True
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether success has lasted for as many evaluations as end a run."""
+        return self._config.stop_success is not None and self._in_a_row >= self._config.stop_patience
+
+    def summary(self, stats: Stats) -> dict[str, Any]:
+        """The results of the run, whose last evaluation was of its final weights."""
+        learner, row, best = self._learner, self.last_evaluation, self._best
+        assert best is not None, "an evaluation ends every run"
+        kept = {name: mask_functions.counts(mask)[0] for name, mask in learner.state.masks.items()}
+        return {
+            **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
+            "best": dict(zip(_MERIT, best, strict=True)),
+            "reached": self._reached,
+            "env": self._config.env,
+            "seed": self._config.seed,
+            "env_steps": learner.env_steps,
+            "updates": learner.updates,
+            "updates_per_step": self._ratio(),
+            "transitions_stored": learner.replay.added,
+            "wall_seconds": self.wall(),
+            "training_seconds": self.training_seconds,
+            "stopped_early": self.stopped_early,
+            "density": densities(learner.state),
+            "kept_weights": kept,
+            "flops": learner.algorithm.flops(learner.state),
+            "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
+        }

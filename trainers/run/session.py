@@ -10,9 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastcollect.control.source import BlockSource
-from fastcollect.memory.block import Block
-from fastcollect.policies.base import POLICY_VERSION
+from fastcollect import POLICY_VERSION, Block, BlockSource
 from trainers.run.learner import Learner, as_numpy
 
 _VERSIONS = 1024
@@ -21,25 +19,22 @@ _VERSIONS = 1024
 class Observer:
     """Looks on while a session runs. Every method does nothing unless a subclass says what."""
 
-    def begin(self, session: Session) -> None:
-        """Called once, before the first block."""
-
     def took(self, session: Session, block: Block) -> None:
         """Called with every block, before it is learned from."""
 
     def between(self, session: Session) -> None:
-        """Called wherever everything can be saved: after any block, or in rounds after each round."""
+        """Called wherever everything can be saved: first, and after any block or, in rounds, any round."""
 
     def end(self, session: Session) -> None:
         """Called once, after the last update."""
 
 
 class Session:
-    """Takes blocks, makes the updates that they bring, publishes the weights that come of it.
+    """Takes blocks, makes the updates that they bring, and publishes the resulting weights.
 
-    source: running, with the learner's weights or such as explore. ended: set by an observer to end before
-    the budget does. signum: set from outside to ask for an end at the next point where everything can be
-    saved; an observer acts on it.
+    source: is running, with the learner's weights or ones that explore. ended: an observer sets it to end
+    the run before its budget does. signum: is set from outside to ask for an end at the next point where
+    everything can be saved; an observer acts on it.
     """
 
     def __init__(self, source: BlockSource, learner: Learner, observers: Sequence[Observer] = ()) -> None:
@@ -49,9 +44,7 @@ class Session:
         self.lag = PolicyLag(learner.updates)
 
     def run(self) -> None:
-        """Everything from the first block to the last update."""
-        for observer in self.observers:
-            observer.begin(self)
+        """Run from the first block to the last update."""
         self._between()
         while self.learner.env_steps < self.learner.config.env_steps and not self.ended:
             self.turn()
@@ -69,6 +62,7 @@ class Session:
         self.lag.took(block, self.learner.updates)
         for observer in self.observers:
             observer.took(self, block)
+        self.learner.make_room(self.source.env_indices)  # of all workers that were added, at once
         self.learner.learn_from(block)
         count = self.learner.config.updates_per_dispatch
         while self.learner.due() >= count:
@@ -96,9 +90,9 @@ class Session:
 
 
 class PolicyLag:
-    """How many updates the weights that acted were behind the newest ones, when their block was taken.
+    """How many updates the weights that acted were behind the newest ones when their block was taken.
 
-    updates: how many the weights had had that act from the start.
+    updates: how many the weights that act from the start had had.
     """
 
     def __init__(self, updates: int) -> None:
@@ -124,9 +118,6 @@ class PolicyLag:
 
     def read(self) -> dict[str, float | None]:
         """Mean and greatest over the rows since it was read before; None where there were none."""
-        found = {
-            "policy_lag": self._sum / self._rows if self._rows else None,
-            "policy_lag_max": self._most if self._rows else None,
-        }
+        mean, most = (self._sum / self._rows, self._most) if self._rows else (None, None)
         self._sum = self._rows = self._most = 0
-        return found
+        return {"policy_lag": mean, "policy_lag_max": most}

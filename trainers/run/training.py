@@ -7,38 +7,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.algorithms.base import Network
-from fastcollect.control.collector import Collector, new_launcher
-from fastcollect.control.config import CollectorConfig
+from fastcollect import POLICY_VERSION, Collector, CollectorConfig, EnvConfig, PolicyConfig, mlp_policy
+from fastcollect.control.collector import new_launcher
 from fastcollect.control.launcher import Launcher
 from fastcollect.control.probe import env_spec
-from fastcollect.envs.base import EnvSpec
-from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import POLICY_VERSION, PolicyConfig, mlp_policy
 from fastcollect.support.command import parse_kwargs
 from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.evaluation import Evaluator
-from trainers.run.learner import Learner, as_numpy, learner_config, make_algorithm
+from trainers.run.learner import Learner, Start, as_numpy
 from trainers.run.metrics import MetricsWriter
-from trainers.run.observers import (
-    Artifacts,
-    CheckpointWriter,
-    Evaluations,
-    InterruptedRunError,
-    Measurements,
-)
+from trainers.run.observers import Artifacts, CheckpointWriter, Evaluations, InterruptedRunError
 from trainers.run.policy import save_policy
 from trainers.run.progress import Progress
 from trainers.run.record import Record
 from trainers.run.session import Session
-from trainers.run.start import Start
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder
 
@@ -81,12 +71,6 @@ def yielding_launcher(config: CollectorConfig) -> Launcher:
     return launcher
 
 
-def new_learner(config: TrainConfig, collection: CollectorConfig, spec: EnvSpec) -> Learner:
-    """A learner of fresh weights for what a collector of this configuration hands out."""
-    algorithm = make_algorithm(config, spec)
-    return Learner(learner_config(config, collection.total_envs, collection.first_env), algorithm, spec)
-
-
 @contextlib.contextmanager
 def open_session(config: TrainConfig, model_device: str = "cpu") -> Iterator[Session]:
     """A session that nobody looks on, its workers started: to train by turns, or to measure.
@@ -95,7 +79,7 @@ def open_session(config: TrainConfig, model_device: str = "cpu") -> Iterator[Ses
     """
     collection = replace(collector_config(config), model_device=model_device)
     with contextlib.closing(yielding_launcher(collection)) as launcher:
-        learner = new_learner(config, collection, env_spec(launcher, collection.env))
+        learner = Learner(config, env_spec(launcher, collection.env), collection.env_indices)
         with Collector(collection, launcher, parameters=as_numpy(learner.acting)) as source:
             yield Session(source, learner)
 
@@ -109,72 +93,49 @@ def train(
     """
     began = time.perf_counter()
     collection = collector_config(config)
+    policy = acting_policy(config.algorithm.network, deterministic=True)
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(contextlib.closing(yielding_launcher(collection)))
         spec = env_spec(launcher, collection.env)
-        learner = new_learner(config, collection, spec)
-        policy = acting_policy(config.algorithm.network, deterministic=True)
+        learner = Learner(config, spec, collection.env_indices)
+        checkpoints = Checkpoints(folder.path)
+        step = checkpoints.latest() if resume else None
+        arrays: dict[str, np.ndarray] = {}
+        meta: dict[str, Any] = {}
+        if step is None:
+            learner.start_from(start)
+        else:
+            arrays, meta = checkpoints.load()
+            learner.set_state(arrays, f"checkpoint {step} of {str(folder.path)!r}")
+        tested, horizon = below(arrays, "evaluator/"), spec.max_episode_steps
         evaluator = Evaluator(
-            collection.env, policy, config.evaluation, config.seed, spec.max_episode_steps, launcher
+            collection.env, policy, config.evaluation, config.seed, horizon, launcher, tested
         )
         stack.callback(evaluator.close)
-        checkpoints, record = Checkpoints(folder.path), Record(config, began)
-        resumed = resume and checkpoints.latest() is not None
-        saved = None
-        if resumed:
-            saved = _restore(checkpoints, folder, learner, evaluator, record)
-        else:
-            learner.start_from(start)
-        metrics = MetricsWriter(folder.path, learner.env_steps if resumed else None)
-        stack.enter_context(contextlib.closing(metrics))
-        record.goes_on(learner)
-        kept = Artifacts(folder, config.anchor_steps, start.keep, resumed=resumed)
-        evaluations = Evaluations(config.evaluation, evaluator, record, metrics, progress, kept)
-        if saved is not None:
-            evaluations.next = saved["next_evaluation"]
-        source = stack.enter_context(_start_collector(collection, launcher, learner, start, saved))
-        measurements = Measurements(record, metrics, progress)
+        metrics = stack.enter_context(MetricsWriter(folder.path, step))
+        record = Record(learner, metrics, progress, began, meta.get("record", {}))
+        kept = Artifacts(folder, start.keep, learner)
+        evaluations = Evaluations(evaluator, record, kept, meta.get("next_evaluation", learner.env_steps))
+        # Weights that are fresh act at random first.
+        exploring = start.random_actions and not learner.updates
+        weights = learner.algorithm.exploring(learner.state) if exploring else as_numpy(learner.acting)
+        state = below(arrays, "collector/") or None
+        source = stack.enter_context(Collector(collection, launcher, state, weights))
+        if step is not None and not collection.reproducible:
+            source.publish(weights)
         writer = CheckpointWriter(checkpoints, evaluations, record)
-        session = Session(source, learner, (kept, evaluations, measurements, writer))
+        session = Session(source, learner, (kept, evaluations, record, writer))
+        if step is None:
+            kept.save("initial", learner.state)
+        session.ended = record.stopped_early
         with _stop_on_signal(session):
             session.run()
             save_policy(folder, policy, spec, as_numpy(learner.acting))
-            summary = record.summary(learner, source.stats())
+            summary = record.summary(source.stats())
             folder.write_summary(summary)
     if session.signum is not None:  # too late for this run, and not for those that may follow it
         raise InterruptedRunError(session.signum)
     return summary
-
-
-def _restore(
-    checkpoints: Checkpoints, folder: RunFolder, learner: Learner, evaluator: Evaluator, record: Record
-) -> dict[str, Any]:
-    """Go on from the newest checkpoint; returns the rest of it: collector, next_evaluation."""
-    arrays, meta = checkpoints.load()
-    learner.set_state(arrays, f"checkpoint {checkpoints.latest()} of {str(folder.path)!r}")
-    evaluator.set_state(below(arrays, "evaluator/"))
-    record.set_state(meta["record"])
-    return {"collector": below(arrays, "collector/"), "next_evaluation": meta["next_evaluation"]}
-
-
-def _start_collector(
-    config: CollectorConfig,
-    launcher: Launcher,
-    learner: Learner,
-    start: Start,
-    saved: Mapping[str, Any] | None,
-) -> Collector:
-    """The collector, acting at random first if weights are fresh."""
-    exploring = start.random_actions and not learner.updates
-    weights: Mapping[str, np.ndarray] = as_numpy(learner.acting)
-    if exploring:
-        weights = learner.algorithm.exploring(learner.state)
-    if saved is None:
-        return Collector(config, launcher, parameters=weights)
-    collector = Collector(config, launcher, state=saved["collector"])
-    if not config.reproducible:
-        collector.publish(weights)
-    return collector
 
 
 @contextlib.contextmanager
@@ -183,16 +144,14 @@ def _stop_on_signal(session: Session) -> Iterator[None]:
 
     Only a process's main thread may handle signals; elsewhere they stay whoever's they are.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    main = threading.current_thread() is threading.main_thread()
 
     def stop(signum: int, _: object) -> None:
         if session.signum is not None:
             raise KeyboardInterrupt
         session.signum = signum
 
-    earlier = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM) if main}
     try:
         yield
     finally:

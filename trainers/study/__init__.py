@@ -1,4 +1,1 @@
-"""A study of many runs: stages, rewinds, controls, transfers.
-
-Imports ``config``, ``store`` and ``run``.
-"""
+"""A study of many runs: stages, rewinds, controls. Imports ``config``, ``store`` and ``run``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastcollect.support.errors import ConfigError
+from fastcollect import ConfigError
 from fastcollect.support.plain import plain
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
 from trainers.store.identity import Identity
@@ -14,28 +14,27 @@ from trainers.study.rewind import Source, open_source
 
 
 def study_identity(study: StudyConfig) -> Identity:
-    """Of a whole study."""
+    """The identity of a whole study."""
     return Identity(kind="study", config={"stage": "all", **plain(study)})
 
 
 def ticket_identity(
     config: TrainConfig, prune: PruneConfig, matrix: RewindConfig, source: Source, root: Path
 ) -> Identity:
-    """Of a ticket drawn from a dense run. root: of the study that the ticket is in; see ``study_root``."""
+    """The identity of a ticket. source: its dense run. root: of its study, see ``study_root``."""
     parts = {"prune": plain(prune), "rewind": plain(matrix)}
-    config = {"stage": "ticket", "from": source.path, **plain(config), **parts}
-    return Identity(kind="ticket", config=config, sources=(reference("dense", source.path, root),))
+    content = {"stage": "ticket", "from": source.path, **plain(config), **parts}
+    return Identity(kind="ticket", config=content, sources=(reference("dense", source.path, root),))
 
 
 def transfer_identity(
     config: TrainConfig, matrix: RewindConfig, ticket: Source, dense: Source, root: Path
 ) -> Identity:
-    """Of a ticket's transfer. dense: the run that the ticket was drawn from. root: as for a ticket."""
+    """The identity of a transfer. dense: the run that the ticket was drawn from. root: of its study."""
     parts = {"rewind": {"parameters": matrix.parameters}}
-    config = {"stage": "transfer", "from": ticket.path, **plain(config), **parts}
-    named = {"ticket": ticket, "dense": dense}
-    sources = tuple(reference(role, source.path, root) for role, source in named.items())
-    return Identity(kind="transfer", config=config, sources=sources)
+    content = {"stage": "transfer", "from": ticket.path, **plain(config), **parts}
+    sources = (reference("ticket", ticket.path, root), reference("dense", dense.path, root))
+    return Identity(kind="transfer", config=content, sources=sources)
 
 
 def study_root(path: Path) -> Path:
@@ -63,7 +62,7 @@ def drawn_from(ticket: Source) -> Source:
 
 
 def default_path(runs: Path, identity: Identity, name: str | None = None) -> Path:
-    """Where a run lies whose folder was not named: the hash keeps other configurations apart."""
+    """The folder of a run for which none was named; the hash keeps other configurations apart."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name or identity.env)
     stage = identity.config["stage"]
     return runs / safe / f"{stage}-seed{identity.seed}-{identity.hash()[:8]}"

@@ -6,12 +6,13 @@ its hash, and what was interrupted goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastcollect.support.errors import ConfigError
+from fastcollect import ConfigError
 from trainers.config.training import StudyConfig, TrainConfig
 from trainers.run.progress import Progress
 from trainers.store.folder import RunFolder
@@ -20,7 +21,6 @@ from trainers.store.manifest import read_summary
 from trainers.study import stages
 from trainers.study.identities import study_identity, ticket_identity, transfer_identity
 from trainers.study.rewind import Source, open_source
-from trainers.study.transfer import transfer
 
 Configure = Callable[[str, int], TrainConfig]
 """The configuration of a run by its environment and seed."""
@@ -43,10 +43,9 @@ def run_all(
             return
         runs = _Runs(study, configure, folder, command, progress)
         results: list[dict[str, Any]] = []
-        for task in study.tasks:
-            for seed in study.seeds:
-                # A target may be a task too.
-                results += [row for row in runs.one(task, seed) if row not in results]
+        for task, seed in itertools.product(study.tasks, study.seeds):
+            # A target may be a task too.
+            results += [row for row in runs.one(task, seed) if row not in results]
         seconds = sum(row["wall_seconds"] for row in results)
         folder.write_summary({"stage": "all", "results": results, "wall_seconds": seconds})
     progress.say(f"run folder: {root}")
@@ -54,7 +53,7 @@ def run_all(
 
 @dataclass(frozen=True)
 class _Runs:
-    """What all runs of a study have in common."""
+    """Carries out the stages of a study, each in a folder of its own below the study's."""
 
     study: StudyConfig
     configure: Configure
@@ -62,45 +61,33 @@ class _Runs:
     command: Sequence[str]
     progress: Progress
 
-    def one(self, task: str, seed: int) -> list[dict[str, Any]]:
-        """One seed of one task, with its transfers: what the summary says of each."""
-        config, path = self.configure(task, seed), self._path(task, seed)
-        dense = self._dense(config)
-        prune, matrix = self.study.prune, self.study.rewind
-        identity = ticket_identity(config, prune, matrix, dense, self.folder.path)
+    def one(self, task: str, seed: int) -> Iterator[dict[str, Any]]:
+        """Carry out one seed of one task, with its transfers; yields what the summary says of each stage."""
+        root, prune, matrix = self.folder.path, self.study.prune, self.study.rewind
+        path = root / task / f"seed-{seed}"
+        config, dense, row = self._dense(task, seed)
+        yield row
+        identity = ticket_identity(config, prune, matrix, dense, root)
         rounds = stages.control_rounds(self.study)
-        context = self._context(identity)
-        stages.ticket(context, path / "ticket", config, prune, matrix, dense, rounds)
+        yield self._run(identity, path / "ticket", stages.ticket, config, prune, matrix, dense, rounds)
         ticket = open_source(str(path / "ticket"))
-        results = [self._result(identity, path / "ticket")]
         for target in (each for each in self.study.targets if each != task):
-            results += self._transfer(path, target, seed, ticket, dense)
-        return [self._result(dense_identity(config), path / "dense"), *results]
+            # The target's own dense run, to hold the transfer's variants against.
+            config, _, row = self._dense(target, seed)
+            yield row
+            identity, inside = transfer_identity(config, matrix, ticket, dense, root), f"transfer-{target}"
+            yield self._run(identity, path / inside, stages.transfer, config, matrix, ticket, dense)
 
-    def _transfer(
-        self, path: Path, target: str, seed: int, ticket: Source, dense: Source
-    ) -> list[dict[str, Any]]:
-        """The transfer's variants, and the target's own dense run to hold them against."""
-        config, matrix = self.configure(target, seed), self.study.rewind
-        own = self._dense(config)
-        identity = transfer_identity(config, matrix, ticket, dense, self.folder.path)
-        path = path / f"transfer-{target}"
-        transfer(self._context(identity), path, config, matrix, ticket, dense)
-        return [self._result(dense_identity(config), Path(own.path)), self._result(identity, path)]
+    def _dense(self, env: str, seed: int) -> tuple[TrainConfig, Source, dict[str, Any]]:
+        config, path = self.configure(env, seed), self.folder.path / env / f"seed-{seed}" / "dense"
+        row = self._run(dense_identity(config), path, stages.dense, config)
+        return config, open_source(str(path)), row
 
-    def _dense(self, config: TrainConfig) -> Source:
-        path = self._path(config.env, config.seed) / "dense"
-        stages.dense(self._context(dense_identity(config)), path, config)
-        return open_source(str(path))
-
-    def _path(self, env: str, seed: int) -> Path:
-        return self.folder.path / env / f"seed-{seed}"
-
-    def _context(self, identity: Identity) -> stages.Context:
+    def _run(self, identity: Identity, path: Path, stage: Callable, *arguments: Any) -> dict[str, Any]:
+        """Carry out a stage, unless it is finished; returns what the study's summary says of it."""
         title = f"{identity.env} seed {identity.seed} {identity.kind}"
-        return stages.Context(identity, self.command, self.progress, True, title, self.folder)
-
-    def _result(self, identity: Identity, path: Path) -> dict[str, Any]:
+        context = stages.Context(identity, self.command, self.progress, True, title, self.folder)
+        stage(context, path, *arguments)
         chosen = [*stages.RESULTS, "density"]
         summary = read_summary(path, chosen)
         what = {"stage": identity.kind, "env": identity.env, "seed": identity.seed}

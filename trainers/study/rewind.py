@@ -1,28 +1,26 @@
-"""What a retraining starts from: sources, and the rewind matrix."""
+"""What a retraining starts from: finished runs, and a ticket's rounds by the rewind matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
 
 from engine.algorithms.base import AgentState, Algorithm, Masks, adam
-from engine.data.transition import Batch
 from engine.normalizer import Moments
-from engine.sparse import masks as mask_functions
-from engine.sparse.saliency import mean_absolute_gradients
-from fastcollect.support.errors import ConfigError
+from fastcollect import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
-from trainers.run.learner import make_algorithm
+from trainers.run.learner import Start, make_algorithm
 from trainers.run.policy import load_policy
-from trainers.run.start import Start
 from trainers.store import artifacts
 from trainers.store.manifest import read_identity, read_summary
 from trainers.store.states import from_arrays
 
+_STATES = ("initial", "anchor", "best", "final")
 _FRESH_SEED = 7_919
 """Added to a run's seed for weights that must not be the ones it began with."""
 
@@ -35,13 +33,28 @@ class Source:
     config_hash: str
 
     def state(self, name: str, like: AgentState) -> AgentState:
-        """Its artifact "initial", "anchor", "best" or "final". Raises ConfigError; see from_arrays."""
-        found = artifacts.load(self.path, name, self.config_hash)
-        return from_arrays(found.arrays, like, f"artifact {name!r} of {self.path!r}")
+        """The state in its artifact "initial", "anchor", "best" or "final". Raises ConfigError."""
+        return from_arrays(self.arrays(name), like, f"artifact {name!r} of {self.path!r}")
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Any artifact's arrays. Raises ConfigError."""
+        """The arrays of any of its artifacts. Raises ConfigError."""
         return artifacts.load(self.path, name, self.config_hash).arrays
+
+    def check(self, config: TrainConfig, names: Sequence[str]) -> AgentState:
+        """A state such as a run of this configuration has.
+
+        Raises ConfigError naming all of these artifacts that are missing, were changed, or do not fit it.
+        """
+        like = self.algorithm(config).init(config.seed)
+        problems: list[str] = []
+        for name in names:
+            try:
+                self.state(name, like) if name in _STATES else self.arrays(name)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return like
 
     def algorithm(self, config: TrainConfig) -> Algorithm:
         """The algorithm of this configuration in the spaces that the run had. Raises ConfigError."""
@@ -55,91 +68,78 @@ def open_source(path: str) -> Source:
     return Source(path, manifest["config_hash"])
 
 
-def fresh(config: TrainConfig, algorithm: Algorithm, *, other_seed: bool) -> AgentState:
-    """Fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
-    # The noise of updates stays the seed's own; only the weights differ.
-    state = algorithm.init((config.seed + _FRESH_SEED * other_seed) % 2**31)
-    return state.replace(seed=jax.numpy.uint32(config.seed))
+@dataclass(frozen=True)
+class Ticket:
+    """A ticket in one of its rounds, and what it is drawn from.
 
-
-def rewound(
-    config: TrainConfig,
-    algorithm: Algorithm,
-    rewind: RewindConfig,
-    source: Source,
-    last: AgentState,
-    masks: Masks,
-) -> Start:
-    """The start of a ticket: every part from where the rewind matrix says; the run masks it.
-
-    last: the round before, trained. Raises ConfigError for artifacts that are missing or changed.
+    config: of the runs that it is trained in. source: the dense run. masks: of this round. last: the round
+    before, trained; the dense run's final state before the first one. number: of the round, from 1.
     """
-    like = algorithm.init(config.seed)
-    anchor = source.state("anchor", like)
-    weights = {
-        "anchor": lambda: anchor,
-        "initial": lambda: source.state("initial", like),
-        "final": lambda: last,
-    }[rewind.parameters]()
-    parameters, optimizer, targets = dict(anchor.parameters), dict(anchor.optimizer), anchor.targets
-    parameters |= {name: weights.parameters[name] for name in algorithm.prunable}
-    if rewind.optimizer == "fresh":
-        optimizer = {name: adam(leaves) for name, leaves in parameters.items()}
-    if rewind.temperature == "fresh":
-        others = {name: v for name, v in like.parameters.items() if name not in algorithm.prunable}
-        parameters |= others
-        optimizer |= {name: adam(leaves) for name, leaves in others.items()}
-    if rewind.targets == "online":
-        targets = {name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in targets}
-    normalizer = {
-        "anchor": anchor.normalizer,
-        "fresh": Moments.empty(len(anchor.normalizer.mean)),
-        "final": last.normalizer,
-    }[rewind.normalizer]
-    counters = like if rewind.step == "zero" else anchor
-    state = anchor.replace(
-        parameters=parameters,
-        targets=targets,
-        optimizer=optimizer,
-        normalizer=normalizer,
-        updates=counters.updates,
-        env_steps=counters.env_steps,
-    )
-    replay = source.arrays("anchor-replay") if rewind.replay == "anchor" else None
-    return Start(masks, state, replay, random_actions=False, keep=())
 
+    config: TrainConfig
+    algorithm: Algorithm
+    matrix: RewindConfig
+    source: Source
+    last: AgentState
+    masks: Masks
+    number: int = 0
 
-def restarted(config: TrainConfig, algorithm: Algorithm, state: AgentState, masks: Masks) -> Start:
-    """From these weights and this normaliser at step 0, everything else fresh: the start of a transfer."""
-    begin = algorithm.init(config.seed)
-    parameters = {**begin.parameters, **{name: state.parameters[name] for name in algorithm.prunable}}
-    begin = begin.replace(
-        parameters=parameters,
-        targets={name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in begin.targets},
-        optimizer={name: adam(leaves) for name, leaves in parameters.items()},
-        normalizer=state.normalizer,
-    )
-    return Start(masks, begin, random_actions=False, keep=())
+    @classmethod
+    def begin(cls, config: TrainConfig, matrix: RewindConfig, source: Source, masks: Masks) -> Self:
+        """A ticket before its first round. Raises ConfigError where the source does not fit."""
+        algorithm = source.algorithm(config)
+        last = source.state("final", algorithm.init(config.seed))
+        return cls(config, algorithm, matrix, source, last, masks)
 
+    def rewound(self, masks: Masks) -> Start:
+        """The start of a run under these masks, with each part from where the rewind matrix says.
 
-def as_arrays(parameters: Mapping) -> dict[str, np.ndarray]:
-    """Parameters in NumPy."""
-    return {name: np.asarray(value) for name, value in parameters.items()}
+        Raises ConfigError for artifacts that are missing or changed.
+        """
+        matrix, prunable, last = self.matrix, self.algorithm.prunable, self.last
+        like, anchor = self.algorithm.init(self.config.seed), self.source.state("anchor", last)
+        weights = last if matrix.parameters == "final" else self.source.state(matrix.parameters, last)
+        parameters, optimizer, targets = dict(anchor.parameters), dict(anchor.optimizer), anchor.targets
+        parameters |= {name: weights.parameters[name] for name in prunable}
+        if matrix.optimizer == "fresh":
+            optimizer = {name: adam(leaves) for name, leaves in parameters.items()}
+        if matrix.temperature == "fresh":
+            others = {name: leaves for name, leaves in like.parameters.items() if name not in prunable}
+            parameters |= others
+            optimizer |= {name: adam(leaves) for name, leaves in others.items()}
+        if matrix.targets == "online":
+            targets = {name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in targets}
+        normalizer = {
+            "anchor": anchor.normalizer,
+            "fresh": Moments.empty(len(anchor.normalizer.mean)),
+            "final": last.normalizer,
+        }[matrix.normalizer]
+        counters = like if matrix.step == "zero" else anchor
+        state = anchor.replace(
+            parameters=parameters,
+            targets=targets,
+            optimizer=optimizer,
+            normalizer=normalizer,
+            updates=counters.updates,
+            env_steps=counters.env_steps,
+        )
+        replay = self.source.arrays("anchor-replay") if matrix.replay == "anchor" else None
+        return Start(masks, state, replay, random_actions=False, keep=())
 
+    def restarted(self, name: str, masks: Masks) -> Start:
+        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh."""
+        begin, state = self.algorithm.init(self.config.seed), self.source.state(name, self.last)
+        parameters = begin.parameters | {each: state.parameters[each] for each in self.algorithm.prunable}
+        begin = begin.replace(
+            parameters=parameters,
+            targets={each: jax.tree.map(jax.numpy.copy, parameters[each]) for each in begin.targets},
+            optimizer={each: adam(leaves) for each, leaves in parameters.items()},
+            normalizer=state.normalizer,
+        )
+        return Start(masks, begin, random_actions=False, keep=())
 
-def saliency(algorithm: Algorithm, last: AgentState, samples: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Network -> mean |dL/dw| of a trained state over the saved batches."""
-    found = mean_absolute_gradients(algorithm, last, Batch(**samples))
-    return {name: as_arrays(value) for name, value in found.items()}
-
-
-def check_mask(masks: Masks, state: AgentState, where: str) -> None:
-    """Raises ConfigError naming every leaf, and both shapes, where masks are of another architecture."""
-    problems = []
-    for name in state.masks:
-        try:
-            mask_functions.check_matches(masks.get(name, {}), state.parameters[name])
-        except ValueError as error:
-            problems.append(f"{where}, {name}: {error}")
-    if problems:
-        raise ConfigError(problems)
+    def fresh(self, masks: Masks, *, other_seed: bool = False) -> Start:
+        """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
+        # The noise of updates stays the seed's own; only the weights differ.
+        state = self.algorithm.init((self.config.seed + _FRESH_SEED * other_seed) % 2**31)
+        return Start(masks, state.replace(seed=jax.numpy.uint32(self.config.seed)), keep=())

@@ -1,43 +1,43 @@
-"""The stages of a lottery-ticket study: dense, and ticket with its controls; ``transfer`` is the third.
+"""The stages of a lottery-ticket study: dense, ticket with its controls, and transfer.
 
 A stage is a run folder; what it trains lies in run folders inside it, each finished, resumable and skipped by
 itself. Dense: round 0. Ticket: prune, rewind, retrain, round after round (Frankle and Carbin 2019; Yu et
-al. 2020 for reinforcement learning).
+al. 2020 for reinforcement learning). Transfer: a ticket's mask on another task, and what tells its mask from
+its weights there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import AgentState, Algorithm, Masks
+from engine.algorithms.base import AgentState, Masks
+from engine.data.transition import Batch
+from engine.networks import Parameters
 from engine.sparse import masks as mask_functions
 from engine.sparse import pruning
+from engine.sparse.saliency import mean_absolute_gradients
+from fastcollect import ConfigError
 from fastcollect.control.config import resolve_env
-from fastcollect.support.errors import ConfigError
 from fastcollect.support.plain import plain
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
+from trainers.run.learner import Start
 from trainers.run.progress import Progress
-from trainers.run.start import Start
 from trainers.run.training import collector_config, train
 from trainers.store import artifacts
 from trainers.store.folder import RunFolder
 from trainers.store.identity import Identity
-from trainers.store.layout import NETWORKS, pack_masks
+from trainers.store.layout import NETWORKS, pack_masks, unpack_masks
 from trainers.store.manifest import SUMMARY, read_config, read_summary
-from trainers.study import rewind
-from trainers.study.controls import CONTROLS, planned
-from trainers.study.controls.base import Round
-from trainers.study.rewind import Source
-from trainers.study.seeds import derive
+from trainers.study.controls import CONTROLS, VARIANTS, derive, planned
+from trainers.study.rewind import Source, Ticket, open_source
 
 RESULTS = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds")
-"""What every summary says at its top."""
+"""What every summary says at its top; of a stage, the seconds of all that is inside it."""
 _NEED_GRADIENTS = ("taylor", "gradient")
 
 
@@ -69,28 +69,42 @@ class Context:
 def run_inside(
     context: Context,
     around: RunFolder,
-    folder_name: str,
+    inside: str,
     title: str,
     config: TrainConfig,
-    make_start: Callable[[], Start],
+    start: Start,
     **place: Any,
 ) -> dict[str, Any]:
-    """Train in a run folder inside a stage's, unless that is finished; returns its summary.
+    """Train in a run folder inside a stage's, unless that is finished.
 
-    place: kind, name and round of its identity. Raises as ``train``; ConfigError where the folder is another
-    run's.
+    place: kind, name and round of its identity. Returns what the stage's summary says of it. Raises as
+    ``train``; ConfigError where the folder is another run's.
     """
-    path, identity = around.path / folder_name, replace(context.identity, **place)
+    path, identity = around.path / inside, replace(context.identity, **place)
+    masks = {kind: start.masks.get(kind, {}) for kind in NETWORKS}
+    counts = {kind: mask_functions.counts(mask) for kind, mask in masks.items()}
     with RunFolder.create(path, identity, context.command, parent=around, resume=True) as folder:
         if not folder.finished():
-            start = make_start()
-            kept = {kind: mask_functions.counts(mask)[1] for kind, mask in start.masks.items()}
-            folder.annotate(kept_weights=kept)
+            folder.annotate(kept_weights={kind: counts[kind][1] for kind in start.masks})
             if any(start.masks.values()):
                 _save_masks(folder, start.masks)
-            context.progress.run(f"{context.title} {title}".strip(), config.env_steps)
+            context.progress.run(f"{context.title} {title}", config.env_steps)
             train(folder, config, start, context.progress, resume=True)
-        return read_summary(path, [*RESULTS, "best", "reached"])
+    summary = read_summary(path, [*RESULTS, "best", "reached"])
+    return {
+        "name": identity.name or "ticket",
+        "round": identity.round,
+        "sparsity": {kind: mask_functions.sparsity(mask) for kind, mask in masks.items()},
+        "kept_weights": {kind: {"total": total, **leaves} for kind, (leaves, total) in counts.items()},
+        **{key: summary[key] for key in ("best", *RESULTS, "reached")},
+    }
+
+
+def totals(rows: Sequence[Mapping[str, Any]], headline: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's summary says at its top: one row's results, and the time that all took together."""
+    density = {kind: 1 - value for kind, value in headline["sparsity"].items()}
+    seconds = sum(each["wall_seconds"] for each in rows)
+    return {**{key: headline[key] for key in RESULTS[:-1]}, "density": density, "wall_seconds": seconds}
 
 
 def _save_masks(folder: RunFolder, masks: Masks) -> None:
@@ -99,8 +113,7 @@ def _save_masks(folder: RunFolder, masks: Masks) -> None:
 
 def collectable(config: TrainConfig) -> TrainConfig:
     """The configuration. Raises ConfigError if what it names cannot be collected from."""
-    collection = collector_config(config)
-    resolve_env(collection)
+    resolve_env(collector_config(config))
     return config
 
 
@@ -113,9 +126,6 @@ def dense(context: Context, path: Path, config: TrainConfig) -> dict[str, Any]:
             return context.finished(path)
         context.progress.run(context.title, config.env_steps)
         return train(folder, config, Start(), context.progress, resume=context.resume)
-
-
-# Tickets.
 
 
 def ticket(
@@ -137,34 +147,27 @@ def ticket(
     with context.open(path) as folder:
         there = read_summary(path, ["rounds", *RESULTS])["rounds"] if folder.finished() else []
         chosen = planned(controls, matrix, there)
-        if there and all((n, name) in _trained(there) for n, names in chosen.items() for name in names):
+        trained = {(each["round"], each["name"]) for each in there}
+        if there and trained.issuperset((n, name) for n, names in chosen.items() for name in names):
             return context.finished(path)
-        algorithm = source.algorithm(config)
-        like = algorithm.init(config.seed)
-        last = source.state("final", like)
+        drawn = Ticket.begin(config, matrix, source, {})
         targets = rounds(prune)
         rows: list[dict[str, Any]] = []
-        masks: Masks = {}
         for number, sparsities in enumerate(targets, 1):
-            inside = f"round-{number}"
-            masks = _round_masks(config, algorithm, prune, source, path, number, masks, last, sparsities)
-            ticket_round = Round(config, algorithm, matrix, source, number, masks, last)
-            summary = run_inside(
-                context,
-                folder,
-                inside,
-                f"round {number}/{len(targets)}",
-                config,
-                partial(ticket_round.rewound, masks),
-                kind="round",
-                round=number,
-            )
-            rows.append(row("ticket", number, masks, summary))
-            last = rewind.open_source(str(path / inside)).state("final", like)
-            rows += [_control(context, folder, name, ticket_round) for name in chosen.get(number, ())]
-        _save_masks(folder, masks)
-        anchor = source.state("anchor", like)
-        headline = [each for each in rows if each["name"] == "ticket"][-1]
+            drawn = replace(drawn, number=number)
+            drawn = replace(drawn, masks=_pruned(drawn, prune, sparsities, path))
+            inside, title = f"round-{number}", f"round {number}/{len(targets)}"
+            start = drawn.rewound(drawn.masks)
+            headline = run_inside(context, folder, inside, title, config, start, kind="round", round=number)
+            rows.append(headline)
+            for name in chosen.get(number, ()):
+                start = CONTROLS[name](drawn, derive(config.seed, "control", number, name))
+                place = {"kind": "control", "round": number, "name": name}
+                title = f"round {number} control {name}"
+                rows.append(run_inside(context, folder, f"{inside}-{name}", title, config, start, **place))
+            drawn = replace(drawn, last=open_source(str(path / inside)).state("final", drawn.last))
+        _save_masks(folder, drawn.masks)
+        anchor = source.state("anchor", drawn.last)
         summary = {
             "stage": "ticket",
             "dense": read_summary(source.path),
@@ -175,16 +178,13 @@ def ticket(
         return read_summary(path)
 
 
-def _trained(rows: Sequence[Mapping[str, Any]]) -> set[tuple[int, str]]:
-    return {(each["round"], each["name"]) for each in rows}
-
-
 def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig, source: Source) -> None:
     """Before a folder is made: raises ConfigError where the source cannot be what a ticket begins from."""
-    snapshots = ["final", "anchor", *(["initial"] if matrix.parameters == "initial" else [])]
-    others = ["anchor-replay"] if matrix.replay == "anchor" else []
-    others += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
-    algorithm = check_source(config, source, snapshots, others)
+    needs = ["final", "anchor"]
+    needs += ["initial"] if matrix.parameters == "initial" else []
+    needs += ["anchor-replay"] if matrix.replay == "anchor" else []
+    needs += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
+    like = source.check(config, needs)
     its, mine = read_config(source.path), plain(config)
     # A count of steps that goes on has to have been counted in the same way.
     counted = ("start_steps", "updates_per_step") if matrix.step == "anchor" else ()
@@ -194,7 +194,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
         for name in ("env", "env_kwargs", *counted)
         if mine[name] != its.get(name)
     ]
-    anchor = int(source.state("anchor", algorithm.init(config.seed)).env_steps)
+    anchor = int(source.state("anchor", like).env_steps)
     if matrix.step == "anchor" and config.env_steps <= anchor:
         problems.append(f"env_steps is {config.env_steps}; allowed: more than the anchor's {anchor}")
     if problems:
@@ -223,89 +223,64 @@ def control_rounds(study: StudyConfig) -> tuple[int, ...]:
     return (study.control_rounds or (len(rounds(study.prune)),)) if study.controls else ()
 
 
-def _round_masks(
-    config: TrainConfig,
-    algorithm: Algorithm,
-    prune: PruneConfig,
-    source: Source,
-    path: Path,
-    number: int,
-    masks: Masks,
-    last: AgentState,
-    sparsities: Mapping[str, float],
-) -> Masks:
-    """What the weights of the round before leave over; nested in its masks."""
-    found: dict[str, Any] = {}
-    gradients = {}
+def _pruned(
+    drawn: Ticket, prune: PruneConfig, sparsities: Mapping[str, float], path: Path
+) -> dict[str, mask_functions.Mask]:
+    """What the weights of the round before leave over; nested in its masks. Raises ConfigError."""
+    found: dict[str, mask_functions.Mask] = {}
+    gradients: dict[str, Parameters] = {}
     if prune.criterion in _NEED_GRADIENTS:
-        gradients = rewind.saliency(algorithm, last, source.arrays("saliency"))
-    for kind in algorithm.prunable:
+        batches = Batch(**drawn.source.arrays("saliency"))
+        gradients = mean_absolute_gradients(drawn.algorithm, drawn.last, batches)
+    for kind in drawn.algorithm.prunable:
         if not sparsities[kind]:
             continue
-        parameters = rewind.as_arrays(last.parameters[kind])
+        rng = np.random.default_rng(derive(drawn.config.seed, "pruning", drawn.number, kind))
         scores = pruning.scores(
-            prune.criterion,
-            parameters,
-            gradients=gradients.get(kind),
-            rng=np.random.default_rng(derive(config.seed, "pruning", number, kind)),
+            prune.criterion, drawn.last.parameters[kind], gradients=gradients.get(kind), rng=rng
         )
         try:
             found[kind] = pruning.prune(
-                masks.get(kind, {}), scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
+                drawn.masks.get(kind, {}), scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
             )
         except ValueError as error:
-            raise ConfigError([f"round {number} of {str(path)!r}, {kind}: {error}"]) from error
+            raise ConfigError([f"round {drawn.number} of {str(path)!r}, {kind}: {error}"]) from error
     return found
 
 
-def _control(context: Context, around: RunFolder, name: str, ticket_round: Round) -> dict[str, Any]:
-    number, config = ticket_round.number, ticket_round.config
-    masks, make = CONTROLS[name](ticket_round, derive(config.seed, "control", number, name))
-    place = {"kind": "control", "round": number, "name": name}
-    title = f"round {number} control {name}"
-    summary = run_inside(context, around, f"round-{number}-{name}", title, config, make, **place)
-    return row(name, number, masks, summary)
+def transfer(
+    context: Context, path: Path, config: TrainConfig, matrix: RewindConfig, source: Source, dense: Source
+) -> dict[str, Any]:
+    """A ticket's mask on another task, in the variants of ``controls.VARIANTS``.
 
-
-def check_source(
-    config: TrainConfig, source: Source, snapshots: Sequence[str], others: Sequence[str] = ()
-) -> Algorithm:
-    """Before a folder is made: raises ConfigError for artifacts that are missing, changed, or do not fit.
-
-    Returns the algorithm in the source's spaces.
+    config: of the runs on the other task. source: a finished ticket. dense: the run that it was drawn from.
+    Of the matrix only the parameters count: all else begins anew. Returns the summary with a row each.
     """
-    algorithm = source.algorithm(config)
-    like = algorithm.init(config.seed)
-    problems: list[str] = []
-    for name in (*snapshots, *others):
+    if matrix.parameters == "final":
+        raise ConfigError(["rewind.parameters is final; allowed for a transfer: anchor, initial"])
+    if not (path / SUMMARY).exists():
+        like = dense.check(config, ["final", matrix.parameters])
+        masks = unpack_masks(source.arrays("mask"))
+        _check_masks(masks, like, f"the mask of {source.path!r}")
+    with context.open(path) as folder:
+        if folder.finished():
+            return context.finished(path)
+        drawn = Ticket.begin(config, matrix, dense, masks)
+        rows = []
+        for name, make_start in VARIANTS.items():
+            start = make_start(drawn, derive(config.seed, "transfer", name))
+            rows.append(run_inside(context, folder, name, name, config, start, kind="variant", name=name))
+        folder.write_summary({"stage": "transfer", "variants": rows} | totals(rows, rows[0]))
+        return read_summary(path)
+
+
+def _check_masks(masks: Masks, state: AgentState, where: str) -> None:
+    """Raises ConfigError naming every leaf, and both shapes, where masks are of another architecture."""
+    problems = []
+    for name in state.masks:
         try:
-            source.state(name, like) if name in snapshots else source.arrays(name)
-        except ConfigError as error:
-            problems += error.problems
+            mask_functions.check_matches(masks.get(name, {}), state.parameters[name])
+        except ValueError as error:
+            problems.append(f"{where}, {name}: {error}")
     if problems:
         raise ConfigError(problems)
-    return algorithm
-
-
-# Summaries.
-
-
-def row(name: str, number: int, masks: Masks, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage's summary says of one run inside it."""
-    kept = {kind: mask_functions.counts(masks.get(kind, {})) for kind in NETWORKS}
-    return {
-        "name": name,
-        "round": number,
-        "sparsity": {kind: mask_functions.sparsity(masks.get(kind, {})) for kind in NETWORKS},
-        "kept_weights": {kind: {"total": total, **leaves} for kind, (leaves, total) in kept.items()},
-        "best": summary["best"],
-        **{key: summary[key] for key in (*RESULTS, "reached")},
-    }
-
-
-def totals(rows: Sequence[Mapping[str, Any]], headline: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage's summary says at its top: one row's results, and the time that all took together."""
-    wanted = ("success_any", "success_last", "return_mean", "env_steps", "updates")
-    density = {kind: 1 - value for kind, value in headline["sparsity"].items()}
-    seconds = sum(each["wall_seconds"] for each in rows)
-    return {**{key: headline[key] for key in wanted}, "density": density, "wall_seconds": seconds}

@@ -15,7 +15,7 @@ from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
 from trainers.config.training import EvaluationConfig
 from trainers.run import evaluation
-from trainers.run.evaluation import Evaluator, first_episodes
+from trainers.run.evaluation import Evaluator, evaluation_row, first_episodes
 from trainers.run.training import acting_policy
 
 # Whole first episodes, by blocks made by hand.
@@ -62,7 +62,7 @@ def test_an_environment_without_a_whole_episode_is_an_error():
 
 
 def test_a_row_says_what_was_found():
-    row = first_episodes(ended(4, 2, {(3, 0): (1.0, 4, [1]), (3, 1): (4.00049, 4, [2, 3])})).row()
+    row = evaluation_row(first_episodes(ended(4, 2, {(3, 0): (1.0, 4, [1]), (3, 1): (4.00049, 4, [2, 3])})))
     assert row == {
         "success_any": 1.0,
         "success_last": 0.5,
@@ -74,7 +74,8 @@ def test_a_row_says_what_was_found():
         "success_last_by_goal": [False, True],
         "return_by_goal": [1.0, 4.0],
     }
-    assert first_episodes(ended(1, 1, {(0, 0): (1.0, 1, [])})).row()["success_first_step"] is None
+    none = first_episodes(ended(1, 1, {(0, 0): (1.0, 1, [])}))
+    assert evaluation_row(none)["success_first_step"] is None
 
 
 # With a real worker.
@@ -90,17 +91,14 @@ def blocks(monkeypatch):
     return seen
 
 
-def make(env, horizon, shared=None, seed=7, **changes):
+def make(env, horizon, shared=None, seed=7, state=None, **changes):
     config = EvaluationConfig(**{"episodes": 5, **changes})
     policy = acting_policy(SAC.network, deterministic=True)
-    return Evaluator(env, policy, config, seed, horizon, shared or launcher())
+    return Evaluator(env, policy, config, seed, horizon, shared or launcher(), state or {})
 
 
 def tiny(seed=7, state=None, horizon=8):
-    made = make(EnvConfig(id=TINY, kwargs={"horizon": horizon}), horizon, seed=seed)
-    if state is not None:
-        made.set_state(state)
-    return made
+    return make(EnvConfig(id=TINY, kwargs={"horizon": horizon}), horizon, seed=seed, state=state)
 
 
 def weights(seed, spec=None):

@@ -10,9 +10,9 @@ from support.blocks import block
 from support.training import ASYNCHRONOUS, tiny_config, train
 
 from fastcollect.control.serial import SerialCollector
-from trainers.run.learner import as_numpy
+from trainers.run.learner import Learner, as_numpy
 from trainers.run.session import PolicyLag, Session
-from trainers.run.training import collector_config, new_learner, open_session
+from trainers.run.training import collector_config, open_session
 from trainers.store.rows import read_rows
 
 
@@ -67,7 +67,7 @@ def test_of_many_versions_the_newest_are_remembered():
 @contextlib.contextmanager
 def serial_session(config):
     collection = collector_config(config)
-    learner = new_learner(config, collection, tiny_env.spec(8))
+    learner = Learner(config, tiny_env.spec(8), collection.env_indices)
     with SerialCollector(collection, parameters=as_numpy(learner.acting)) as source:
         yield Session(source, learner)
 

@@ -14,7 +14,7 @@ from support.training import assert_same, tiny_config
 from engine.algorithms import base
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
-from trainers.run.learner import Learner, learner_config, make_algorithm
+from trainers.run.learner import Learner, make_algorithm
 
 
 def test_a_block_is_stored_with_actions_in_the_unit_box():
@@ -100,6 +100,17 @@ def test_a_learner_grows_when_environments_come_that_it_did_not_know():
     assert_same(again.get_state(), made.get_state())
 
 
+def test_environments_of_which_the_replay_would_not_hold_a_block_each_are_refused():
+    made = learner(replay__capacity=20, first_env=3)
+    made.learn_from(some_block(0, envs=range(3, 7)))
+    before = made.get_state()
+    with pytest.raises(ConfigError, match=r"replay.capacity is 20; allowed: 6 environments .* = 24 and more"):
+        made.learn_from(some_block(1, envs=range(7, 9)))
+    assert_same(made.get_state(), before)
+    made.learn_from(some_block(2, envs=range(7, 8)))  # five environments: four steps of each
+    assert made.replay.written.tolist() == [4] * 5
+
+
 def test_environments_are_counted_from_the_first_one_of_the_source():
     expected, made = filled(), learner(first_env=70)
     for k in range(3):
@@ -129,8 +140,7 @@ def test_environments_before_the_first_one_are_refused():
 )
 def test_what_is_due_is_the_floor_of_the_ratio(ratio, env_steps, start_steps):
     made = Learner.__new__(Learner)
-    config = tiny_config(updates_per_step=float(ratio), start_steps=start_steps)
-    made.config = learner_config(config, ENVS)
+    made.config = tiny_config(updates_per_step=float(ratio), start_steps=start_steps)
     made.state = base.AgentState(*[None] * 7, env_steps=np.int64(env_steps))
     expected = max(0, (env_steps - start_steps) * ratio // 1)
     for made.updates in {0, expected // 2, expected}:

@@ -8,8 +8,7 @@ from support.training import assert_same
 
 from engine.algorithms import base
 from fastcollect.support.errors import ConfigError
-from trainers.run.learner import as_numpy
-from trainers.run.start import Start
+from trainers.run.learner import Start, as_numpy
 from trainers.store.states import from_arrays, to_arrays
 
 

@@ -69,7 +69,9 @@ def test_it_acts_as_the_policy_of_the_last_evaluation_did(uninterrupted, monkeyp
     blocks, config = [], tiny_config()
     monkeypatch.setattr(evaluation, "first_episodes", lambda b: blocks.append(b) or first_episodes(b))
     chosen = acting_policy(config.algorithm.network, deterministic=True)
-    evaluator = Evaluator(collector_config(config).env, chosen, config.evaluation, config.seed, 8, launcher())
+    evaluator = Evaluator(
+        collector_config(config).env, chosen, config.evaluation, config.seed, 8, launcher(), {}
+    )
     try:
         evaluator.start(as_numpy(learner.acting))
         assert evaluator.receive(60) is not None

@@ -20,8 +20,9 @@ from support.training import (
 )
 
 from engine.algorithms import base
-from trainers.run.evaluation import Evaluation
-from trainers.run.start import Start
+from trainers.run import observers
+from trainers.run.evaluation import evaluation_row
+from trainers.run.learner import Start
 from trainers.store.manifest import read_summary
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
@@ -76,10 +77,16 @@ def test_evaluations_are_made_on_time_and_hold_their_rows(uninterrupted):
         assert row["density"] == {"actor": 1.0, "critic": 1.0}
 
 
+def judged_as(monkeypatch, success):
+    """Let evaluations say this success instead of the one that they found."""
+    monkeypatch.setattr(
+        observers, "evaluation_row", lambda found: {**evaluation_row(found), "success_any": success()}
+    )
+
+
 def test_early_stopping_counts_evaluations_in_a_row(tmp_path, monkeypatch, without_learning):
     success = iter([1.0, 0.9, 0.0, 0.9, 1.0, 0.9, 1.0, 1.0])
-    judge = Evaluation.row
-    monkeypatch.setattr(Evaluation, "row", lambda self: {**judge(self), "success_any": next(success)})
+    judged_as(monkeypatch, lambda: next(success))
     config = tiny_config(stop_success=0.9, stop_patience=3)
     summary = train(tmp_path / "run", config)
     assert summary["stopped_early"]
@@ -93,8 +100,7 @@ def test_early_stopping_counts_evaluations_in_a_row(tmp_path, monkeypatch, witho
 def test_a_run_that_was_interrupted_when_it_had_succeeded_long_enough_does_not_go_on(
     tmp_path, monkeypatch, without_learning
 ):
-    judge = Evaluation.row
-    monkeypatch.setattr(Evaluation, "row", lambda self: {**judge(self), "success_any": 1.0})
+    judged_as(monkeypatch, lambda: 1.0)
 
     def stop(row):
         if row["env_steps"] == 96:

@@ -10,10 +10,11 @@ from support import tiny_env
 from support.content import check_content
 from support.training import ASYNCHRONOUS, assert_same, tiny_config
 
+from engine.data.replay import Replay
 from fastcollect.control.serial import SerialCollector
-from trainers.run.learner import as_numpy
+from trainers.run.learner import Learner, as_numpy
 from trainers.run.session import Observer, Session
-from trainers.run.training import collector_config, new_learner, open_session
+from trainers.run.training import collector_config, open_session
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_launcher")
 def serial(config, observers=(), **changes):
     """As ``open_session``, in this process; changes of the collection."""
     collection = replace(collector_config(config), **changes)
-    learner = new_learner(config, collection, tiny_env.spec(8))
+    learner = Learner(config, tiny_env.spec(8), collection.env_indices)
     with SerialCollector(collection, parameters=as_numpy(learner.acting)) as source:
         yield Session(source, learner, observers)
 
@@ -55,9 +56,6 @@ class Witness(Observer):
     def __init__(self, ends_at=None):
         self.calls, self._ends_at = [], ends_at
 
-    def begin(self, session):
-        self.calls.append("begin")
-
     def took(self, session, block):
         self.calls.append(("took", session.learner.env_steps))
 
@@ -74,7 +72,7 @@ def test_observers_see_every_block_before_it_is_learned_from_and_every_end_of_a_
     # 26 updates by the end, of which a dispatch of 4 leaves 2 over.
     with serial(tiny_config(env_steps=128, updates_per_step=0.40625), [witness]) as session:
         session.run()
-    expected = ["begin", ("between", 0, 0)]
+    expected = [("between", 0, 0)]
     for step in range(0, 128, 16):
         updates = int(0.40625 * max(0, step + 16 - 64)) // 4 * 4
         expected += [("took", step), ("took", step + 8), ("between", step + 16, updates)]
@@ -89,8 +87,10 @@ def test_an_observer_ends_a_session_whose_updates_are_then_made_up_for(without_l
     assert witness.calls[-2:] == [("between", 96, 12), ("end", 13)]
 
 
-def test_a_learner_grows_with_a_source_that_gets_more_workers(without_learning):
-    config = tiny_config(**ASYNCHRONOUS, env_steps=10**6)
+def test_a_learner_grows_with_a_source_that_gets_more_workers(without_learning, monkeypatch):
+    sizes, resized = [], Replay.resized
+    monkeypatch.setattr(Replay, "resized", lambda self, envs: sizes.append(envs) or resized(self, envs))
+    config = tiny_config(**ASYNCHRONOUS, env_steps=10**6, collect__group_size=1)
     with open_session(config) as session:
         learner, source = session.learner, session.source
         blocks = [session.turn() for _ in range(6)]
@@ -100,10 +100,11 @@ def test_a_learner_grows_with_a_source_that_gets_more_workers(without_learning):
             blocks.append(session.turn())
             assert len(blocks) < 500
         blocks += [session.turn() for _ in range(10)]
-        assert learner.replay.num_envs == len(source.env_indices) == 6
+        assert sizes == [learner.replay.num_envs] == [len(source.env_indices)] == [6]  # copied once
         assert sum(map(len, blocks)) == learner.replay.added == learner.env_steps
         assert learner.state.normalizer.count == learner.env_steps
         assert check_content(learner) == rows_of(blocks)
+        assert any(5 in block.env_index for block in blocks)
         written = [sum(4 for block in blocks if env in block.env_index) for env in range(6)]
         assert learner.replay.written.tolist() == written
         assert learner.updates > 0
@@ -148,7 +149,7 @@ def test_two_sources_feed_one_learner_as_one_source_of_all_their_environments_do
     parts = (replace(collection, first_env=0), replace(collection, first_env=4))
     states = []
     for collections in ((wide,), parts):
-        learner = new_learner(config, wide, tiny_env.spec(8))
+        learner = Learner(config, tiny_env.spec(8), wide.env_indices)
         weights = as_numpy(learner.acting)
         with contextlib.ExitStack() as stack:
             sources = [stack.enter_context(SerialCollector(each, parameters=weights)) for each in collections]

@@ -30,8 +30,7 @@ from trainers.config.training import PruneConfig, RewindConfig
 from trainers.run.observers import InterruptedRunError
 from trainers.store.manifest import read_manifest, read_summary
 from trainers.study import stages
-from trainers.study.controls import CONTROLS
-from trainers.study.transfer import VARIANTS
+from trainers.study.controls import CONTROLS, VARIANTS
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
 

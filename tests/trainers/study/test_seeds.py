@@ -4,8 +4,7 @@ import hashlib
 
 import numpy as np
 
-from trainers.study import controls, transfer
-from trainers.study.seeds import derive
+from trainers.study.controls import CONTROLS, VARIANTS, derive
 
 
 def test_a_seed_is_the_hash_of_the_runs_seed_and_the_names():
@@ -14,8 +13,8 @@ def test_a_seed_is_the_hash_of_the_runs_seed_and_the_names():
 
 
 def test_seeds_differ_by_every_part():
-    names = [("control", k, name) for k in (1, 2) for name in controls.CONTROLS]
-    names += [("transfer", name) for name in transfer.VARIANTS]
+    names = [("control", k, name) for k in (1, 2) for name in CONTROLS]
+    names += [("transfer", name) for name in VARIANTS]
     names += [("pruning", k, kind) for k in (1, 2) for kind in ("actor", "critic")]
     names += [("a", "b"), ("ab",), ("a b",), ("1",), (1,), ()]
     seeds = {tuple(derive(seed, *each)) for seed in (0, 1) for each in names}

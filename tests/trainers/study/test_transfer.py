@@ -24,8 +24,7 @@ from trainers.config.training import RewindConfig
 from trainers.store import artifacts
 from trainers.store.manifest import read_manifest
 from trainers.study import stages
-from trainers.study import transfer as transfer_module
-from trainers.study.transfer import VARIANTS
+from trainers.study.controls import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
 
@@ -79,7 +78,7 @@ def test_all_variants_begin_without_a_replay(transfer):
 def test_what_a_variant_leaves_to_chance_depends_on_no_other_variant(dense, ticket, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "train", pretend_anything)
     for name, order in (("all", VARIANTS), ("others", ("random-mask", "mask-only"))):
-        monkeypatch.setattr(transfer_module, "VARIANTS", order)
+        monkeypatch.setattr(stages, "VARIANTS", {each: VARIANTS[each] for each in order})
         run_transfer(tmp_path / name, ticket[0], dense)
     masks = [masks_of(tmp_path / each / "random-mask")["actor"] for each in ("all", "others")]
     assert_same(*masks)
