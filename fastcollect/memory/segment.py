@@ -40,11 +40,10 @@ class Layout:
     def __init__(self, fields: Mapping[str, FieldSpec]) -> None:
         self.fields = dict(fields)
         self.offsets: dict[str, int] = {}
-        end = 0
+        self.nbytes = 0
         for name, field in self.fields.items():
-            self.offsets[name] = end
-            end = -(-(end + field.nbytes) // ALIGNMENT) * ALIGNMENT
-        self.nbytes = end
+            self.offsets[name] = self.nbytes
+            self.nbytes = -(-(self.nbytes + field.nbytes) // ALIGNMENT) * ALIGNMENT
 
     def views(self, buffer: memoryview | np.ndarray, offset: int = 0) -> dict[str, np.ndarray]:
         """Writable arrays over ``buffer`` (bytes), the layout's first byte at ``offset``."""
@@ -55,18 +54,17 @@ class Layout:
 
 
 class Segment:
-    """Zero-filled anonymous shared memory that travels as a file descriptor.
+    """Anonymous shared memory that travels as a file descriptor: ``nbytes`` new zeros, or what ``fd`` holds.
 
     The mapping lives as long as any array over ``buffer``; ``close`` gives up the descriptor only.
     """
 
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
-        self.nbytes = max(nbytes, ALIGNMENT)
         if fd is None:
             fd = os.memfd_create("fastcollect", os.MFD_CLOEXEC)
-            os.ftruncate(fd, self.nbytes)
+            os.ftruncate(fd, nbytes)
         self.fd = fd
-        self.buffer = memoryview(mmap.mmap(fd, self.nbytes))
+        self.buffer = memoryview(mmap.mmap(fd, 0))
 
     def close(self) -> None:
         """Close the descriptor; idempotent."""
