@@ -1,4 +1,4 @@
-"""Tokens say which slot is ready; arrays never travel. One protocol, which is this module, and two carriers of it.
+"""Tokens say which slot is ready; arrays never travel. Their protocol is here; there are two carriers of it.
 
 ``pipes`` (the default): the kernel owns the queues. A process that is killed at any instant loses nothing
 that it sent and holds up nobody. Limit: all env workers share the pipe to the collector, which holds
