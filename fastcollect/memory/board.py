@@ -6,8 +6,6 @@ again (Lamport 1977, "Concurrent reading and writing"). A checksum beside each b
 independent of the processor's memory order and of a writer killed half-way.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 

@@ -4,12 +4,10 @@ A segment is a memfd: the kernel frees it when its last process dies, whatever k
 nothing can leak and nothing depends on the size of /dev/shm.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +43,13 @@ class Layout:
             self.offsets[name] = self.nbytes
             self.nbytes = -(-(self.nbytes + field.nbytes) // ALIGNMENT) * ALIGNMENT
 
-    def views(self, buffer: memoryview | np.ndarray, offset: int = 0) -> dict[str, np.ndarray]:
-        """Writable arrays over ``buffer`` (bytes), the layout's first byte at ``offset``."""
+    def views(
+        self, buffer: memoryview | np.ndarray, names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Writable arrays over ``buffer`` (bytes): those of these names, or all."""
         return {
-            name: np.ndarray(field.shape, field.dtype, buffer, offset + self.offsets[name])
-            for name, field in self.fields.items()
+            name: np.ndarray(self.fields[name].shape, self.fields[name].dtype, buffer, self.offsets[name])
+            for name in (self.fields if names is None else names)
         }
 
 

@@ -1,7 +1,5 @@
 """What the command lines share: values from text, errors to exit codes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

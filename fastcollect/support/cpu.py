@@ -1,7 +1,5 @@
 """What the container allows, not what the host has: processors, memory, thread caps."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a result must say about where it was measured."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import platform

@@ -1,7 +1,5 @@
 """Flat dicts of named arrays, whose names are paths: "group/0/observation"."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Anything as plain data: what JSON and YAML can hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ reference, and in a race all collectors are alive, stopped by signal while it is
 turns of a fraction of a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import statistics

@@ -1,7 +1,5 @@
 """The tuning command: arguments, progress, run folder."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """Tuned n, N and M, remembered for each machine, environment and policy."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

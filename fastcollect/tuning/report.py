@@ -1,7 +1,5 @@
 """What a tuning run shows: a table, sentences, a picture, and a JSON record."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

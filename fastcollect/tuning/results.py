@@ -1,7 +1,5 @@
 """What a tuning run tries and finds: trials of candidates, the outcome, and why."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import dataclass, field

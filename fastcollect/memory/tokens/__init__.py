@@ -14,8 +14,6 @@ pair of processes; a reader looks into the queue of every peer, so its cost grow
 ``python -m bench.tokens`` compares the two.
 """
 
-from __future__ import annotations
-
 import enum
 import select
 import struct

@@ -61,18 +61,22 @@ def _pairs(count: int) -> Segment:
     pairs = Segment(count * _PAIR.nbytes)
     words = np.frombuffer(faster_fifo.Queue(_BUFFER_BYTES).queue_obj_buffer, np.uint8)
     for number in range(count):
-        views = _PAIR.views(pairs.buffer, number * _PAIR.nbytes)
+        views = _views(pairs, number)
         for mutex in views["mutex"]:
             RobustMutex(mutex).init()
         views["fresh"][: len(words)] = views["header"][:, : len(words)] = words
     return pairs
 
 
+def _views(pairs: Segment, number: int) -> dict[str, np.ndarray]:
+    return _PAIR.views(pairs.buffer[number * _PAIR.nbytes :])
+
+
 class _Queue:
     """One faster_fifo.Queue of tokens, which lies in the pair of this number."""
 
     def __init__(self, pairs: Segment, number: int, direction: int) -> None:
-        views = _PAIR.views(pairs.buffer, number * _PAIR.nbytes)
+        views = _views(pairs, number)
         self._header, self._fresh = views["header"][direction], views["fresh"]
         self._mutex = RobustMutex(views["mutex"][direction])
         # What Queue.__init__ does, with memory of ours.

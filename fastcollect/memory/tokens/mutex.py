@@ -4,8 +4,6 @@ When a process that holds it is killed, the kernel gives it to the next one that
 what it guards may be in any state (pthread_mutexattr_setrobust(3)).
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

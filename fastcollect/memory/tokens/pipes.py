@@ -5,8 +5,6 @@ token, and a process that is killed at any instant leaves no lock behind and los
 All env workers share one pipe to each model worker and one to the collector.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 
