@@ -73,24 +73,16 @@ class Racer:
         self.collector = Collector(config.collector.with_parallelism(candidate), launcher)
         self.start_seconds = time.monotonic() - start
         self.close = self.collector.close
-        self.forget()
         self._consume(max(0.3, 0.25 * config.trial_seconds))
         self.collector.pause()
 
-    def forget(self) -> None:
-        """Begin anew with what is measured."""
-        self.interval = Stats()
-        self.slices: list[float] = []
-
-    def measure(self, seconds: float) -> float:
-        """Run for a while; returns steps per second. The first tenth, while caches warm, does not count."""
+    def measure(self, seconds: float) -> Stats:
+        """Run for a while. The first tenth, while caches warm, does not count."""
         self.collector.resume()
         self._consume(0.1 * seconds)
         interval = self._consume(seconds)
         self.collector.pause()
-        self.interval += interval
-        self.slices.append(interval.env_steps / interval.seconds)
-        return self.slices[-1]
+        return interval
 
     def worker_rss(self) -> list[int]:
         """Resident bytes of every worker that lives."""
@@ -193,11 +185,11 @@ class Tuner:
         first = Parallelism(n=8, N=cpu_count(), M=0)
         self._report(first, 0, self._trials)
         with contextlib.closing(Racer(self.config, first, launcher)) as racer:
-            fps = racer.measure(self.config.trial_seconds)
-            self._add(racer, 0, 1.0)
-            stepping = racer.interval.shares()["env_worker"]["stepping"]
+            found = racer.measure(self.config.trial_seconds)
+            self._add(racer, 0, 1.0, found)
+            stepping = found.shares()["env_worker"]["stepping"]
             # Eight at a time overstate what one costs in a large batch; a few more n do not hurt.
-            step = stepping * first.N / max(fps, 1e-9) / 4
+            step = stepping * first.N / max(_speed(found), 1e-9) / 4
             grid = candidate_grid(step, self.config.collector.block_length, cpu_count())
             self.grid = [c for c in grid if c != first]
             yield racer
@@ -206,12 +198,10 @@ class Tuner:
         """Try candidates in their order, then the neighbours of the best; returns how many were left out."""
         left = list(self.grid)
         while left and self.elapsed < _NEIGHBOURS_SHARE * self.config.budget:
-            next_ones = left
-            if self.elapsed >= _FIRST_RUNG_SHARE * self.config.budget:
-                next_ones = [c for c in left if any(_is_neighbour(c, b) for b in self._best()[:2])]
-            if not next_ones:
+            best = self._best()[:2] if self.elapsed >= _FIRST_RUNG_SHARE * self.config.budget else None
+            near = (c for c in left if best is None or any(_is_neighbour(c, b) for b in best))
+            if (candidate := next(near, None)) is None:
                 break
-            candidate = next_ones[0]
             left.remove(candidate)
             self._try(launcher, reference, candidate)
         return len(left)
@@ -223,10 +213,10 @@ class Tuner:
             self._recording_errors(candidate, 0),
             contextlib.closing(Racer(self.config, candidate, launcher)) as racer,
         ):
-            before = reference.measure(short)
-            fps = racer.measure(self.config.trial_seconds)
-            after = reference.measure(short)
-            self._add(racer, 0, 2 * fps / (before + after))
+            before = _speed(reference.measure(short))
+            found = racer.measure(self.config.trial_seconds)
+            after = _speed(reference.measure(short))
+            self._add(racer, 0, 2 * _speed(found) / (before + after), found)
 
     def _line_up(self, launcher: Launcher, racers: list[Racer], candidates: Sequence[Parallelism]) -> None:
         """Start as many of these as budget and memory allow, the best first."""
@@ -242,9 +232,7 @@ class Tuner:
 
     def _race(self, racers: list[Racer], rung: int, until: float) -> None:
         """Take turns until ``until``, at least once each. A score is a median of ratios within rounds."""
-        for racer in racers:
-            racer.forget()
-        rounds: list[dict[Parallelism, float]] = []
+        rounds: list[dict[Parallelism, Stats]] = []
         while racers and (not rounds or self.elapsed < until):
             # The order turns, so that none always follows the same neighbour.
             shift = len(rounds) % len(racers)
@@ -256,10 +244,13 @@ class Tuner:
                     racers.remove(racer)
                     racer.close()
             rounds.append(measured)
-        middles = [statistics.median(r.values() or [1.0]) or 1.0 for r in rounds]
         for racer in racers:
-            ratios = [r[racer.candidate] / m for r, m in zip(rounds, middles, strict=True)]
-            self._add(racer, rung, statistics.median(ratios))
+            mine = [measured[racer.candidate] for measured in rounds]
+            ratios = [
+                _speed(one) / (statistics.median(map(_speed, measured.values())) or 1.0)
+                for one, measured in zip(mine, rounds, strict=True)
+            ]
+            self._add(racer, rung, statistics.median(ratios), *mine)
 
     def _drop_half(self, racers: list[Racer]) -> None:
         """Close the slower half; a race of two was the last one."""
@@ -277,8 +268,8 @@ class Tuner:
             raise ConfigError([f"memory_limit: every candidate needs more than {limit}; allow more"])
         return [t.candidate for t in good]
 
-    def _add(self, racer: Racer, rung: int, score: float) -> None:
-        """Add the trial that this racer has measured; one that takes too much memory has failed."""
+    def _add(self, racer: Racer, rung: int, score: float, *measured: Stats) -> None:
+        """Add a racer's trial; one that takes too much memory has failed."""
         rss, error = racer.worker_rss(), None
         if (used := sum(rss)) > self._memory:
             limit = f"the limit is {self._memory / 2**30:.2f} GiB"
@@ -287,11 +278,11 @@ class Tuner:
             Trial(
                 candidate=racer.candidate,
                 rung=rung,
-                slices=tuple(racer.slices),
+                slices=tuple(map(_speed, measured)),
                 score=score,
                 start_seconds=racer.start_seconds,
                 rss=max(rss, default=0),
-                shares=racer.interval.shares(),
+                shares=sum(measured, Stats()).shares(),
                 error=error,
             )
         )
@@ -305,6 +296,10 @@ class Tuner:
         except (ConfigError, WorkerError, StallError) as error:
             reason = str(error).splitlines()[0]
             self._trials.append(Trial(candidate=candidate, rung=rung, error=reason))
+
+
+def _speed(interval: Stats) -> float:
+    return interval.env_steps / interval.seconds
 
 
 def _compute(seconds: float = 0.005) -> float:

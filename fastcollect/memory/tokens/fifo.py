@@ -139,13 +139,25 @@ class _Sender:
 
 
 class _Inbox(Inbox):
-    """Queues to read, which their owner may change, and the bell of this process."""
+    """The queues that a process reads, its bell, and its lines, whose tokens may wait.
 
-    def __init__(self, bell: int, queues: Collection[_Queue], *others: int) -> None:
+    Their owner may change what is in queues and lines.
+    """
+
+    def __init__(
+        self, bell: int, queues: Collection[_Queue], *others: int, lines: Sequence[_Line] = ()
+    ) -> None:
         super().__init__(bell, *others)
-        self._bell, self._queues = bell, queues
+        self._bell, self._queues, self._lines = bell, queues, lines
+
+    def wait(self, seconds: float | None) -> set[int]:
+        if any(line.waiting for line in self._lines):
+            seconds = _PATIENCE if seconds is None else min(seconds, _PATIENCE)
+        return super().wait(seconds)
 
     def read(self) -> list[Token]:
+        for line in self._lines:
+            line.flush()
         # Before the look, so that it rings for what comes after; a writer may have died before it rang.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -210,24 +222,6 @@ class _Line(_Sender):
         os.close(self.bell)
 
 
-class _CollectorInbox(_Inbox):
-    """It offers the tokens again that were not taken."""
-
-    def __init__(self, exchange: FifoExchange, *others: int) -> None:
-        super().__init__(exchange.bells[0], exchange.reports, *others)
-        self._lines = exchange.lines
-
-    def wait(self, seconds: float | None) -> set[int]:
-        if any(line.waiting for line in self._lines):
-            seconds = _PATIENCE if seconds is None else min(seconds, _PATIENCE)
-        return super().wait(seconds)
-
-    def read(self) -> list[Token]:
-        for line in self._lines:
-            line.flush()
-        return super().read()
-
-
 class FifoExchange:
     """See Exchange. bells: the collector's, then each model worker's. reports: queues to the collector."""
 
@@ -240,9 +234,9 @@ class FifoExchange:
         self.reports = [_Queue(pairs, 0, _FROM_WORKER) for pairs in self._pairs]
         self.lines: list[_Line] = []
 
-    def inbox(self, *others: int) -> _CollectorInbox:
+    def inbox(self, *others: int) -> _Inbox:
         """See Exchange.inbox."""
-        return _CollectorInbox(self, *others)
+        return _Inbox(self.bells[0], self.reports, *others, lines=self.lines)
 
     def connect(self) -> _Line:
         """See Exchange.connect."""
