@@ -2,16 +2,11 @@
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-_LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
-THREAD_CAPS: Mapping[str, str] = {
-    **{f"{library}_NUM_THREADS": "1" for library in _LIBRARIES},
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
+THREAD_CAPS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 """Environment of a worker process. Thread pools size themselves when their library loads, by the host."""
 
 _CGROUP = Path("/sys/fs/cgroup")

@@ -7,10 +7,11 @@ words are sizes, a mutex and conditions that are shared between processes; such 
 they hold none, and a copy of the words of a fresh queue is a fresh queue.
 
 What a kill does. faster_fifo's mutex has no owner: what held it when it was killed holds it for ever. So
-nobody enters a queue without a second, robust mutex. Whoever comes after a dead owner makes the queue fresh,
-whatever state it was in; the tokens in it are lost. Each queue joins two processes, so those are tokens to or
-from the dead one, and the supervisor makes up for them: it counts the published blocks of a dead env worker
-in its ring, and has asked again whatever a dead model worker was asked.
+nobody enters a queue without a second, robust mutex of POSIX: when its owner is killed, the kernel gives it
+to the next one that asks, and says so (pthread_mutexattr_setrobust(3)). Whoever comes after a dead owner
+makes the queue fresh, whatever state it was in; the tokens in it are lost. Each queue joins two processes, so
+those are tokens to or from the dead one, and the supervisor makes up for them: it counts the published blocks
+of a dead env worker in its ring, and has asked again whatever a dead model worker was asked.
 
 How one waits. These queues have no descriptor, and a process waits for several of them beside a socket. So
 each has a bell, an eventfd, that a writer rings after every token, and sleeps in poll. A reader that finds a
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import queue
 import time
@@ -34,26 +36,27 @@ import numpy as np
 
 from fastcollect.memory.segment import FieldSpec, Layout, Segment
 from fastcollect.memory.tokens import CAPACITY, TOKEN, EnvWorkerEnds, Inbox, Kind, ModelInbox, Token
-from fastcollect.memory.tokens.mutex import MUTEX_BYTES, RobustMutex
 
 _TO_WORKER, _FROM_WORKER = range(2)
+_MUTEX_BYTES = 64  # at least what a pthread_mutex_t or a pthread_mutexattr_t takes, on every platform
 _HEADER_BYTES = 512  # at least what faster_fifo's own words take
 _BUFFER_BYTES = CAPACITY * (TOKEN.size + ctypes.sizeof(ctypes.c_size_t))  # it adds a length to each
 _BYTE = np.dtype(np.uint8)
 _PAIR = Layout(
     {
-        "mutex": FieldSpec((2, MUTEX_BYTES), _BYTE),
+        "mutex": FieldSpec((2, _MUTEX_BYTES), _BYTE),
         "header": FieldSpec((2, _HEADER_BYTES), _BYTE),
         "fresh": FieldSpec((_HEADER_BYTES,), _BYTE),  # what a header is when its queue is empty
         "buffer": FieldSpec((2, _BUFFER_BYTES), _BYTE),
     }
 )
+_PROCESS_SHARED = _ROBUST = 1
+_libc = ctypes.PyDLL(None)  # keeps Python's own lock, for calls that return at once
+_lock = ctypes.CDLL(None).pthread_mutex_lock  # may wait, and lets other threads run
 _BELL = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 _PATIENCE = 0.05  # seconds that the collector waits for a reader to leave
 _PAUSE = 0.001  # seconds between two looks at a queue that a token does not fit into
-_messages = faster_fifo.TLSBuffer(
-    None
-)  # what is read is copied here, one queue of this process after another
+_messages = faster_fifo.TLSBuffer(None)  # where it copies what is read, from one queue after another
 
 
 def _pairs(count: int) -> Segment:
@@ -63,7 +66,7 @@ def _pairs(count: int) -> Segment:
     for number in range(count):
         views = _views(pairs, number)
         for mutex in views["mutex"]:
-            RobustMutex(mutex).init()
+            _init_mutex(ctypes.c_void_p(mutex.ctypes.data))
         views["fresh"][: len(words)] = views["header"][:, : len(words)] = words
     return pairs
 
@@ -72,13 +75,27 @@ def _views(pairs: Segment, number: int) -> dict[str, np.ndarray]:
     return _PAIR.views(pairs.buffer[number * _PAIR.nbytes :])
 
 
+def _init_mutex(address: ctypes.c_void_p) -> None:
+    """Make a robust mutex of _MUTEX_BYTES of shared memory, once, before anybody else uses it."""
+    attributes = ctypes.create_string_buffer(_MUTEX_BYTES)
+    _check(_libc.pthread_mutexattr_init(attributes))
+    _check(_libc.pthread_mutexattr_setpshared(attributes, _PROCESS_SHARED))
+    _check(_libc.pthread_mutexattr_setrobust(attributes, _ROBUST))
+    _check(_libc.pthread_mutex_init(address, attributes))
+
+
+def _check(code: int) -> None:
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
 class _Queue:
     """One faster_fifo.Queue of tokens, which lies in the pair of this number."""
 
     def __init__(self, pairs: Segment, number: int, direction: int) -> None:
         views = _views(pairs, number)
         self._header, self._fresh = views["header"][direction], views["fresh"]
-        self._mutex = RobustMutex(views["mutex"][direction])
+        self._mutex = ctypes.c_void_p(views["mutex"][direction].ctypes.data)
         # What Queue.__init__ does, with memory of ours.
         self._queue = faster_fifo.Queue.__new__(faster_fifo.Queue)
         self._queue.__dict__.update(
@@ -92,32 +109,45 @@ class _Queue:
             dumps=lambda token: TOKEN.pack(*token),
         )
 
-    def _make_fresh(self) -> None:
-        self._header[:] = self._fresh
+    def acquire(self, wait: bool) -> bool:
+        """Enter it; without ``wait``, False where another process is inside."""
+        code = _libc.pthread_mutex_trylock(self._mutex)
+        if code == errno.EBUSY:
+            if not wait:
+                return False
+            code = _lock(self._mutex)
+        if code == errno.EOWNERDEAD:
+            self._header[:] = self._fresh
+            code = _libc.pthread_mutex_consistent(self._mutex)
+        _check(code)
+        return True
+
+    def release(self) -> None:
+        _libc.pthread_mutex_unlock(self._mutex)
 
     def put(self, token: Token, wait: bool) -> bool:
         """False: it is full, or, without ``wait``, its reader is inside."""
-        if not self._mutex.acquire(wait, self._make_fresh):
+        if not self.acquire(wait):
             return False
         try:
             self._queue.put(token, block=False)
         except queue.Full:
             return False
         finally:
-            self._mutex.release()
+            self.release()
         return True
 
     def get(self) -> list[Token]:
         """Every token, none where the writer is inside."""
         # A look without the mutex: a token is counted before its writer rings.
-        if not self._queue.qsize() or not self._mutex.acquire(False, self._make_fresh):
+        if not self._queue.qsize() or not self.acquire(wait=False):
             return []
         tokens: list[Token] = []
         try:
             while self._queue.qsize():  # faster_fifo reads in parts until its buffer has grown
                 tokens += self._queue.get_many(block=False)
         finally:
-            self._mutex.release()
+            self.release()
         return tokens
 
 
