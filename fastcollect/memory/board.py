@@ -30,9 +30,7 @@ class WeightsBoard:
             }
         )
         self.segment = Segment(layout.nbytes, fd)
-        views = layout.views(self.segment.buffer)
-        self._versions, self._checksums = views["versions"], views["checksums"]
-        self._buffers = views["buffers"]
+        self._versions, self._checksums, self._buffers = layout.views(self.segment.buffer).values()
         self._arrays = [self._parameters.views(buffer) for buffer in self._buffers]
         self._staged: dict[str, np.ndarray] | None = None
         self._copy = np.empty_like(self._buffers[0])

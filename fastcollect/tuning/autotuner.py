@@ -26,6 +26,9 @@ from fastcollect.support.cpu import cpu_count, memory_available
 from fastcollect.support.errors import ConfigError, StallError, WorkerError
 from fastcollect.tuning.results import Outcome, Trial, candidate_grid
 
+Report = Callable[[Parallelism, int, Sequence[Trial]], None]
+"""What is told of a search: (candidate, rung, trials so far)."""
+
 _RACERS = 8  # candidates in the first race; half of them go on to the next
 _FIRST_RUNG_SHARE = 0.45  # of the budget
 _NEIGHBOURS_SHARE = 0.55
@@ -112,16 +115,12 @@ class Racer:
 
 
 class Tuner:
-    """One tuning run. ``report`` is called before each start with (candidate, rung, trials so far).
+    """One tuning run. ``report`` is called before each start.
 
     grid: every candidate, once ``run`` has laid it out.
     """
 
-    def __init__(
-        self,
-        config: TunerConfig,
-        report: Callable[[Parallelism, int, Sequence[Trial]], None] = lambda *_: None,
-    ) -> None:
+    def __init__(self, config: TunerConfig, report: Report = lambda *_: None) -> None:
         self.config = config
         self.grid: list[Parallelism] = []
         self._report = report

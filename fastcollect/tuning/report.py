@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Column, Table
 
 from fastcollect.support.machine import machine
@@ -93,19 +94,15 @@ def draw(outcome: Outcome, title: str, file: Path) -> None:
     search.minorticks_off()
     search.legend(fontsize=8)
     search.grid(alpha=0.3)
-    _draw_shares(time, outcome)
+    shown = [outcome.last()[c] for c in list(ratios)[7::-1]]
+    left = np.zeros(len(shown))
+    for state, colour in STATES.items():
+        values = [t.shares["env_worker"][state] for t in shown]
+        labels = [str(t.candidate) for t in shown]
+        time.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))
+        left += values
+    time.set(xlim=(0, 1), xlabel="share of the env workers' time, best on top")
+    time.tick_params(axis="y", labelsize=8)
+    time.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.suptitle(title)
     figure.savefig(file, dpi=120)
-
-
-def _draw_shares(axes: Any, outcome: Outcome) -> None:
-    best = [t for t in outcome.last().values() if t.error is None][:8][::-1]
-    left = [0.0] * len(best)
-    for state, colour in STATES.items():
-        values = [t.shares["env_worker"][state] for t in best]
-        labels = [str(t.candidate) for t in best]
-        axes.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    axes.set(xlim=(0, 1), xlabel="share of the env workers' time, best on top")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

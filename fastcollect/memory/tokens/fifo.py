@@ -187,7 +187,8 @@ class _Inbox(Inbox):
 
     def read(self) -> list[Token]:
         for line in self._lines:
-            line.flush()
+            if line.waiting:
+                line.flush()
         # Before the look, so that it rings for what comes after; a writer may have died before it rang.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
