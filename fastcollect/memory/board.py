@@ -100,7 +100,7 @@ class WeightsBoard:
 
 
 def mismatches(parameters: Mapping[str, np.ndarray], fields: Mapping[str, FieldSpec]) -> list[str]:
-    """How given parameters differ in names and shapes from those that a policy has; sorted."""
+    """Sentences that say how parameters differ from a policy's fields in names and shapes; sorted."""
     problems = [f"unknown parameter {name!r}" for name in parameters.keys() - fields.keys()]
     problems += [f"missing parameter {name!r}" for name in fields.keys() - parameters.keys()]
     problems += [

@@ -39,17 +39,17 @@ class RingIndex:
         return self.written - self.freed < self.capacity
 
     def position(self, number: int) -> int:
-        """Where a block lives."""
+        """The place in the ring of the block of this number."""
         return number % self.capacity
 
     def wrote(self) -> RingIndex:
-        """After the block ``written`` is complete. Raises ValueError if it was not the worker's to write."""
+        """The index once block ``written`` is complete. Raises ValueError unless ``can_write``."""
         if not self.can_write:
             raise ValueError(f"block {self.written} is not free: {self}")
         return RingIndex(self.capacity, self.written + 1, self.freed)
 
     def free(self, below: int) -> RingIndex:
-        """After the reader freed every block numbered less than ``below``. Raises ValueError out of range."""
+        """The index once every block before ``below`` is freed. Raises ValueError out of range."""
         if not self.freed <= below <= self.written:
             raise ValueError(f"cannot free the blocks below {below}: {self}")
         return RingIndex(self.capacity, self.written, below)
@@ -94,7 +94,7 @@ class RingConfig:
     """What fixes the memory of one env worker.
 
     envs: sizes of the worker's groups. length: steps in a block. capacity: blocks in a ring.
-    extras: the policy's. noise: numbers per action, 0 for none.
+    extras: what the policy writes beside each action. noise: random numbers per action, 0 for none.
     """
 
     spec: EnvSpec

@@ -73,7 +73,7 @@ def cpu_count(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
 
 
 def memory_available(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
-    """Bytes that can still be taken: the host's available memory or what is left of the group's limit."""
+    """Bytes that can still be taken: the host's available memory, or less where a control group limits it."""
     left = [psutil.virtual_memory().available]
     for group in _control_groups(root, membership):
         stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())

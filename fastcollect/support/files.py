@@ -16,7 +16,7 @@ def file_name(text: str) -> str:
 
 
 def write_file(file: Path, content: str | bytes | Callable[[BinaryIO], None]) -> None:
-    """All of the content, or of what the function writes, durably; or the earlier file as it was.
+    """Write all of the content, or of what the function writes, durably, or leave the file as it was.
 
     Folders above it are made. Raises ConfigError naming the file.
     """

@@ -26,10 +26,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
 def stream_starts(seed: int, env_indices: np.ndarray) -> np.ndarray:
     """One uint64 start for each environment index: hashed twice, so that neighbours share nothing."""
     base = mix64(np.array([seed & _MASK], np.uint64))
-    starts = env_indices.astype(np.uint64)
-    starts += np.uint64(1)
-    starts *= _GAMMA
-    starts ^= base
+    starts = (env_indices.astype(np.uint64) + np.uint64(1)) * _GAMMA ^ base
     return mix64(mix64(starts))
 
 

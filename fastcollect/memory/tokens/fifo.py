@@ -110,7 +110,7 @@ class _Queue:
         )
 
     def acquire(self, wait: bool) -> bool:
-        """Enter it; without ``wait``, False where another process is inside."""
+        """Enter it; returns False, without ``wait``, where another process is inside."""
         code = _libc.pthread_mutex_trylock(self._mutex)
         if code == errno.EBUSY:
             if not wait:
@@ -126,7 +126,7 @@ class _Queue:
         _libc.pthread_mutex_unlock(self._mutex)
 
     def put(self, token: Token, wait: bool) -> bool:
-        """False: it is full, or, without ``wait``, its reader is inside."""
+        """Returns False where it is full, or, without ``wait``, where its reader is inside."""
         if not self.acquire(wait):
             return False
         try:
@@ -138,7 +138,7 @@ class _Queue:
         return True
 
     def get(self) -> list[Token]:
-        """Every token, none where the writer is inside."""
+        """Returns every token, or none where the writer is inside."""
         # A look without the mutex: a token is counted before its writer rings.
         if not self._queue.qsize() or not self.acquire(wait=False):
             return []
@@ -217,7 +217,7 @@ class _ModelInbox(_Inbox, ModelInbox):
 
 
 class _Line(_Sender):
-    """The collector's side of one env worker: its queues with everybody, its bell, what it does not take."""
+    """The collector's side of one env worker: its queues, its bell, and the tokens that wait for it."""
 
     def __init__(self, exchange: FifoExchange) -> None:
         self._exchange, self._pairs = exchange, _pairs(1 + exchange.models)
@@ -235,7 +235,7 @@ class _Line(_Sender):
             time.sleep(_PAUSE)
 
     def flush(self) -> bool:
-        """Put in what waits, as far as it goes; whether it was all."""
+        """Put in what waits, as far as it goes; returns whether that was all of it."""
         while self.waiting and self._put(self.waiting[0], wait=False):
             self.waiting.popleft()
         return not self.waiting
