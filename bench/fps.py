@@ -122,7 +122,7 @@ def _cases(name: str, options: Options, policy: PolicyConfig) -> list[Case]:
     method, given = METHODS[name], (options.num_envs, options.num_env_workers, options.num_model_workers)
     kwargs = [{"physics": "fast"}, {}] if name.endswith("-fast") else [{}]
     saved = [profile.load(EnvConfig(id=options.env, kwargs=each), policy) for each in kwargs]
-    tuned = next((each.parallelism for each in saved if each is not None), None)
+    tuned = next(filter(None, saved), None)
     origin = "chosen" if any(given) else "profile" if tuned else "default"
     sizes = method.sizes(options.env, options.sizes(tuned or default_setting(options.env)))
     if method.role != "ours":

@@ -21,7 +21,7 @@ import socket
 import sys
 import traceback
 
-from fastcollect.memory.tokens.base import PeerGoneError
+from fastcollect.memory.tokens import PeerGoneError
 from fastcollect.support.errors import CONFIG_EXIT_CODE, ConfigError
 
 _PR_SET_PDEATHSIG = 1

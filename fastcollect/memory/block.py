@@ -1,7 +1,5 @@
 """What the collector hands out: one block of consecutive steps of one group, owned by the receiver."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from fastcollect.memory.ring import Ring, find_poison
-from fastcollect.memory.segment import Layout
 from fastcollect.support.errors import WorkerError
 from fastcollect.support.named import below
+
+_STEPS = ("observation", "action", "reward", "terminated", "truncated", "success")
 
 
 @dataclass(frozen=True)
@@ -80,42 +79,23 @@ def copy_block(ring: Ring, group: int, number: int, worker: int, first_env: int)
     first_env: global index of the group's first environment.
     """
     layout, position = ring.layouts[group], number % ring.config.capacity
-    source = ring.blocks[group][position]
-    prefix = layout.offsets["end_row"]
-    views = _views_before(layout, ring.raw[group][position][:prefix].copy())
+    copied = ring.raw[group][position][: layout.offsets["end_row"]].copy()
+    views = layout.views(copied, (name for name in layout.fields if not name.startswith("end_")))
     number, first_step, ends, _ = (int(x) for x in views["header"])
-    extras = below(views, "extra/")
+    table = below(ring.blocks[group][position], "end_")  # in the order of Episodes
     return Block(
         worker=worker,
         group=group,
         number=number,
         first_step=first_step,
         env_index=np.arange(first_env, first_env + views["reward"].shape[1]),
-        **{k: views[k] for k in ("observation", "action", "reward", "terminated", "truncated", "success")},
-        extras=extras,
-        episodes=Episodes(
-            row=source["end_row"][:ends].copy(),
-            episode_return=source["end_return"][:ends].copy(),
-            length=source["end_length"][:ends].copy(),
-            success_any=source["end_success_any"][:ends].copy(),
-            success_last=source["end_success_last"][:ends].copy(),
-            success_first=source["end_success_first"][:ends].copy(),
-            final_observation=source["end_observation"][:ends].copy(),
-        ),
+        **{name: views[name] for name in _STEPS},
+        extras=below(views, "extra/"),
+        episodes=Episodes(*(column[:ends].copy() for column in table.values())),
     )
 
 
 def check_written(block: Block) -> None:
     """Raises WorkerError if anything in a block from a poisoned ring was never written."""
-    arrays = {name: getattr(block, name) for name in ("observation", "action", "reward", "terminated")}
-    arrays |= {"truncated": block.truncated, "success": block.success, **block.extras}
-    if name := find_poison(arrays):
+    if name := find_poison({**{name: getattr(block, name) for name in _STEPS}, **block.extras}):
         raise WorkerError(f"block {block.number} of group {block.group} holds rows of {name!r} nobody wrote")
-
-
-def _views_before(layout: Layout, copied: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        name: np.ndarray(field.shape, field.dtype, copied, layout.offsets[name])
-        for name, field in layout.fields.items()
-        if not name.startswith("end_")
-    }

@@ -6,8 +6,6 @@ again (Lamport 1977, "Concurrent reading and writing"). A checksum beside each b
 independent of the processor's memory order and of a writer killed half-way.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 
@@ -32,9 +30,7 @@ class WeightsBoard:
             }
         )
         self.segment = Segment(layout.nbytes, fd)
-        views = layout.views(self.segment.buffer)
-        self._versions, self._checksums = views["versions"], views["checksums"]
-        self._buffers = views["buffers"]
+        self._versions, self._checksums, self._buffers = layout.views(self.segment.buffer).values()
         self._arrays = [self._parameters.views(buffer) for buffer in self._buffers]
         self._staged: dict[str, np.ndarray] | None = None
         self._copy = np.empty_like(self._buffers[0])
@@ -104,7 +100,7 @@ class WeightsBoard:
 
 
 def mismatches(parameters: Mapping[str, np.ndarray], fields: Mapping[str, FieldSpec]) -> list[str]:
-    """How given parameters differ in names and shapes from those that a policy has; sorted."""
+    """Sentences that say how parameters differ from a policy's fields in names and shapes; sorted."""
     problems = [f"unknown parameter {name!r}" for name in parameters.keys() - fields.keys()]
     problems += [f"missing parameter {name!r}" for name in fields.keys() - parameters.keys()]
     problems += [

@@ -11,7 +11,7 @@ BUCKETS = _PER_OCTAVE * _OCTAVES
 
 
 def bucket(seconds: float) -> int:
-    """Where a duration is counted; those out of range count at the ends."""
+    """The bucket that counts a duration; durations out of range count in the first or the last one."""
     if seconds <= _LEAST:
         return 0
     return min(int(math.log2(seconds / _LEAST) * _PER_OCTAVE), BUCKETS - 1)
@@ -19,7 +19,7 @@ def bucket(seconds: float) -> int:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Counts of durations by ``bucket``; two of them add up, and differ over an interval."""
+    """How many durations fell into each ``bucket``. Two histograms can be added and subtracted."""
 
     counts: Sequence[int] = (0,) * BUCKETS
 

@@ -39,17 +39,17 @@ class RingIndex:
         return self.written - self.freed < self.capacity
 
     def position(self, number: int) -> int:
-        """Where a block lives."""
+        """The place in the ring of the block of this number."""
         return number % self.capacity
 
     def wrote(self) -> RingIndex:
-        """After the block ``written`` is complete. Raises ValueError if it was not the worker's to write."""
+        """The index once block ``written`` is complete. Raises ValueError unless ``can_write``."""
         if not self.can_write:
             raise ValueError(f"block {self.written} is not free: {self}")
         return RingIndex(self.capacity, self.written + 1, self.freed)
 
     def free(self, below: int) -> RingIndex:
-        """After the reader freed every block numbered less than ``below``. Raises ValueError out of range."""
+        """The index once every block before ``below`` is freed. Raises ValueError out of range."""
         if not self.freed <= below <= self.written:
             raise ValueError(f"cannot free the blocks below {below}: {self}")
         return RingIndex(self.capacity, self.written, below)
@@ -94,7 +94,7 @@ class RingConfig:
     """What fixes the memory of one env worker.
 
     envs: sizes of the worker's groups. length: steps in a block. capacity: blocks in a ring.
-    extras: the policy's. noise: numbers per action, 0 for none.
+    extras: what the policy writes beside each action. noise: random numbers per action, 0 for none.
     """
 
     spec: EnvSpec
@@ -142,23 +142,22 @@ class Ring:
     """
 
     def __init__(self, config: RingConfig, fd: int | None = None) -> None:
-        self.config = config
+        self.config, self.layouts = config, config.layouts()
         self.segment = Segment(config.nbytes(), fd)
         control_layout = config.control_layout()
         control = control_layout.views(self.segment.buffer)
         self.answered, self.rows, self.times = control["answered"], control["rows"], control["times"]
         self.published, self.latencies = control["published"], control["latencies"]
         self.noise = [control[f"noise/{g}"] for g in range(len(config.envs))]
-        self.layouts = config.layouts()
-        self.blocks: list[list[dict[str, np.ndarray]]] = []
         self.raw: list[list[np.ndarray]] = []
-        whole = np.frombuffer(self.segment.buffer, np.uint8)
-        offset = control_layout.nbytes
+        left = np.frombuffer(self.segment.buffer, np.uint8)[control_layout.nbytes :]
         for layout in self.layouts:
-            starts = [offset + k * layout.nbytes for k in range(config.capacity)]
-            self.blocks.append([layout.views(self.segment.buffer, start) for start in starts])
-            self.raw.append([whole[start : start + layout.nbytes] for start in starts])
-            offset += layout.nbytes * config.capacity
+            blocks, left = np.split(left, [config.capacity * layout.nbytes])
+            self.raw.append(list(blocks.reshape(config.capacity, layout.nbytes)))
+        self.blocks = [
+            [layout.views(block) for block in blocks]
+            for layout, blocks in zip(self.layouts, self.raw, strict=True)
+        ]
 
 
 def find_poison(block: Mapping[str, np.ndarray]) -> str | None:
@@ -168,11 +167,10 @@ def find_poison(block: Mapping[str, np.ndarray]) -> str | None:
     poison, except that no bool is 0xA5; integers narrower than four bytes (images) are left out.
     """
     for name, array in block.items():
-        if name == "header" or name.startswith("end_") or not array.size:
-            continue
-        if array.dtype != np.bool_ and array.dtype.itemsize < 4:
+        narrow = array.dtype != np.bool_ and array.dtype.itemsize < 4
+        if name == "header" or name.startswith("end_") or narrow or not array.size:
             continue
         unsigned = array.view(f"u{array.dtype.itemsize}")
-        if (unsigned == int.from_bytes(bytes([POISON]) * array.dtype.itemsize, "little")).any():
+        if (unsigned == int.from_bytes(bytes([POISON]) * array.dtype.itemsize)).any():
             return name
     return None

@@ -4,12 +4,10 @@ A segment is a memfd: the kernel frees it when its last process dies, whatever k
 nothing can leak and nothing depends on the size of /dev/shm.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,33 +38,33 @@ class Layout:
     def __init__(self, fields: Mapping[str, FieldSpec]) -> None:
         self.fields = dict(fields)
         self.offsets: dict[str, int] = {}
-        end = 0
+        self.nbytes = 0
         for name, field in self.fields.items():
-            self.offsets[name] = end
-            end = -(-(end + field.nbytes) // ALIGNMENT) * ALIGNMENT
-        self.nbytes = end
+            self.offsets[name] = self.nbytes
+            self.nbytes = -(-(self.nbytes + field.nbytes) // ALIGNMENT) * ALIGNMENT
 
-    def views(self, buffer: memoryview | np.ndarray, offset: int = 0) -> dict[str, np.ndarray]:
-        """Writable arrays over ``buffer`` (bytes), the layout's first byte at ``offset``."""
+    def views(
+        self, buffer: memoryview | np.ndarray, names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Writable arrays over ``buffer`` (bytes): those of these names, or all."""
         return {
-            name: np.ndarray(field.shape, field.dtype, buffer, offset + self.offsets[name])
-            for name, field in self.fields.items()
+            name: np.ndarray(self.fields[name].shape, self.fields[name].dtype, buffer, self.offsets[name])
+            for name in (self.fields if names is None else names)
         }
 
 
 class Segment:
-    """Zero-filled anonymous shared memory that travels as a file descriptor.
+    """Anonymous shared memory that travels as a file descriptor: ``nbytes`` new zeros, or what ``fd`` holds.
 
     The mapping lives as long as any array over ``buffer``; ``close`` gives up the descriptor only.
     """
 
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
-        self.nbytes = max(nbytes, ALIGNMENT)
         if fd is None:
             fd = os.memfd_create("fastcollect", os.MFD_CLOEXEC)
-            os.ftruncate(fd, self.nbytes)
+            os.ftruncate(fd, nbytes)
         self.fd = fd
-        self.buffer = memoryview(mmap.mmap(fd, self.nbytes))
+        self.buffer = memoryview(mmap.mmap(fd, 0))
 
     def close(self) -> None:
         """Close the descriptor; idempotent."""

@@ -1,7 +1,5 @@
 """What the command lines share: values from text, errors to exit codes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,13 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastcollect.support.errors import (
-    CONFIG_EXIT_CODE,
-    ConfigError,
-    LauncherLostError,
-    StallError,
-    WorkerError,
-)
+from fastcollect.support import errors
+from fastcollect.support.errors import ConfigError
 
 
 def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -24,12 +17,10 @@ def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
 
     Raises ConfigError naming every text that is not a pair.
     """
-    problems = [f"{p!r} is not of the form name=value" for p in pairs if not p.partition("=")[1]]
-    if problems:
+    if problems := [f"{pair!r} is not of the form name=value" for pair in pairs if "=" not in pair]:
         raise ConfigError(problems)
-    out = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
+    out: dict[str, Any] = {}
+    for name, value in (pair.split("=", 1) for pair in pairs):
         try:
             out[name] = json.loads(value)
         except ValueError:
@@ -40,9 +31,7 @@ def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
 def check_writable(*files: Path | None) -> None:
     """Raises ConfigError naming every file that could not be written, before any work is done."""
     problems = []
-    for file in files:
-        if file is None:
-            continue
+    for file in filter(None, files):
         parent = file.resolve().parent
         if file.is_dir():
             problems.append(f"{str(file)!r} is a folder")
@@ -64,21 +53,17 @@ def check_folder(folder: Path) -> None:
 def run(command: Callable[[], None]) -> NoReturn:
     """Call it and exit: 0, 2 for what the user can mend, 1 for a worker that raised, 130 after Ctrl-C."""
     # As Ctrl-C: context managers get to close what they opened.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         command()
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
-        sys.exit(CONFIG_EXIT_CODE)
-    except (WorkerError, StallError, LauncherLostError) as error:
+        sys.exit(errors.CONFIG_EXIT_CODE)
+    except (errors.WorkerError, errors.StallError, errors.LauncherLostError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
-
-
-def _terminate(signum: int, _: object) -> NoReturn:
-    sys.exit(128 + signum)

@@ -1,7 +1,5 @@
 """The errors that a user of the engine may meet. All of them carry a complete sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 CONFIG_EXIT_CODE = 2

@@ -1,9 +1,9 @@
 """What a result must say about where it was measured."""
 
-from __future__ import annotations
-
+import contextlib
 import importlib.metadata
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,25 @@ import psutil
 
 from fastcollect.support.cpu import allowed_cpus, cpu_count, cpu_quota
 
-_PACKAGES = (
-    *("numpy", "scipy", "jax", "jaxlib", "flax", "optax"),
-    *("gymnasium", "metaworld", "mujoco", "envpool"),
-)
+_NUMBERS = ("numpy", "scipy", "jax", "jaxlib", "flax", "optax")
+_SIMULATORS = ("gymnasium", "metaworld", "mujoco", "envpool")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def cpu_model() -> str:
     """The processor's name, as the kernel tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide speed and results; absent ones are left out."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
+    for name in _NUMBERS + _SIMULATORS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -45,9 +38,8 @@ def commit() -> str | None:
     """The commit of this source tree, with "+" if it was changed since; None outside a repository."""
 
     def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(_ROOT), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(_ROOT), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")

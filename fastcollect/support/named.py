@@ -1,7 +1,5 @@
 """Flat dicts of named arrays, whose names are paths: "group/0/observation"."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -9,5 +7,5 @@ Value = TypeVar("Value")
 
 
 def below(arrays: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """What stands below a prefix, without it."""
+    """The entries whose names begin with a prefix, under their names without it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

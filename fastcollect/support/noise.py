@@ -5,8 +5,6 @@ stream is mix64(start + (i + 1) * gamma). Each environment has a start of its ow
 (steps, environments, indices) is computed in one vectorised pass, and resuming needs no state.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -28,15 +26,13 @@ def mix64(x: np.ndarray) -> np.ndarray:
 def stream_starts(seed: int, env_indices: np.ndarray) -> np.ndarray:
     """One uint64 start for each environment index: hashed twice, so that neighbours share nothing."""
     base = mix64(np.array([seed & _MASK], np.uint64))
-    starts = env_indices.astype(np.uint64)
-    starts += np.uint64(1)
-    starts *= _GAMMA
-    starts ^= base
+    starts = (env_indices.astype(np.uint64) + np.uint64(1)) * _GAMMA ^ base
     return mix64(mix64(starts))
 
 
-def _bits(starts: np.ndarray, first_step: int, steps: int, size: int) -> np.ndarray:
+def _bits(starts: np.ndarray, first_step: int, shape: tuple[int, ...]) -> np.ndarray:
     """uint64 of shape (steps, envs, size)."""
+    steps, _, size = shape
     counter = np.arange(first_step * size + 1, (first_step + steps) * size + 1, dtype=np.uint64)
     counter *= _GAMMA
     return mix64(counter.reshape(steps, 1, size) + starts[None, :, None])
@@ -44,16 +40,14 @@ def _bits(starts: np.ndarray, first_step: int, steps: int, size: int) -> np.ndar
 
 def uniform(starts: np.ndarray, first_step: int, out: np.ndarray) -> None:
     """Fill ``out``, float32 (steps, envs, size), with numbers in [0, 1)."""
-    steps, _, size = out.shape
-    bits = _bits(starts, first_step, steps, size)
+    bits = _bits(starts, first_step, out.shape)
     bits >>= np.uint64(40)
     np.multiply(bits, np.float32(2.0**-24), out=out, casting="unsafe")
 
 
 def normal(starts: np.ndarray, first_step: int, out: np.ndarray) -> None:
     """Fill ``out``, float32 (steps, envs, size), with standard normals (Box and Muller 1958)."""
-    steps, _, size = out.shape
-    bits = _bits(starts, first_step, steps, size)
+    bits = _bits(starts, first_step, out.shape)
     # 32 bits for the radius, shifted off zero, and 32 for the angle: |z| reaches 6.7.
     radius = ((bits >> np.uint64(32)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
     np.log(radius, out=radius)

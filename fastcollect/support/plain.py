@@ -1,7 +1,5 @@
 """Anything as plain data: what JSON and YAML can hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -9,9 +7,9 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The value as strict JSON knows it: configurations are mappings, arrays lists, keys texts.
+    """The value as strict JSON knows it: dataclasses become mappings, arrays lists, and keys texts.
 
-    NaN and infinities are null.
+    NaN and infinities become null.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}

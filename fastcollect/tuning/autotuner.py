@@ -7,14 +7,12 @@ reference, and in a race all collectors are alive, stopped by signal while it is
 turns of a fraction of a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -27,6 +25,9 @@ from fastcollect.control.stats import Stats
 from fastcollect.support.cpu import cpu_count, memory_available
 from fastcollect.support.errors import ConfigError, StallError, WorkerError
 from fastcollect.tuning.results import Outcome, Trial, candidate_grid
+
+Report = Callable[[Parallelism, int, Sequence[Trial]], None]
+"""What is told of a search: (candidate, rung, trials so far)."""
 
 _RACERS = 8  # candidates in the first race; half of them go on to the next
 _FIRST_RUNG_SHARE = 0.45  # of the budget
@@ -41,25 +42,27 @@ class TunerConfig:
     collector: environment, policy and everything but n, N and M. budget: seconds; a run takes at most that
     and one trial. trial_seconds: how long a candidate of the first rung is measured. learner_load: share of
     its time that this process computes (matrix products) instead of taking blocks, as a learner would.
-    memory_limit: bytes that all workers may use together; None: most of what is available.
+    memory_limit: GiB that all workers may use together; None: most of what is available.
     """
 
     collector: CollectorConfig
     budget: float = 120.0
     trial_seconds: float = 1.0
     learner_load: float = 0.0
-    memory_limit: int | None = None
+    memory_limit: float | None = None
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 0 < self.budget <= 1e6:
-            problems.append(f"budget is {self.budget!r}; allowed: above 0, at most 1000000 seconds")
-        if not 0 < self.trial_seconds <= 60:
-            problems.append(f"trial_seconds is {self.trial_seconds!r}; allowed: above 0, at most 60")
-        if not 0 <= self.learner_load <= 0.95:
-            problems.append(f"learner_load is {self.learner_load!r}; allowed: 0 to 0.95")
-        if self.memory_limit is not None and self.memory_limit <= 0:
-            problems.append(f"memory_limit is {self.memory_limit!r} bytes; allowed: above 0")
+        limit = self.memory_limit
+        problems = [
+            f"{name} is {getattr(self, name)!r}; allowed: {allowed}"
+            for name, right, allowed in (
+                ("budget", 0 < self.budget <= 1e6, "above 0, at most 1000000 seconds"),
+                ("trial_seconds", 0 < self.trial_seconds <= 60, "above 0, at most 60"),
+                ("learner_load", 0 <= self.learner_load <= 0.95, "0 to 0.95"),
+                ("memory_limit", limit is None or 0 < limit < math.inf, "above 0 GiB"),
+            )
+            if not right
+        ]
         if problems:
             raise ConfigError(problems)
 
@@ -72,37 +75,25 @@ class Racer:
         start = time.monotonic()
         self.collector = Collector(config.collector.with_parallelism(candidate), launcher)
         self.start_seconds = time.monotonic() - start
-        self.interval = Stats()
-        self.slices: list[float] = []
+        self.close = self.collector.close
         self._consume(max(0.3, 0.25 * config.trial_seconds))
         self.collector.pause()
 
-    def measure(self, seconds: float) -> float:
-        """Run for a while; returns steps per second. The first tenth, while caches warm, does not count."""
+    def measure(self, seconds: float) -> Stats:
+        """Run for a while. The first tenth, while caches warm, does not count."""
         self.collector.resume()
         self._consume(0.1 * seconds)
         interval = self._consume(seconds)
         self.collector.pause()
-        self.interval += interval
-        self.slices.append(interval.env_steps / interval.seconds)
-        return self.slices[-1]
+        return interval
 
     def worker_rss(self) -> list[int]:
-        """Resident bytes of every worker."""
-        pids = self.collector.pids()
-        return [_rss(pid) for kind in ("env_worker", "model_worker") for pid in pids[kind]]
-
-    def trial(self, rung: int, score: float) -> Trial:
-        """What was measured so far."""
-        return Trial(
-            candidate=self.candidate,
-            rung=rung,
-            slices=tuple(self.slices),
-            score=score,
-            start_seconds=self.start_seconds,
-            rss=max(self.worker_rss()),
-            shares=self.interval.shares(),
-        )
+        """Resident bytes of every worker that lives."""
+        pids, found = self.collector.pids(), []
+        for pid in (*pids["env_worker"], *pids["model_worker"]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid).memory_info().rss)
+        return found
 
     def _consume(self, seconds: float) -> Stats:
         """Take blocks, computing for the learner's share of the time; returns the interval's counters.
@@ -124,21 +115,18 @@ class Racer:
 
 
 class Tuner:
-    """One tuning run. ``report`` is called before each start with (candidate, rung, trials so far).
+    """One tuning run. ``report`` is called before each start.
 
     grid: every candidate, once ``run`` has laid it out.
     """
 
-    def __init__(
-        self,
-        config: TunerConfig,
-        report: Callable[[Parallelism, int, Sequence[Trial]], None] = lambda *_: None,
-    ) -> None:
+    def __init__(self, config: TunerConfig, report: Report = lambda *_: None) -> None:
         self.config = config
         self.grid: list[Parallelism] = []
         self._report = report
         self._trials: list[Trial] = []
-        self._memory = config.memory_limit or int(_MEMORY_SHARE * memory_available())
+        limit = config.memory_limit
+        self._memory = _MEMORY_SHARE * memory_available() if limit is None else limit * 2**30
         self._start = time.monotonic()
 
     @property
@@ -148,141 +136,128 @@ class Tuner:
 
     def run(self) -> Outcome:
         """Search within the budget. Raises what the first trial raises, if it cannot run at all."""
-        with self._launching() as launcher:
+        with self._open() as (launcher, racers):
             with self._scouting(launcher) as reference:
                 untried = self._first_rung(launcher, reference)
-            rung, racers = 1, self._line_up(launcher, self._best()[:_RACERS])
-            try:
-                while racers and (rung == 1 or self.elapsed < self.config.budget):
-                    self._race(racers, rung, self._until(len(racers)))
-                    rung, racers = rung + 1, self._keep_half(racers)
-            finally:
-                _close(racers)
-        return Outcome(trials=tuple(self._trials), untried=untried, seconds=self.elapsed)
+            self._line_up(launcher, racers, self._best()[:_RACERS])
+            rung = 1
+            while racers and (rung == 1 or self.elapsed < self.config.budget):
+                # The rest of the budget is divided evenly among this race and those to come.
+                races = max(1, math.ceil(math.log2(len(racers))))
+                self._race(racers, rung, self.elapsed + (self.config.budget - self.elapsed) / races)
+                self._drop_half(racers)
+                rung += 1
+        return self._outcome(untried)
 
     def sweep(self, candidates: Sequence[Parallelism]) -> Outcome:
         """Measure all of these against the same reference, whatever the budget: the exhaustive answer."""
-        with self._launching() as launcher, self._scouting(launcher) as reference:
+        with self._open() as (launcher, _), self._scouting(launcher) as reference:
             for candidate in candidates:
                 self._try(launcher, reference, candidate)
-        return Outcome(trials=tuple(self._trials), untried=0, seconds=self.elapsed)
+        return self._outcome()
 
     def race(self, candidates: Sequence[Parallelism], seconds: float) -> Outcome:
         """Let these take turns for that long, all of them to the end."""
-        with self._launching() as launcher:
-            racers = self._line_up(launcher, candidates)
-            try:
-                self._race(racers, 1, self.elapsed + seconds)
-            finally:
-                _close(racers)
-        return Outcome(trials=tuple(self._trials), untried=0, seconds=self.elapsed)
+        with self._open() as (launcher, racers):
+            self._line_up(launcher, racers, candidates)
+            self._race(racers, 1, self.elapsed + seconds)
+        return self._outcome()
+
+    def _outcome(self, untried: int = 0) -> Outcome:
+        return Outcome(trials=tuple(self._trials), untried=untried, seconds=self.elapsed)
 
     @contextlib.contextmanager
-    def _launching(self) -> Iterator[Launcher]:
+    def _open(self) -> Iterator[tuple[Launcher, list[Racer]]]:
+        """A launcher, and an empty list whose racers are closed with it."""
         self._start = time.monotonic()
-        launcher = new_launcher(self.config.collector)
-        try:
-            yield launcher
-        finally:
-            launcher.close()
+        racers: list[Racer] = []
+        with contextlib.closing(new_launcher(self.config.collector)) as launcher:
+            try:
+                yield launcher, racers
+            finally:
+                for racer in racers:
+                    racer.close()
 
     @contextlib.contextmanager
     def _scouting(self, launcher: Launcher) -> Iterator[Racer]:
         """Start the reference, learn from it what an environment step costs, and lay out the grid."""
         first = Parallelism(n=8, N=cpu_count(), M=0)
         self._report(first, 0, self._trials)
-        racer = Racer(self.config, first, launcher)
-        try:
-            fps = racer.measure(self.config.trial_seconds)
-            self._add(racer, 0, 1.0)
-            stepping = racer.interval.shares()["env_worker"]["stepping"]
+        with contextlib.closing(Racer(self.config, first, launcher)) as racer:
+            found = racer.measure(self.config.trial_seconds)
+            self._add(racer, 0, 1.0, found)
+            stepping = found.shares()["env_worker"]["stepping"]
             # Eight at a time overstate what one costs in a large batch; a few more n do not hurt.
-            step = stepping * first.N / max(fps, 1e-9) / 4
+            step = stepping * first.N / max(_speed(found), 1e-9) / 4
             grid = candidate_grid(step, self.config.collector.block_length, cpu_count())
             self.grid = [c for c in grid if c != first]
             yield racer
-        finally:
-            _close([racer])
 
     def _first_rung(self, launcher: Launcher, reference: Racer) -> int:
         """Try candidates in their order, then the neighbours of the best; returns how many were left out."""
         left = list(self.grid)
-        while left and self.elapsed < _FIRST_RUNG_SHARE * self.config.budget:
-            self._try(launcher, reference, left.pop(0))
         while left and self.elapsed < _NEIGHBOURS_SHARE * self.config.budget:
-            near = [c for c in left if any(_is_neighbour(c, b) for b in self._best()[:2])]
-            if not near:
+            best = self._best()[:2] if self.elapsed >= _FIRST_RUNG_SHARE * self.config.budget else None
+            near = (c for c in left if best is None or any(_is_neighbour(c, b) for b in best))
+            if (candidate := next(near, None)) is None:
                 break
-            left.remove(near[0])
-            self._try(launcher, reference, near[0])
+            left.remove(candidate)
+            self._try(launcher, reference, candidate)
         return len(left)
 
     def _try(self, launcher: Launcher, reference: Racer, candidate: Parallelism) -> None:
         """One measurement between two short ones of the reference."""
-        self._report(candidate, 0, self._trials)
-        with self._recording_errors(candidate, 0):
-            racer = Racer(self.config, candidate, launcher)
-            try:
-                short = 0.3 * self.config.trial_seconds
-                before = reference.measure(short)
-                fps = racer.measure(self.config.trial_seconds)
-                after = reference.measure(short)
-                self._add(racer, 0, 2 * fps / (before + after))
-            finally:
-                _close([racer])
+        short = 0.3 * self.config.trial_seconds
+        with (
+            self._recording_errors(candidate, 0),
+            contextlib.closing(Racer(self.config, candidate, launcher)) as racer,
+        ):
+            before = _speed(reference.measure(short))
+            found = racer.measure(self.config.trial_seconds)
+            after = _speed(reference.measure(short))
+            self._add(racer, 0, 2 * _speed(found) / (before + after), found)
 
-    def _line_up(self, launcher: Launcher, candidates: Sequence[Parallelism]) -> list[Racer]:
+    def _line_up(self, launcher: Launcher, racers: list[Racer], candidates: Sequence[Parallelism]) -> None:
         """Start as many of these as budget and memory allow, the best first."""
-        racers: list[Racer] = []
         used = 0
         known = {t.candidate: t.rss for t in self._trials}
         for candidate in candidates:
             full = used + candidate.workers * known.get(candidate, 0) > self._memory
             if racers and (self.elapsed >= self.config.budget or full):
                 break
-            self._report(candidate, 1, self._trials)
             with self._recording_errors(candidate, 1):
                 racers.append(Racer(self.config, candidate, launcher))
                 used += sum(racers[-1].worker_rss())
-        return racers
-
-    def _until(self, racers: int) -> float:
-        """When a race of so many ends: the budget's rest, divided evenly among the races to come."""
-        races = max(1, math.ceil(math.log2(racers)))
-        return self.elapsed + (self.config.budget - self.elapsed) / races
 
     def _race(self, racers: list[Racer], rung: int, until: float) -> None:
         """Take turns until ``until``, at least once each. A score is a median of ratios within rounds."""
-        for racer in racers:
-            racer.slices, racer.interval = [], Stats()
-        rounds: list[dict[Parallelism, float]] = []
-        while not rounds or self.elapsed < until:
+        rounds: list[dict[Parallelism, Stats]] = []
+        while racers and (not rounds or self.elapsed < until):
             # The order turns, so that none always follows the same neighbour.
             shift = len(rounds) % len(racers)
             measured = {}
             for racer in racers[shift:] + racers[:shift]:
-                self._report(racer.candidate, rung, self._trials)
                 with self._recording_errors(racer.candidate, rung):
                     measured[racer.candidate] = racer.measure(0.4 * self.config.trial_seconds)
                 if racer.candidate not in measured:
                     racers.remove(racer)
-                    _close([racer])
-            if not racers:
-                return
+                    racer.close()
             rounds.append(measured)
-        middles = [statistics.median(r.values()) or 1.0 for r in rounds]
         for racer in racers:
-            ratios = [r[racer.candidate] / m for r, m in zip(rounds, middles, strict=True)]
-            self._add(racer, rung, statistics.median(ratios))
+            mine = [measured[racer.candidate] for measured in rounds]
+            ratios = [
+                _speed(one) / (statistics.median(map(_speed, measured.values())) or 1.0)
+                for one, measured in zip(mine, rounds, strict=True)
+            ]
+            self._add(racer, rung, statistics.median(ratios), *mine)
 
-    def _keep_half(self, racers: list[Racer]) -> list[Racer]:
+    def _drop_half(self, racers: list[Racer]) -> None:
         """Close the slower half; a race of two was the last one."""
-        rung = self._trials[-1].rung
-        score = {t.candidate: t.score for t in self._trials if t.rung == rung}
-        order = sorted(racers, key=lambda r: score[r.candidate], reverse=True)
-        keep = len(order) // 2 if len(order) > 2 else 0
-        _close(order[keep:])
-        return order[:keep]
+        score = {t.candidate: t.score for t in self._trials if t.rung == self._trials[-1].rung}
+        racers.sort(key=lambda r: score[r.candidate], reverse=True)
+        keep = len(racers) // 2 if len(racers) > 2 else 0
+        while len(racers) > keep:
+            racers.pop().close()
 
     def _best(self) -> list[Parallelism]:
         """Parallelisms of the first rung, best first. Raises ConfigError if there is none."""
@@ -292,21 +267,38 @@ class Tuner:
             raise ConfigError([f"memory_limit: every candidate needs more than {limit}; allow more"])
         return [t.candidate for t in good]
 
-    def _add(self, racer: Racer, rung: int, score: float) -> None:
-        trial = racer.trial(rung, score)
-        if (used := sum(racer.worker_rss())) > self._memory:
+    def _add(self, racer: Racer, rung: int, score: float, *measured: Stats) -> None:
+        """Add a racer's trial; one that takes too much memory has failed."""
+        rss, error = racer.worker_rss(), None
+        if (used := sum(rss)) > self._memory:
             limit = f"the limit is {self._memory / 2**30:.2f} GiB"
-            trial = replace(trial, score=0.0, error=f"uses {used / 2**30:.2f} GiB, {limit}")
-        self._trials.append(trial)
+            score, error = 0.0, f"uses {used / 2**30:.2f} GiB, {limit}"
+        self._trials.append(
+            Trial(
+                candidate=racer.candidate,
+                rung=rung,
+                slices=tuple(map(_speed, measured)),
+                score=score,
+                start_seconds=racer.start_seconds,
+                rss=max(rss, default=0),
+                shares=sum(measured, Stats()).shares(),
+                error=error,
+            )
+        )
 
     @contextlib.contextmanager
     def _recording_errors(self, candidate: Parallelism, rung: int) -> Iterator[None]:
-        """A candidate that cannot run is a failed trial, not the end of the search."""
+        """Report what comes next. If it cannot run, that is a failed trial, not the end of the search."""
+        self._report(candidate, rung, self._trials)
         try:
             yield
         except (ConfigError, WorkerError, StallError) as error:
             reason = str(error).splitlines()[0]
             self._trials.append(Trial(candidate=candidate, rung=rung, error=reason))
+
+
+def _speed(interval: Stats) -> float:
+    return interval.env_steps / interval.seconds
 
 
 def _compute(seconds: float = 0.005) -> float:
@@ -318,18 +310,6 @@ def _compute(seconds: float = 0.005) -> float:
     return elapsed
 
 
-def _close(racers: Sequence[Racer]) -> None:
-    for racer in racers:
-        racer.collector.close()
-
-
 def _is_neighbour(a: Parallelism, b: Parallelism) -> bool:
     """One step away in one of n (a factor of two), N or M."""
     return abs(math.log2(a.n / b.n)) + abs(a.N - b.N) + abs(a.M - b.M) == 1
-
-
-def _rss(pid: int) -> int:
-    try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0

@@ -1,9 +1,6 @@
 """The tuning command: arguments, progress, run folder."""
 
-from __future__ import annotations
-
 import json
-import math
 import shlex
 import sys
 import time
@@ -14,20 +11,17 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.tokens import TokenChannel
-from fastcollect.policies.base import PolicyConfig
 from fastcollect.policies.choice import parse_policy
 from fastcollect.support.command import check_folder, check_writable, parse_kwargs
 from fastcollect.support.errors import ConfigError
-from fastcollect.support.files import write_file
-from fastcollect.tuning import profile
-from fastcollect.tuning import report as tuner_report
+from fastcollect.support.files import file_name, write_file
+from fastcollect.tuning import profile, report
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
 from fastcollect.tuning.results import Outcome, Trial, explain
 
@@ -63,15 +57,10 @@ class TuneArguments:
 
 def tune(arguments: TuneArguments) -> None:
     """Search, show, save. Raises ConfigError before anything is started or written."""
-    console = Console(stderr=True)
     check_writable(arguments.json)
     check_folder(arguments.runs)
     env = EnvConfig(id=arguments.env, kwargs=parse_kwargs(arguments.env_kwargs))
     policy = parse_policy(arguments.policy, arguments.env)
-    limit = arguments.memory_limit
-    if limit is not None and not 0 < limit < math.inf:
-        raise ConfigError([f"memory_limit is {limit!r}; allowed: above 0 GiB"])
-    memory = None if limit is None else int(limit * 2**30)
     config = TunerConfig(
         collector=CollectorConfig(
             env=env,
@@ -83,95 +72,75 @@ def tune(arguments: TuneArguments) -> None:
         ),
         budget=arguments.budget,
         learner_load=arguments.learner_load,
-        memory_limit=memory,
+        memory_limit=arguments.memory_limit,
     )
-    with _Progress(console, config.budget) as progress:
-        outcome = Tuner(config, progress.update).run()
+    outcome = _search(config)
     _show(arguments, policy.name, outcome)
-    _save_profile(arguments, env, policy, outcome)
-
-
-def _save_profile(arguments: TuneArguments, env: EnvConfig, policy: PolicyConfig, outcome: Outcome) -> None:
-    """Remember the winner, unless it was found under a learner's load, which other commands do not have."""
-    best = outcome.best
-    if arguments.learner_load or best.rung == 0:
+    if arguments.learner_load or outcome.best.rung == 0:
+        # Other commands have no learner's load.
         why = "a learner's load was imitated" if arguments.learner_load else "the budget allowed no race"
         print(f"profile not saved: {why}")
         return
     try:
-        found = profile.Profile(parallelism=best.candidate, fps=best.fps)
-        saved = profile.save(env, policy, found)
+        saved = profile.save(env, policy, outcome.best.candidate, outcome.best.fps)
+        print(f"profile, bench.fps's default: {saved}")
     except ConfigError as error:
         print(f"profile not saved: {error}", file=sys.stderr)
-        return
-    print(f"profile, bench.fps's default: {saved}")
 
 
-class _Progress:
-    """A bar of the budget with the time left, the trial at hand and the best so far."""
+def _search(config: TunerConfig) -> Outcome:
+    """Run the tuner under a bar of its budget, which shows the trial at hand and the best so far."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[best]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("starting", total=config.budget, best="")
 
-    def __init__(self, console: Console, budget: float) -> None:
-        self._start, self._budget = time.monotonic(), budget
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[best]}"),
-        )
-        self._task = self._bar.add_task("starting", total=budget, best="")
-        self._live = Live(self._bar, console=console, transient=True)
-
-    def __enter__(self) -> _Progress:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def update(self, candidate: Parallelism, rung: int, trials: Sequence[Trial]) -> None:
-        """Before each trial."""
+    def update(candidate: Parallelism, rung: int, trials: Sequence[Trial]) -> None:
         good = [t for t in trials if t.error is None]
         best = max(good, key=lambda t: (t.rung, t.score), default=None)
-        self._bar.update(
-            self._task,
-            completed=min(self._budget, time.monotonic() - self._start),
+        bar.update(
+            task,
+            completed=min(config.budget, tuner.elapsed),
             description=f"rung {rung}: {candidate}",
             best=f"best {best.fps:,.0f} steps/s at {best.candidate}" if best else "",
         )
 
+    tuner = Tuner(config, update)
+    with bar:
+        return tuner.run()
+
 
 def _show(arguments: TuneArguments, policy: str, outcome: Outcome) -> None:
+    """Print what was found, and write the run's folder."""
     console = Console()
-    label = " ".join([arguments.env, *arguments.env_kwargs])
-    result = tuner_report.record(label, policy, outcome)
-    result["env"] = arguments.env
+    result = report.record(arguments.env, policy, outcome)
     result["env_kwargs"] = list(arguments.env_kwargs)
     result["command"] = shlex.join(["python", *sys.argv])
+    text = json.dumps(result, indent=2) + "\n"
     if arguments.json is not None:
-        write_file(arguments.json, json.dumps(result, indent=2) + "\n")
-    console.print(tuner_report.table(outcome))
-    best, fps = outcome.best.candidate, outcome.best.fps
-    console.print(
-        f"[bold green]best for {label}, policy {policy}: {best}, {fps:,.0f} steps/s[/]",
-        soft_wrap=True,
-    )
-    for line in explain(outcome):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
-    folder = _write_run(arguments, label, policy, outcome, result)
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
-
-
-def _write_run(arguments: TuneArguments, label: str, policy: str, outcome: Outcome, result: dict) -> Path:
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in arguments.env)
-    folder = arguments.runs / "tune" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    write_file(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write_file(arguments.json, text)
+    label = " ".join([arguments.env, *arguments.env_kwargs])
     title = f"{label}, policy {policy}: {outcome.best.candidate}, {outcome.best.fps:,.0f} steps/s"
-    tuner_report.draw(outcome, title, folder / "search.png")
-    why = "\n".join(f"- {line}" for line in explain(outcome))
+    why = explain(outcome)
+    console.print(report.table(outcome))
+    console.print(f"[bold green]best for {title}[/]", soft_wrap=True)
+    for line in why:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    folder = arguments.runs / "tune" / f"{file_name(arguments.env)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    write_file(folder / "result.json", text)
+    report.draw(outcome, title, folder / "search.png")
+    reasons = "".join(f"- {line}\n" for line in why)
     write_file(
         folder / "README.md",
-        f"# {title}\n\n`{result['command']}`\n\n{why}\n\n![the search](search.png)\n\n"
+        f"# {title}\n\n`{result['command']}`\n\n{reasons}\n![the search](search.png)\n\n"
         "`result.json` holds every trial, the machine, versions and commit.\n",
     )
-    return folder
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)

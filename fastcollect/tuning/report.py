@@ -1,14 +1,11 @@
 """What a tuning run shows: a table, sentences, a picture, and a JSON record."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import numpy as np
+from rich.table import Column, Table
 
-from fastcollect.control.parallelism import Parallelism
 from fastcollect.support.machine import machine
 from fastcollect.tuning.results import Outcome, Trial
 
@@ -19,11 +16,7 @@ STATES = {
     "waiting_learner": "#b07aa1",
 }
 
-
-_COLUMNS = (
-    *("n", "N", "M", "rung", "steps/s", "spread", "/ best"),
-    *("stepping", "inferring", "waiting", "MiB"),
-)
+_COLUMNS = ("n", "N", "M", "rung", "steps/s", "spread", "/ best", "stepping", "inferring", "waiting", "MiB")
 
 
 def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
@@ -55,18 +48,14 @@ def record(env: str, policy: str, outcome: Outcome) -> dict[str, Any]:
 def table(outcome: Outcome, rows: int = 12) -> Table:
     """The best candidates, by the last rung that each reached and their speed there."""
     last = list(outcome.last().values())
-    out = Table(caption=_caption(len(last), rows, outcome), box=None)
-    for name in _COLUMNS:
-        out.add_column(name, justify="right", no_wrap=True)
+    hidden = f"{len(last) - rows} more tried, " if len(last) > rows else ""
+    caption = f"{hidden}{outcome.untried} left untried, {outcome.seconds:.0f} s"
+    columns = [Column(name, justify="right", no_wrap=True) for name in _COLUMNS]
+    out = Table(*columns, caption=caption, box=None)
     for trial in last[:rows]:
         style = "bold green" if trial is outcome.best else None
         out.add_row(*_row(trial, outcome.ratio(trial.candidate)), style=style)
     return out
-
-
-def _caption(tried: int, rows: int, outcome: Outcome) -> str:
-    hidden = f"{tried - rows} more tried, " if tried > rows else ""
-    return f"{hidden}{outcome.untried} left untried, {outcome.seconds:.0f} s"
 
 
 def _row(trial: Trial, ratio: float) -> list[str]:
@@ -87,51 +76,33 @@ def _row(trial: Trial, ratio: float) -> list[str]:
 
 def draw(outcome: Outcome, title: str, file: Path) -> None:
     """The search as a PNG: steps per second against n for each (N, M), and where the time went."""
-    # The object interface needs no display, unlike pyplot.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # unlike pyplot, it needs no display
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     search, time = figure.subplots(1, 2, width_ratios=(3, 2))
     ratios = {c: outcome.ratio(c) for c, trial in outcome.last().items() if trial.error is None}
-    for (workers, models), candidates in _families(ratios):
-        xs, ys = [c.n for c in candidates], [ratios[c] for c in candidates]
+    for workers, models in sorted({(c.N, c.M) for c in ratios}):
+        line = {c.n: ratios[c] for c in sorted(ratios) if (workers, models) == (c.N, c.M)}
         style = "-o" if models == 0 else "--s"
-        search.plot(xs, ys, style, ms=4, lw=1, label=f"N={workers} M={models}")
+        search.plot([*line], [*line.values()], style, ms=4, lw=1, label=f"N={workers} M={models}")
     best = outcome.best.candidate
     search.plot(best.n, 1, "*", ms=16, color="crimson", label=f"best: {best}")
-    search.set(
-        xscale="log",
-        xlabel="n, environments per worker",
-        ylabel="steps per second, over the winner's beside it",
-    )
+    search.set(xscale="log", xlabel="n, environments per worker", ylim=(0, None))
+    search.set_ylabel("steps per second, over the winner's beside it")
     ticks = sorted({c.n for c in ratios})
     search.set_xticks(ticks, [str(n) for n in ticks])
     search.minorticks_off()
-    search.set_ylim(bottom=0)
     search.legend(fontsize=8)
     search.grid(alpha=0.3)
-    _draw_shares(time, outcome)
+    shown = [outcome.last()[c] for c in list(ratios)[7::-1]]
+    left = np.zeros(len(shown))
+    for state, colour in STATES.items():
+        values = [t.shares["env_worker"][state] for t in shown]
+        labels = [str(t.candidate) for t in shown]
+        time.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))
+        left += values
+    time.set(xlim=(0, 1), xlabel="share of the env workers' time, best on top")
+    time.tick_params(axis="y", labelsize=8)
+    time.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.suptitle(title)
     figure.savefig(file, dpi=120)
-
-
-def _families(candidates: Iterable[Parallelism]) -> Iterable[tuple[tuple[int, int], list[Parallelism]]]:
-    families: dict[tuple[int, int], list[Parallelism]] = {}
-    for c in sorted(candidates):
-        families.setdefault((c.N, c.M), []).append(c)
-    return sorted(families.items())
-
-
-def _draw_shares(axes: Any, outcome: Outcome) -> None:
-    best = [t for t in outcome.last().values() if t.error is None][:8][::-1]
-    left = [0.0] * len(best)
-    for state, colour in STATES.items():
-        values = [t.shares["env_worker"][state] for t in best]
-        labels = [str(t.candidate) for t in best]
-        axes.barh(labels, values, left=left, color=colour, label=state.replace("_", " "))
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    axes.set(xlim=(0, 1), xlabel="share of the env workers' time, best on top")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

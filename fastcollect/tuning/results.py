@@ -1,7 +1,5 @@
 """What a tuning run tries and finds: trials of candidates, the outcome, and why."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import dataclass, field
@@ -51,10 +49,7 @@ class Outcome:
 
     def last(self) -> dict[Parallelism, Trial]:
         """Each candidate's trial in the last rung it reached, best first: by rung, then by score."""
-        last: dict[Parallelism, Trial] = {}
-        for trial in self.trials:
-            if trial.candidate not in last or trial.rung > last[trial.candidate].rung:
-                last[trial.candidate] = trial
+        last = {trial.candidate: trial for trial in sorted(self.trials, key=lambda t: t.rung)}
         order = sorted(last.values(), key=lambda t: (t.error is None, t.rung, t.score), reverse=True)
         return {trial.candidate: trial for trial in order}
 

@@ -212,10 +212,9 @@ def test_a_child_that_is_killed_is_an_error_and_takes_its_workers_along():
 
 def test_settings_come_from_the_flags_then_the_profile_then_defaults():
     policy = parse_policy(None, "CartPole-v1")
-    tuned = profile.Profile(parallelism=Parallelism(96, 3, 1), fps=1.0)
     assert settings(*plan())[::2] == (4096, 0)
     assert plan()[0].row["settings"] == "default"
-    profile.save(EnvConfig(id="CartPole-v1"), policy, tuned)
+    profile.save(EnvConfig(id="CartPole-v1"), policy, Parallelism(96, 3, 1), fps=1.0)
     assert settings(*plan()) == (96, 3, 1, "profile")
     assert settings(*plan(num_envs=(8,))) == (8, 3, 1, "chosen")
     limit, serial = plan(methods=("physics-limit", "ours-serial"))

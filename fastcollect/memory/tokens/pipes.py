@@ -5,18 +5,15 @@ token, and a process that is killed at any instant leaves no lock behind and los
 All env workers share one pipe to each model worker and one to the collector.
 """
 
-from __future__ import annotations
-
 import os
-import select
 from collections.abc import Iterable, Sequence
 
-from fastcollect.memory.tokens.base import (
+from fastcollect.memory.tokens import (
     CAPACITY,
     TOKEN,
     EnvWorkerEnds,
     Kind,
-    ModelWorkerEnds,
+    ModelInbox,
     PeerGoneError,
     Token,
 )
@@ -32,36 +29,26 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
-class PipeSender:
+class _Sender:
     """The writing end of a pipe."""
-
-    __slots__ = ("fd",)
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
     def send(self, kind: Kind, worker: int, group: int = 0, sequence: int = 0) -> None:
-        """See Sender.send."""
         try:
             os.write(self.fd, _pack(kind, worker, group, sequence))
         except BrokenPipeError as error:
             raise PeerGoneError from error
 
 
-class PipeInbox:
+class PipeInbox(ModelInbox):
     """The reading end of one pipe, with whatever else the process waits for."""
 
     def __init__(self, fd: int, *others: int) -> None:
+        super().__init__(fd, *others)
         self._fd = fd
         self._answers: dict[int, int] = {}  # env worker -> its inbox
-        self._poll = select.poll()
-        for each in (fd, *others):
-            self._poll.register(each, select.POLLIN)
-
-    def wait(self, seconds: float | None) -> set[int]:
-        """See Inbox.wait."""
-        milliseconds = None if seconds is None else max(0.0, seconds) * 1000
-        return {fd for fd, _ in self._poll.poll(milliseconds)}
 
     def read(self) -> Iterable[Token]:
         """See Inbox.read."""
@@ -70,20 +57,18 @@ class PipeInbox:
         except BlockingIOError:
             return ()
 
-    def attach(self, worker: int, fds: Sequence[int]) -> PipeSender:
+    def attach(self, worker: int, fds: Sequence[int]) -> _Sender:
         """See ModelInbox.attach; requests of all env workers come through the same pipe."""
         (self._answers[worker],) = fds
-        return PipeSender(fds[0])
+        return _Sender(fds[0])
 
     def detach(self, worker: int) -> None:
         """See ModelInbox.detach."""
         os.close(self._answers.pop(worker))
 
 
-class PipeLine(PipeSender):
-    """The collector's side of one env worker: both ends of the worker's inbox."""
-
-    __slots__ = ("_read", "_shared")
+class _Line(_Sender):
+    """Both ends of an env worker's inbox. shared: the collector's inbox and every model worker's."""
 
     def __init__(self, shared: Sequence[int]) -> None:
         self._read, write = _pipe()
@@ -91,15 +76,12 @@ class PipeLine(PipeSender):
         self._shared = shared
 
     def worker_fds(self) -> list[int]:
-        """See Line.worker_fds: the worker's inbox, the collector's, every model worker's."""
         return [self._read, *self._shared]
 
     def model_fds(self) -> tuple[int, ...]:
-        """See Line.model_fds."""
         return (self.fd,)
 
     def close(self) -> None:
-        """See Line.close."""
         os.close(self._read)
         os.close(self.fd)
 
@@ -118,9 +100,9 @@ class PipeExchange:
         """See Exchange.inbox."""
         return PipeInbox(self._reports[0], *others)
 
-    def connect(self) -> PipeLine:
+    def connect(self) -> _Line:
         """See Exchange.connect."""
-        return PipeLine([self._reports[1], *(write for _, write in self._requests)])
+        return _Line([self._reports[1], *(write for _, write in self._requests)])
 
     def model_fds(self, index: int) -> list[int]:
         """See Exchange.model_fds: its inbox, the collector's."""
@@ -139,10 +121,10 @@ class PipeExchange:
     def env_worker(fds: Sequence[int]) -> EnvWorkerEnds:
         """See Exchange.env_worker."""
         inbox, reports, *models = fds
-        return EnvWorkerEnds(PipeInbox(inbox), PipeSender(reports), [PipeSender(fd) for fd in models])
+        return EnvWorkerEnds(PipeInbox(inbox), _Sender(reports), [_Sender(fd) for fd in models])
 
     @staticmethod
-    def model_worker(index: int, fds: Sequence[int], *others: int) -> ModelWorkerEnds:
+    def model_worker(index: int, fds: Sequence[int], *others: int) -> tuple[PipeInbox, _Sender]:
         """See Exchange.model_worker."""
         inbox, reports = fds
-        return ModelWorkerEnds(PipeInbox(inbox, *others), PipeSender(reports))
+        return PipeInbox(inbox, *others), _Sender(reports)

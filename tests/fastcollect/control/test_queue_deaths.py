@@ -32,12 +32,12 @@ def end_inside(operation, count, signum, kind=None):
     def operate(self, *arguments, **options):
         concerned = self._queue.qsize() if operation == "get" else arguments[0][0] == kind
         if concerned and next(calls) == count:
-            self._mutex.acquire(True, self._make_fresh)
+            self.acquire(wait=True)
             whole = self._header.copy()
             self._header[:] = 0xFF
             os.kill(os.getpid(), signum)
             self._header[:] = whole  # it was only stopped
-            self._mutex.release()
+            self.release()
         return original(self, *arguments, **options)
 
     setattr(fifo._Queue, operation, operate)

@@ -66,12 +66,12 @@ def hold(queue, then):
     """Be inside a queue, with its memory in a state that no reader must see."""
 
     def inside():
-        queue._mutex.acquire(True, queue._make_fresh)
+        queue.acquire(wait=True)
         saved = queue._header.copy()
         queue._header[:] = 0xFF
         os.kill(os.getpid(), then)
         queue._header[:] = saved
-        queue._mutex.release()
+        queue.release()
 
     return process(inside)
 

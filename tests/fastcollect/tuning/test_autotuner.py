@@ -108,7 +108,7 @@ def test_a_race_scores_each_candidate_against_the_middle_one_of_its_round():
 
 
 def test_a_memory_limit_excludes_what_exceeds_it():
-    config = TunerConfig(collector=CARTPOLE, budget=1.0, memory_limit=10 * 2**20, trial_seconds=0.1)
+    config = TunerConfig(collector=CARTPOLE, budget=1.0, memory_limit=10 / 2**10, trial_seconds=0.1)
     with pytest.raises(ConfigError, match=r"memory_limit.*every candidate"):
         Tuner(config).run()
 
@@ -124,9 +124,9 @@ def test_wrong_values_are_all_named():
 def test_profiles_are_kept_for_each_environment_and_policy(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     env, fast = EnvConfig(id="reach-v3"), EnvConfig(id="reach-v3", kwargs={"physics": "fast"})
-    best = profile.Profile(parallelism=Parallelism(n=64, N=2, M=0), fps=1.5)
+    best = Parallelism(n=64, N=2, M=0)
     assert profile.load(env, random_policy()) is None
-    file = profile.save(env, random_policy(), best)
+    file = profile.save(env, random_policy(), best, fps=1.5)
     assert file.is_relative_to(tmp_path)
     assert profile.load(env, random_policy()) == best
     assert profile.load(fast, random_policy()) is None
