@@ -60,7 +60,8 @@ class SimulatedBatch:
     def __init__(
         self, model: mujoco.MjModel, fields: tuple[str, ...], seeds: np.ndarray, spec: EnvSpec
     ) -> None:
-        self.num_envs, self.spec = len(seeds), spec
+        assert spec.max_episode_steps is not None
+        self.num_envs, self.spec, self._horizon = len(seeds), spec, spec.max_episode_steps
         self._model, self._data = model, mujoco.MjData(model)
         self._simulation = SimulationRows(model, fields, self.num_envs)
         self._generators = make_generators(seeds)
@@ -86,7 +87,7 @@ class SimulatedBatch:
         self._advance(action, out)
         out.terminated[...] = False
         self._elapsed += 1
-        np.equal(self._elapsed, self.spec.max_episode_steps, out=out.truncated)
+        np.equal(self._elapsed, self._horizon, out=out.truncated)
         ended = np.flatnonzero(out.truncated)
         if ended.size:
             out.final_observation[ended] = out.observation[ended]

@@ -1,7 +1,7 @@
 """Meta-World v3 as batched environments.
 
 reach-v3, push-v3 and pick-place-v3 run batched (``BatchedSawyer``); the other tasks run as a loop over
-stock's classes (``StockMetaWorld``). Goals are MT1's 50 of the task; every reset draws one of them from
+stock's classes (``make_stock``). Goals are MT1's 50 of the task; every reset draws one of them from
 the environment's own generator. Episodes are truncated after 500 steps, or earlier if asked, and never
 terminate.
 """
@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from fastcollect.envs.base import BatchedEnv
-from fastcollect.envs.metaworld.goals import NUM_GOALS, GoalChooser
+from fastcollect.envs.metaworld.goals import NUM_GOALS, pinned_goals
 from fastcollect.envs.metaworld.sawyer import MAX_HORIZON, PHYSICS, TASKS, BatchedSawyer
-from fastcollect.envs.metaworld.stock import StockMetaWorld
+from fastcollect.envs.metaworld.stock import make_stock
 
-__all__ = ["NUM_GOALS", "BatchedSawyer", "StockMetaWorld", "make"]
+__all__ = ["NUM_GOALS", "BatchedSawyer", "make", "make_stock"]
 
 
 def make(
@@ -52,22 +53,11 @@ def make(
         raise ValueError(f"physics={physics!r}: allowed are {', '.join(map(repr, PHYSICS))}")
     if not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"horizon={horizon!r}: allowed are 1 to {MAX_HORIZON}")
-    chooser = GoalChooser(seeds, goal_indices)
-    if task in TASKS:
-        return BatchedSawyer(
-            task,
-            chooser,
-            len(seeds),
-            physics=physics,
-            goal_visible=goal_visible,
-            mt1_seed=mt1_seed,
-            horizon=horizon,
-        )
-    if physics != "exact":
+    if physics != "exact" and task not in TASKS:
         raise ValueError(f"physics={physics!r} exists for {', '.join(TASKS)}; {task} allows 'exact' only")
-    return StockMetaWorld(
-        task, chooser, len(seeds), goal_visible=goal_visible, mt1_seed=mt1_seed, horizon=horizon
-    )
+    pinned = pinned_goals(seeds, goal_indices)
+    build = partial(BatchedSawyer, physics=physics) if task in TASKS else make_stock
+    return build(task, seeds, pinned, goal_visible=goal_visible, mt1_seed=mt1_seed, horizon=horizon)
 
 
 def _suggestion(task: str) -> str:
