@@ -6,10 +6,9 @@ What a vector environment does with an episode that ended is read from its
 
 - SAME_STEP: it resets in the same step already; the last observation is ``info["final_obs"][i]``.
 - DISABLED: the rows that ended are reset at once by ``reset(options={"reset_mask": mask})``.
-- NEXT_STEP: the environment spends the row's next step on the reset and ignores its action. That
-  step cannot be taken for one row alone, so the mode is converted, by the same reset_mask, only where
-  an early reset is known to cancel the pending one: gymnasium's SyncVectorEnv and AsyncVectorEnv, and
-  environments whose user vouches for it. Any other is refused.
+- NEXT_STEP: the environment spends the row's next step on the reset and ignores its action. The mode is
+  converted, by the same reset_mask, only where an early reset is known to cancel the pending one:
+  gymnasium's SyncVectorEnv and AsyncVectorEnv, and environments whose user vouches for it.
 
 After each masked reset the other rows' observations are compared with what they were: an environment
 that does not know the option (CartPoleVectorEnv is one) resets every row, and would do so silently.
@@ -38,17 +37,10 @@ from fastcollect.envs.base import (
     StateUnsupportedError,
     StepBuffers,
     UnsupportedSpaceError,
+    checked_seeds,
 )
 
 SUCCESS_KEYS = ("success", "is_success")
-
-
-def checked_seeds(seeds: np.ndarray) -> np.ndarray:
-    """``seeds`` as (n,) int64. Raises ValueError where it is empty, negative or not 1-d."""
-    seeds = np.asarray(seeds, np.int64)
-    if seeds.ndim != 1 or not seeds.size or seeds.min() < 0:
-        raise ValueError(f"seeds must be a non-empty 1-d array of non-negative integers, got {seeds!r}")
-    return seeds
 
 
 def observation_bounds(space: Any) -> tuple[tuple[int, ...], np.dtype, np.ndarray, np.ndarray]:
@@ -80,6 +72,34 @@ def action_spec(space: Any) -> ActionSpec:
         f"action space {space!r} is not supported; supported are Box of a float dtype and Discrete that "
         "starts at 0"
     )
+
+
+def space_spec(
+    observation_space: Any,
+    action_space: Any,
+    max_episode_steps: int | None = None,
+    has_success: bool = False,
+) -> EnvSpec:
+    """The EnvSpec of an environment with these gymnasium spaces. Raises UnsupportedSpaceError."""
+    shape, dtype, low, high = observation_bounds(observation_space)
+    return EnvSpec(
+        observation_shape=shape,
+        observation_dtype=dtype,
+        observation_low=low,
+        observation_high=high,
+        action=action_spec(action_space),
+        max_episode_steps=max_episode_steps,
+        has_success=has_success,
+    )
+
+
+def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
+    """The success flags that an info gives, (n,) bool; rows and infos without the key are False."""
+    flags = np.zeros(n, np.bool_)
+    for key in SUCCESS_KEYS:
+        if key in info:
+            flags |= np.asarray(info[key], np.bool_)
+    return flags
 
 
 def make(
@@ -143,37 +163,73 @@ def _autoreset_mode(env: VectorEnv, honours_reset_mask: bool) -> AutoresetMode:
     return mode
 
 
-class GymVectorEnv:
-    """A ``BatchedEnv`` over one gymnasium VectorEnv; see ``make``.
+class VectorisedEnv:
+    """What the adapters of environments that step all rows in one call share.
 
     An exception of the environment is passed on as it is, since nothing says which row raised it.
     """
+
+    def __init__(self, env: Any, num_envs: int, spec: EnvSpec) -> None:
+        self.num_envs, self.spec = num_envs, spec
+        self._env, self._started = env, False
+
+    def _act(self, action: np.ndarray) -> tuple[Any, ...]:
+        """Step the environment; returns what gymnasium's ``step`` does."""
+        raise NotImplementedError
+
+    def _write_success(self, info: Mapping[str, Any], rows: np.ndarray, success: np.ndarray) -> None:
+        """Write every row's success, (n,) bool; episodes ended in ``rows``."""
+        success[...] = _success_of(info, self.num_envs)
+
+    def _restart(self, rows: np.ndarray, info: Mapping[str, Any], out: StepBuffers) -> None:
+        """Save the last observations of ``rows``, (k,) integers, and write their first ones."""
+        raise NotImplementedError
+
+    def step(self, action: np.ndarray, out: StepBuffers) -> None:
+        """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError where a row is to blame."""
+        if not self._started:
+            raise RuntimeError("reset() must be called before step()")
+        observation, reward, terminated, truncated, info = self._act(action)
+        out.observation[...] = observation
+        out.reward[...] = reward
+        out.terminated[...] = terminated
+        out.truncated[...] = truncated
+        rows = np.flatnonzero(out.terminated | out.truncated)
+        if self.spec.has_success:
+            self._write_success(info, rows, out.success)
+        if rows.size:
+            self._restart(rows, info, out)
+
+    def get_state(self) -> State:
+        """Always raises StateUnsupportedError."""
+        raise StateUnsupportedError(f"{type(self).__name__}: vectorised environments cannot save their state")
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Always raises StateUnsupportedError."""
+        self.get_state()
+
+    def close(self) -> None:
+        """Close the environment; idempotent."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+
+class GymVectorEnv(VectorisedEnv):
+    """A ``BatchedEnv`` over one gymnasium VectorEnv; see ``make``."""
 
     def __init__(
         self, seeds: np.ndarray, env: VectorEnv, has_success: bool, honours_reset_mask: bool
     ) -> None:
         self._mode = _autoreset_mode(env, honours_reset_mask)
-        shape, dtype, low, high = observation_bounds(env.single_observation_space)
-        spec = getattr(env, "spec", None)
-        self.num_envs = seeds.size
-        self.spec = EnvSpec(
-            observation_shape=shape,
-            observation_dtype=dtype,
-            observation_low=low,
-            observation_high=high,
-            action=action_spec(env.single_action_space),
-            max_episode_steps=None if spec is None else spec.max_episode_steps,
-            has_success=has_success,
-        )
-        self._env = env
+        horizon = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        spec = space_spec(env.single_observation_space, env.single_action_space, horizon, has_success)
+        super().__init__(env, seeds.size, spec)
         self._seeds = seeds
-        self._started = self._closed = False
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode in every row, seeded the first time; write (n, *observation_shape)."""
-        first = self._env.reset()[0] if self._started else self._seeded_reset()
-        self._check_shape(first)
-        observation[...] = first
+        observation[...] = self._checked(self._env.reset()[0] if self._started else self._seeded_reset())
         self._started = True
 
     def _seeded_reset(self) -> np.ndarray:
@@ -183,87 +239,46 @@ class GymVectorEnv:
             # Its reset takes one integer only; if that was not the reason, this call raises it again.
             return self._env.reset(seed=int(self._seeds[0]))[0]
 
-    def step(self, action: np.ndarray, out: StepBuffers) -> None:
-        """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError where the environment
-        breaks its autoreset mode in a row."""
-        if not self._started:
-            raise RuntimeError("reset() must be called before step()")
-        observation, reward, terminated, truncated, info = self._env.step(action.copy())
-        self._check_shape(observation)
-        out.observation[...] = observation
-        out.reward[...] = reward
-        out.terminated[...] = terminated
-        out.truncated[...] = truncated
-        done = out.terminated | out.truncated
-        rows = np.flatnonzero(done)
-        if self.spec.has_success:
-            self._write_success(info, rows, out.success)
-        if not rows.size:
-            return
-        if self._mode is AutoresetMode.SAME_STEP:
-            self._save_final(info, rows, out)
-        else:
-            self._reset_rows(done, rows, out)
+    def _act(self, action: np.ndarray) -> tuple[Any, ...]:
+        observation, *rest = self._env.step(action.copy())
+        return self._checked(observation), *rest
 
     def _write_success(self, info: Mapping[str, Any], rows: np.ndarray, success: np.ndarray) -> None:
         """In SAME_STEP mode info is about the new episode of a row that ended, final_info the old one."""
-        success[...] = _success_of(info, self.num_envs)
+        super()._write_success(info, rows, success)
         if rows.size and self._mode is AutoresetMode.SAME_STEP and "final_info" in info:
             success[rows] = _success_of(info["final_info"], self.num_envs)[rows]
 
-    def _save_final(self, info: Mapping[str, Any], rows: np.ndarray, out: StepBuffers) -> None:
-        final = info.get("final_obs")
-        for i in rows.tolist():
-            if final is None or final[i] is None:
-                self._broken(i, "ended an episode without info['final_obs']")
-            out.final_observation[i] = final[i]
-
-    def _reset_rows(self, done: np.ndarray, rows: np.ndarray, out: StepBuffers) -> None:
+    def _restart(self, rows: np.ndarray, info: Mapping[str, Any], out: StepBuffers) -> None:
+        if self._mode is AutoresetMode.SAME_STEP:
+            final = info.get("final_obs")
+            for i in rows.tolist():
+                if final is None or final[i] is None:
+                    self._broken(i, "ended an episode without info['final_obs']")
+                out.final_observation[i] = final[i]
+            return
         out.final_observation[rows] = out.observation[rows]
-        # A fresh dict: SyncVectorEnv takes the key out of it.
-        first, _ = self._env.reset(options={"reset_mask": done.copy()})
-        self._check_shape(first)
+        done = out.terminated | out.truncated
+        # A fresh dict and a mask of its own: SyncVectorEnv takes the key out of it.
+        first = self._checked(self._env.reset(options={"reset_mask": done.copy()})[0])
         others = np.flatnonzero(~done)
-        kept = np.asarray(first).astype(self.spec.observation_dtype, copy=False)[others]
-        moved = kept.view(np.uint8) != out.observation[others].view(np.uint8) if others.size else None
-        if moved is not None and moved.any():
-            row = int(others[moved.reshape(len(others), -1).any(axis=1)][0])
-            self._broken(
-                row, "was moved by a reset_mask that leaves it out; the environment ignores the mask"
-            )
+        if others.size:
+            kept = np.asarray(first).astype(self.spec.observation_dtype, copy=False)[others]
+            moved = kept.view(np.uint8) != out.observation[others].view(np.uint8)
+            moved_rows = others[moved.reshape(others.size, -1).any(axis=1)]
+            if moved_rows.size:
+                what = "was moved by a reset_mask that leaves it out; the environment ignores the mask"
+                self._broken(int(moved_rows[0]), what)
         out.observation[rows] = first[rows]
 
     def _broken(self, row: int, what: str) -> NoReturn:
         raise EnvStepError(row, f"row {row} of {self._env} ({self._mode.name}) {what}")
 
-    def _check_shape(self, observation: np.ndarray) -> None:
-        """NumPy would broadcast a wrong shape."""
+    def _checked(self, observation: np.ndarray) -> np.ndarray:
+        """The observations, which NumPy would broadcast from a wrong shape."""
         want = (self.num_envs, *self.spec.observation_shape)
         if np.shape(observation) != want:
             raise ValueError(
                 f"{self._env} gave observations of shape {np.shape(observation)}, expected {want}"
             )
-
-    def get_state(self) -> State:
-        """Always raises StateUnsupportedError."""
-        raise StateUnsupportedError("a gymnasium VectorEnv offers no way to save its state")
-
-    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Always raises StateUnsupportedError."""
-        del state
-        raise StateUnsupportedError("a gymnasium VectorEnv offers no way to restore its state")
-
-    def close(self) -> None:
-        """Close the environment; idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._env.close()
-
-
-def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
-    """The success flags that an info gives, (n,) bool; rows and infos without the key are False."""
-    flags = np.zeros(n, np.bool_)
-    for key in SUCCESS_KEYS:
-        if key in info:
-            flags |= np.array([bool(value) for value in info[key]], np.bool_)
-    return flags
+        return observation
