@@ -35,6 +35,8 @@ from fastcollect.envs.base import (
 )
 from fastcollect.envs.gym_vector import SUCCESS_KEYS, space_spec
 
+_NOT_RECORDED = "the environments were built with record_actions=False, so there are no actions to replay"
+
 
 def make(
     seeds: np.ndarray,
@@ -110,22 +112,19 @@ def _batch_spec(
 ) -> EnvSpec:
     """One spec for all rows: equal actions and observation shapes, the union of observation bounds."""
     specs = [space_spec(env.observation_space, env.action_space, _horizon(env)) for env in envs]
-    spec = specs[0]
-    for i, (env, other) in enumerate(zip(envs, specs, strict=True)):
-        shapes = {(each.observation_shape, each.observation_dtype) for each in (spec, other)}
-        if len(shapes) > 1 or env.action_space != envs[0].action_space:
+    kinds = [(spec.observation_shape, spec.observation_dtype, spec.max_episode_steps) for spec in specs]
+    for i, env in enumerate(envs):
+        if kinds[i][:2] != kinds[0][:2] or env.action_space != envs[0].action_space:
             raise UnsupportedSpaceError(
                 f"environment {i} has observation space {env.observation_space!r} and action space "
                 f"{env.action_space!r}, environment 0 has {envs[0].observation_space!r} and "
                 f"{envs[0].action_space!r}; the rows of a batch must have the same"
             )
     return replace(
-        spec,
-        observation_low=np.minimum.reduce([each.observation_low for each in specs]),
-        observation_high=np.maximum.reduce([each.observation_high for each in specs]),
-        max_episode_steps=spec.max_episode_steps
-        if len({each.max_episode_steps for each in specs}) == 1
-        else None,
+        specs[0],
+        observation_low=np.minimum.reduce([spec.observation_low for spec in specs]),
+        observation_high=np.maximum.reduce([spec.observation_high for spec in specs]),
+        max_episode_steps=kinds[0][2] if len(set(kinds)) == 1 else None,
         has_success=_detect_success(envs[0], throwaway) if has_success is None else has_success,
     )
 
@@ -247,35 +246,37 @@ class GymEnv:
         return EnvStepError(i, f"row {i} ({name}) failed in {where}: {type(exc).__name__}: {exc}")
 
     def get_state(self) -> State:
-        """seeds and lengths (n,) int64, observation (n, ...), actions (sum(lengths), ...), starts (JSON
-        as uint8). Raises StateUnsupportedError where an episode cannot be described that way."""
-        self._require_recording()
+        """seeds, lengths (n,) int64, observation (n, ...), actions (sum(lengths), ...), starts (uint8, JSON).
+
+        Raises StateUnsupportedError where an episode cannot be described that way.
+        """
+        if not self._recording:
+            raise StateUnsupportedError(_NOT_RECORDED)
         if not self._started:
             raise StateUnsupportedError("there is no episode to save before reset()")
         for i, start in enumerate(self._starts):
             if start.get("generator", start) is None:
                 raise StateUnsupportedError(f"environment {i} has no np_random whose state could be saved")
-        flat = [
-            block[i]
-            for i, length in enumerate(self._lengths)
-            for block in self._actions[len(self._actions) - length :]
-        ]
-        try:
-            text = json.dumps(self._starts)
-        except TypeError as exc:  # numpy's MT19937 keeps an array; gymnasium always seeds a PCG64.
-            raise StateUnsupportedError(f"a generator's state is no plain JSON: {exc}") from exc
+        actions = np.array(self._actions, self.spec.action.dtype)
+        actions = actions.reshape(-1, self.num_envs, *self.spec.action.shape)
+        episodes = [actions[len(actions) - length :, i] for i, length in enumerate(self._lengths)]
+        starts = json.dumps(self._starts, default=np.ndarray.tolist)  # MT19937's state holds an array
         return {
             "seeds": np.array(self._seeds, np.int64),
             "lengths": self._lengths.copy(),
-            "actions": np.array(flat, self.spec.action.dtype).reshape(-1, *self.spec.action.shape),
+            "actions": np.concatenate(episodes),
             "observation": self._last.copy(),
-            "starts": np.frombuffer(text.encode(), np.uint8).copy(),
+            "starts": np.frombuffer(starts.encode(), np.uint8).copy(),
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replay the saved episodes. Raises StateUnsupportedError where one does not come out the same,
-        ValueError for a state of another number of environments."""
-        self._require_recording()
+        """Replay the saved episodes.
+
+        Raises StateUnsupportedError where one does not come out the same, ValueError for a state of another
+        number of environments.
+        """
+        if not self._recording:
+            raise StateUnsupportedError(_NOT_RECORDED)
         if state["observation"].shape != self._last.shape:
             raise ValueError(f"state of {state['observation'].shape}, expected {self._last.shape}")
         self._seeds = state["seeds"].tolist()
@@ -293,18 +294,11 @@ class GymEnv:
                     "draws from a generator besides np_random, or keeps something between episodes"
                 )
         self._lengths[...] = state["lengths"]
-        # Episodes of different lengths all end at the last step.
-        actions = np.zeros(
-            (self._lengths.max(), self.num_envs, *self.spec.action.shape), self.spec.action.dtype
-        )
-        for i, episode in enumerate(episodes):
+        shape = self._lengths.max(), self.num_envs, *self.spec.action.shape
+        actions = np.zeros(shape, self.spec.action.dtype)
+        for i, episode in enumerate(episodes):  # of different lengths; all of them end at the last step
             actions[len(actions) - len(episode) :, i] = episode
-        self._actions = list(actions)
-        self._started = True
-
-    def _require_recording(self) -> None:
-        if not self._recording:
-            raise StateUnsupportedError("no actions to replay: the environments have record_actions=False")
+        self._actions, self._started = list(actions), True
 
     def _replay(self, i: int, episode: Sequence[Any]) -> np.ndarray:
         env, start = self._envs[i], self._starts[i]
@@ -328,5 +322,4 @@ class GymEnv:
 def _generator_state(env: gymnasium.Env) -> dict[str, Any] | None:
     """The state of the environment's np_random; None where it has none."""
     generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
-    bit_generator = getattr(generator, "bit_generator", None)
-    return None if bit_generator is None else bit_generator.state
+    return getattr(getattr(generator, "bit_generator", None), "state", None)
