@@ -15,6 +15,7 @@ from fastcollect.envs.base import (
     State,
     StateUnsupportedError,
     StepBuffers,
+    check_action,
 )
 from fastcollect.envs.gameboy.options import BUTTONS, Settings
 from fastcollect.envs.gameboy.screens import SCREEN_SHAPES, look_at_screen
@@ -30,13 +31,15 @@ _ARROWS = ("up", "down", "left", "right")
 _Look = Callable[[np.ndarray], None]
 
 
-def _event(change: str, button: str) -> int:
-    kind = "ARROW" if button in _ARROWS else "BUTTON"
-    return getattr(WindowEvent, f"{change}_{kind}_{button.upper()}")
-
-
-_PRESS = {button: _event("PRESS", button) for button in BUTTONS}
-_RELEASE = {button: _event("RELEASE", button) for button in BUTTONS}
+_PRESS, _RELEASE = (
+    {
+        button: getattr(
+            WindowEvent, f"{change}_{'ARROW' if button in _ARROWS else 'BUTTON'}_{button.upper()}"
+        )
+        for button in BUTTONS
+    }
+    for change in ("PRESS", "RELEASE")
+)
 
 
 class GameBoy:
@@ -63,7 +66,9 @@ class GameBoy:
             for _ in range(self.num_envs):
                 self._consoles.append(_switch_on(settings.rom))
             self._looks = [_look(console, settings) for console in self._consoles]
-            self._start = _start_state(self._consoles[0], settings.start_frames)
+            if settings.start_frames:
+                self._consoles[0].tick(settings.start_frames, True, False)
+            self._start = _save(self._consoles[0])
         except BaseException:
             self.close()
             raise
@@ -78,22 +83,14 @@ class GameBoy:
         """action: (n,) integers. See ``BatchedEnv.step``."""
         if not self._started:
             raise RuntimeError("no episode has begun: call reset or set_state first")
-        i, choices = 0, self._checked(action)
+        check_action(action, self.num_envs, self.spec.action)
+        i = 0
         try:
-            for i, choice in enumerate(choices):
+            for i, choice in enumerate(action.tolist()):
                 self._step_row(i, choice, out)
         except Exception as error:
             message = f"row {i} failed in step: {type(error).__name__}: {error}"
             raise EnvStepError(i, message) from error
-
-    def _checked(self, action: np.ndarray) -> list[int]:
-        if action.shape != (self.num_envs,):
-            raise ValueError(f"actions must have shape {(self.num_envs,)}, got {action.shape}")
-        choices, count = action.tolist(), self._released
-        if min(choices) < 0 or max(choices) >= count:
-            row = next(i for i, choice in enumerate(choices) if not 0 <= choice < count)
-            raise EnvStepError(row, f"action {choices[row]} of row {row} is not one of 0 to {count - 1}")
-        return choices
 
     def _step_row(self, i: int, choice: int, out: StepBuffers) -> None:
         console, settings = self._consoles[i], self._settings
@@ -103,17 +100,14 @@ class GameBoy:
             self._held[i] = choice
         if not console.tick(settings.frames, self._rendered, False):
             raise RuntimeError("the emulator stopped")
-        observation = out.observation[i]
-        self._looks[i](observation)
-        memory, before = console.memory, self._before[i]
-        self._before[i] = now = [memory[address] for address in settings.watched]
+        before, now = self._before[i], self._see(i, out.observation[i])
         out.reward[i] = settings.reward(now, before)
         out.terminated[i] = terminated = bool(settings.done(now, before))
         self._elapsed[i] += 1
         out.truncated[i] = truncated = self._elapsed[i] == settings.episode_length
         if terminated or truncated:
-            out.final_observation[i] = observation
-            self._begin(i, observation)
+            out.final_observation[i] = out.observation[i]
+            self._begin(i, out.observation[i])
 
     def _begin(self, i: int, observation: np.ndarray) -> None:
         console, settings = self._consoles[i], self._settings
@@ -123,10 +117,15 @@ class GameBoy:
         # Without a step to play, the screen is the one that was saved.
         if steps and not console.tick(steps * settings.frames, self._rendered, False):
             raise RuntimeError("the emulator stopped")
-        self._looks[i](observation)
-        memory = console.memory
-        self._before[i] = [memory[address] for address in settings.watched]
+        self._see(i, observation)
         self._elapsed[i] = 0
+
+    def _see(self, i: int, observation: np.ndarray) -> list[int]:
+        """Write what console i shows; the watched bytes, which are noted as well."""
+        self._looks[i](observation)
+        memory = self._consoles[i].memory
+        self._before[i] = now = [memory[address] for address in self._settings.watched]
+        return now
 
     def get_state(self) -> State:
         """emulator: (total,) uint8, what PyBoy saves of one console after the other; lengths, elapsed, held:
@@ -150,17 +149,13 @@ class GameBoy:
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See ``BatchedEnv.set_state``. Raises ValueError for a state of another batch."""
         self._require_no_clock()
-        lengths, size = state["lengths"], len(self._start)
-        expected = (self.num_envs, len(self._settings.watched))
-        if (
-            lengths.shape != expected[:1]
-            or state["before"].shape != expected
-            or state["emulator"].shape != (lengths.sum(),)
-            or (lengths != size).any()
-        ):
+        size = len(self._start)
+        found = state["before"].shape, state["lengths"].tolist()
+        expected = (self.num_envs, len(self._settings.watched)), [size] * self.num_envs
+        if found != expected or state["emulator"].shape != (size * self.num_envs,):
             raise ValueError(
-                f"a saved state of consoles and watched bytes {state['before'].shape}, of {lengths.tolist()} "
-                f"bytes; expected {expected}, of {size} bytes each"
+                f"a saved state of consoles and watched bytes {found[0]}, of {found[1]} bytes; "
+                f"expected {expected[0]}, of {size} bytes each"
             )
         for console, part in zip(self._consoles, np.split(state["emulator"], self.num_envs), strict=True):
             console.load_state(io.BytesIO(part.tobytes()))
@@ -221,12 +216,6 @@ def _look(console: PyBoy, settings: Settings) -> _Look:
         row[:] = [memory[address] for address in addresses]
 
     return look
-
-
-def _start_state(console: PyBoy, frames: int) -> bytes:
-    if frames:
-        console.tick(frames, True, False)
-    return _save(console)
 
 
 def _save(console: PyBoy) -> bytes:

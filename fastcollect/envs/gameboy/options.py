@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastcollect.envs.gameboy.cartridge import CartridgeError, has_clock, has_colours, read_cartridge
-from fastcollect.envs.gameboy.expressions import (
-    HIGHEST,
-    LOWEST,
-    Evaluate,
-    ExpressionError,
-    compile_expression,
-)
+from fastcollect.envs.gameboy.cartridge import has_clock, has_colours, read_cartridge
+from fastcollect.envs.gameboy.expressions import HIGHEST, LOWEST, Evaluate, compile_expression
 from fastcollect.support.errors import ConfigError
 
 BUTTONS = ("a", "b", "up", "down", "left", "right", "start", "select")
@@ -32,12 +27,10 @@ _MOST_ADDRESSES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What ``gameboy.make`` was asked for, checked.
+    """The checked arguments of ``gameboy.make``.
 
-    rom: the cartridge's bytes. colours, clock: what it has.
-    actions: the buttons that each action holds.
+    rom: the cartridge's bytes. colours, clock: what it has. actions: the buttons that each action holds.
     reward, done: functions of the bytes at ``watched``, now and before the step.
-    The others are as in ``make``.
     """
 
     rom: bytes
@@ -60,24 +53,20 @@ def read_settings(
 ) -> Settings:
     """The arguments of ``gameboy.make`` as settings. Raises ConfigError naming everything that is wrong."""
     problems: list[str] = []
-    rom = b""
-    try:
+    with _noting(problems):
         rom = read_cartridge(cartridge)
-    except CartridgeError as error:
-        problems.append(str(error))
     if observation not in OBSERVATIONS:
         problems.append(f"observation is {observation!r}; allowed: {', '.join(OBSERVATIONS)}")
     shown = _addresses(addresses, observation == "memory", problems)
     for name, (low, high) in _RANGES.items():
-        _check_whole(name, numbers[name], low, high, problems)
+        if not _is_whole(numbers[name]) or not low <= numbers[name] <= high:
+            problems.append(f"{name} is {numbers[name]!r}; allowed: whole numbers from {low} to {high}")
     held = _actions(actions, problems)
     positions: dict[int, int] = {}
     functions: dict[str, Evaluate] = {}
     for name, source in (("reward", reward), ("done", done)):
-        try:
+        with _noting(problems, f"{name} "):
             functions[name] = compile_expression(source, positions)
-        except ExpressionError as error:
-            problems.append(f"{name} {error}")
     if problems:
         raise ConfigError(problems)
     return Settings(
@@ -94,10 +83,16 @@ def read_settings(
     )
 
 
-def _check_whole(name: str, value: Any, low: int, high: int, problems: list[str]) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        problems.append(f"{name} is {value!r}; allowed: whole numbers from {low} to {high}")
+@contextmanager
+def _noting(problems: list[str], name: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        problems.append(f"{name}{error}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -130,8 +125,7 @@ def _address(item: Any) -> int | None:
         value = int(item, 0) if isinstance(item, str) else item
     except ValueError:
         return None
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return int(value) if whole and LOWEST <= value <= HIGHEST else None
+    return int(value) if _is_whole(value) and LOWEST <= value <= HIGHEST else None
 
 
 def _actions(given: Any, problems: list[str]) -> tuple[tuple[str, ...], ...]:

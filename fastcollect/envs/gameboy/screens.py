@@ -20,27 +20,17 @@ _grey = np.empty((2, 144, 160), np.uint16)
 def look_at_screen(pixels: np.ndarray, *, reduced: bool, colours: bool) -> Callable[[np.ndarray], None]:
     """What writes the grey of ``pixels``, (144, 160, 4) uint8 little-endian RGBA that change in place, into
     (144, 160, 1) or, reduced to the mean of 2 x 2, (72, 80, 1) uint8. Without colours, red is the grey."""
-    if colours:
-        return _coloured(pixels, reduced)
-    return _reduced(pixels) if reduced else _whole(pixels)
-
-
-def _whole(pixels: np.ndarray) -> Callable[[np.ndarray], None]:
-    red = pixels[..., :1]
-
-    def look(row: np.ndarray) -> None:
-        row[...] = red
-
-    return look
-
-
-def _reduced(pixels: np.ndarray) -> Callable[[np.ndarray], None]:
     # Two pixels to a word: half as many elements, and no reading of every fourth byte.
     words = pixels.reshape(144, 640).view("<u8")
     upper, lower = words[::2], words[1::2]
     total, other = _words
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    grey, part = _grey
 
-    def look(row: np.ndarray) -> None:
+    def whole(row: np.ndarray) -> None:
+        row[..., 0] = red
+
+    def reduce(row: np.ndarray) -> None:
         np.bitwise_and(upper, _FIRST_BYTES, out=total)
         np.bitwise_and(lower, _FIRST_BYTES, out=other)
         np.add(total, other, out=total)
@@ -48,23 +38,18 @@ def _reduced(pixels: np.ndarray) -> Callable[[np.ndarray], None]:
         np.right_shift(total, _UPPER_QUARTER, out=total)
         row[..., 0] = total
 
-    return look
-
-
-def _coloured(pixels: np.ndarray, reduced: bool) -> Callable[[np.ndarray], None]:
-    red, green, blue = (pixels[..., channel] for channel in range(3))
-    grey, part = _grey
-
-    def look(row: np.ndarray) -> None:
+    def weigh(row: np.ndarray) -> None:
         np.multiply(red, _RED, out=grey, dtype=np.uint16)
         for channel, weight in ((green, _GREEN), (blue, _BLUE)):
             np.multiply(channel, weight, out=part, dtype=np.uint16)
             np.add(grey, part, out=grey)
         np.right_shift(grey, 8, out=grey)
-        if not reduced:
+        if reduced:
+            mean = grey[::2, ::2] + grey[::2, 1::2] + grey[1::2, ::2] + grey[1::2, 1::2]
+            row[..., 0] = mean >> 2
+        else:
             row[..., 0] = grey
-            return
-        mean = grey[::2, ::2] + grey[::2, 1::2] + grey[1::2, ::2] + grey[1::2, 1::2]
-        row[..., 0] = mean >> 2
 
-    return look
+    if colours:
+        return weigh
+    return reduce if reduced else whole
