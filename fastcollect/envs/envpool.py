@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from fastcollect.envs.base import StepBuffers, check_action, checked_seeds
-from fastcollect.envs.gym_vector import SUCCESS_KEYS, VectorisedEnv, space_spec
+from fastcollect.envs.gym_vector import SUCCESS_KEYS, GymVectorEnv, space_spec
 
 _SEED_BITS = 0x7FFFFFFF
 
@@ -54,26 +55,21 @@ def make(seeds: np.ndarray, *, env_id: str, num_threads: int = 1, **kwargs: Any)
     if pool.config["max_num_players"] != 1:
         pool.close()
         raise ValueError(f"{env_id} has several players in one environment, which is not supported")
-    return EnvPoolEnv(pool, seeds.size)
+    has_success = any(f"info:{key}" in pool.spec.state_array_spec for key in SUCCESS_KEYS)
+    horizon = pool.config.get("max_episode_steps")
+    spec = space_spec(pool.observation_space, pool.action_space, horizon, has_success)
+    return EnvPoolEnv(seeds, pool, spec, AutoresetMode.NEXT_STEP)
 
 
-class EnvPoolEnv(VectorisedEnv):
+class EnvPoolEnv(GymVectorEnv):
     """A ``BatchedEnv`` over one EnvPool; see ``make``.
 
     An action that is no choice of a discrete space is found before EnvPool, whose native code would index
     with it, and raises EnvStepError.
     """
 
-    def __init__(self, pool: Any, num_envs: int) -> None:
-        horizon = pool.config.get("max_episode_steps")
-        has_success = any(f"info:{key}" in pool.spec.state_array_spec for key in SUCCESS_KEYS)
-        spec = space_spec(pool.observation_space, pool.action_space, horizon, has_success)
-        super().__init__(pool, num_envs, spec)
-
-    def reset(self, observation: np.ndarray) -> None:
-        """Start a new episode in every row; write (n, *observation_shape)."""
-        observation[...] = self._env.reset()[0]
-        self._started = True
+    def _seeded_reset(self) -> np.ndarray:
+        return self._env.reset()[0]  # the pool was made with its seeds
 
     def _act(self, action: np.ndarray) -> tuple[Any, ...]:
         check_action(action, self.num_envs, self.spec.action)

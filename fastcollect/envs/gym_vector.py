@@ -129,14 +129,16 @@ def make(
     kwargs = dict(env_kwargs or {})
     if env_id is not None:
         # make_vec keeps env_id's own TimeLimit arguments and checks the vector entry point.
-        mode = "vector_entry_point"
-        env = gymnasium.make_vec(env_id, num_envs=seeds.size, vectorization_mode=mode, **kwargs)
+        env = gymnasium.make_vec(env_id, seeds.size, vectorization_mode="vector_entry_point", **kwargs)
     else:
         factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
         assert factory is not None, "one of env_id and entry_point is given"
         env = factory(num_envs=seeds.size, **kwargs)
     try:
-        return GymVectorEnv(seeds, env, has_success, honours_reset_mask)
+        mode = _autoreset_mode(env, honours_reset_mask)
+        horizon = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        spec = space_spec(env.single_observation_space, env.single_action_space, horizon, has_success)
+        return GymVectorEnv(seeds, env, spec, mode)
     except BaseException:
         env.close()
         raise
@@ -163,27 +165,27 @@ def _autoreset_mode(env: VectorEnv, honours_reset_mask: bool) -> AutoresetMode:
     return mode
 
 
-class VectorisedEnv:
-    """What the adapters of environments that step all rows in one call share.
+class GymVectorEnv:
+    """A ``BatchedEnv`` over one gymnasium VectorEnv; see ``make``.
 
     An exception of the environment is passed on as it is, since nothing says which row raised it.
     """
 
-    def __init__(self, env: Any, num_envs: int, spec: EnvSpec) -> None:
-        self.num_envs, self.spec = num_envs, spec
-        self._env, self._started = env, False
+    def __init__(self, seeds: np.ndarray, env: Any, spec: EnvSpec, mode: AutoresetMode) -> None:
+        self.num_envs, self.spec = seeds.size, spec
+        self._seeds, self._env, self._mode, self._started = seeds, env, mode, False
 
-    def _act(self, action: np.ndarray) -> tuple[Any, ...]:
-        """Step the environment; returns what gymnasium's ``step`` does."""
-        raise NotImplementedError
+    def reset(self, observation: np.ndarray) -> None:
+        """Start a new episode in every row, seeded the first time; write (n, *observation_shape)."""
+        observation[...] = self._checked(self._env.reset()[0] if self._started else self._seeded_reset())
+        self._started = True
 
-    def _write_success(self, info: Mapping[str, Any], rows: np.ndarray, success: np.ndarray) -> None:
-        """Write every row's success, (n,) bool; episodes ended in ``rows``."""
-        success[...] = _success_of(info, self.num_envs)
-
-    def _restart(self, rows: np.ndarray, info: Mapping[str, Any], out: StepBuffers) -> None:
-        """Save the last observations of ``rows``, (k,) integers, and write their first ones."""
-        raise NotImplementedError
+    def _seeded_reset(self) -> np.ndarray:
+        try:
+            return self._env.reset(seed=self._seeds.tolist())[0]
+        except (TypeError, ValueError, AttributeError, gymnasium.error.Error):
+            # Its reset takes one integer only; if that was not the reason, this call raises it again.
+            return self._env.reset(seed=int(self._seeds[0]))[0]
 
     def step(self, action: np.ndarray, out: StepBuffers) -> None:
         """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError where a row is to blame."""
@@ -200,52 +202,13 @@ class VectorisedEnv:
         if rows.size:
             self._restart(rows, info, out)
 
-    def get_state(self) -> State:
-        """Always raises StateUnsupportedError."""
-        raise StateUnsupportedError(f"{type(self).__name__}: vectorised environments cannot save their state")
-
-    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Always raises StateUnsupportedError."""
-        self.get_state()
-
-    def close(self) -> None:
-        """Close the environment; idempotent."""
-        env, self._env = self._env, None
-        if env is not None:
-            env.close()
-
-
-class GymVectorEnv(VectorisedEnv):
-    """A ``BatchedEnv`` over one gymnasium VectorEnv; see ``make``."""
-
-    def __init__(
-        self, seeds: np.ndarray, env: VectorEnv, has_success: bool, honours_reset_mask: bool
-    ) -> None:
-        self._mode = _autoreset_mode(env, honours_reset_mask)
-        horizon = getattr(getattr(env, "spec", None), "max_episode_steps", None)
-        spec = space_spec(env.single_observation_space, env.single_action_space, horizon, has_success)
-        super().__init__(env, seeds.size, spec)
-        self._seeds = seeds
-
-    def reset(self, observation: np.ndarray) -> None:
-        """Start a new episode in every row, seeded the first time; write (n, *observation_shape)."""
-        observation[...] = self._checked(self._env.reset()[0] if self._started else self._seeded_reset())
-        self._started = True
-
-    def _seeded_reset(self) -> np.ndarray:
-        try:
-            return self._env.reset(seed=self._seeds.tolist())[0]
-        except (TypeError, ValueError, AttributeError, gymnasium.error.Error):
-            # Its reset takes one integer only; if that was not the reason, this call raises it again.
-            return self._env.reset(seed=int(self._seeds[0]))[0]
-
     def _act(self, action: np.ndarray) -> tuple[Any, ...]:
         observation, *rest = self._env.step(action.copy())
         return self._checked(observation), *rest
 
     def _write_success(self, info: Mapping[str, Any], rows: np.ndarray, success: np.ndarray) -> None:
         """In SAME_STEP mode info is about the new episode of a row that ended, final_info the old one."""
-        super()._write_success(info, rows, success)
+        success[...] = _success_of(info, self.num_envs)
         if rows.size and self._mode is AutoresetMode.SAME_STEP and "final_info" in info:
             success[rows] = _success_of(info["final_info"], self.num_envs)[rows]
 
@@ -282,3 +245,17 @@ class GymVectorEnv(VectorisedEnv):
                 f"{self._env} gave observations of shape {np.shape(observation)}, expected {want}"
             )
         return observation
+
+    def get_state(self) -> State:
+        """Always raises StateUnsupportedError."""
+        raise StateUnsupportedError(f"{type(self).__name__}: vectorised environments cannot save their state")
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Always raises StateUnsupportedError."""
+        self.get_state()
+
+    def close(self) -> None:
+        """Close the environment; idempotent."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()

@@ -6,7 +6,8 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
-from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, StepBuffers
+from fastcollect.envs.base import EnvStepError, StepBuffers
+from fastcollect.envs.gym_vector import space_spec
 from fastcollect.envs.simulation_rows import SimulatedBatch, without_cameras
 
 MAX_EPISODE_STEPS = 1000  # gymnasium's registration of HalfCheetah-v5
@@ -26,9 +27,9 @@ class HalfCheetah(SimulatedBatch):
     def __init__(self, seeds: np.ndarray) -> None:
         stock = HalfCheetahEnv()
         self._init_qpos, self._init_qvel, self._dt = stock.init_qpos, stock.init_qvel, stock.dt
-        model = without_cameras(stock.fullpath).compile()
+        spec = space_spec(stock.observation_space, stock.action_space, MAX_EPISODE_STEPS)
         stock.close()
-        super().__init__(model, _STATE_FIELDS, seeds, _spec(model))
+        super().__init__(without_cameras(stock.fullpath).compile(), _STATE_FIELDS, seeds, spec)
         columns = self._simulation.columns
         self._qpos, self._qvel, self._ctrl = columns["qpos"], columns["qvel"], columns["ctrl"]
         self._lanes = list(enumerate(self._simulation.parts))
@@ -72,19 +73,6 @@ class HalfCheetah(SimulatedBatch):
             mujoco.mj_forward(model, data)  # leaves the solver's first warm start
             self._simulation.save(i, data)
         observation[rows] = np.hstack((self._qpos[rows, 1:], self._qvel[rows]))
-
-
-def _spec(model: mujoco.MjModel) -> EnvSpec:
-    size = model.nq - 1 + model.nv
-    low, high = model.actuator_ctrlrange.astype(np.float32).T
-    return EnvSpec(
-        observation_shape=(size,),
-        observation_dtype=np.dtype(np.float64),
-        observation_low=np.full(size, -np.inf),
-        observation_high=np.full(size, np.inf),
-        action=ActionSpec(shape=(model.nu,), dtype=np.dtype(np.float32), low=low.copy(), high=high.copy()),
-        max_episode_steps=MAX_EPISODE_STEPS,
-    )
 
 
 make = HalfCheetah

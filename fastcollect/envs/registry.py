@@ -112,7 +112,9 @@ def available() -> list[str]:
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """The names most like ``name``, best first, whatever their case; empty where none is like it."""
-    by_key = {known.lower(): known for known in names}
+    by_key: dict[str, str] = {}
+    for known in names:
+        by_key.setdefault(known.lower(), known)
     return [by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=count, cutoff=0.55)]
 
 

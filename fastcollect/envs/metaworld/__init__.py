@@ -8,7 +8,6 @@ terminate.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -20,6 +19,7 @@ from fastcollect.envs.base import BatchedEnv
 from fastcollect.envs.metaworld.goals import NUM_GOALS, pinned_goals
 from fastcollect.envs.metaworld.sawyer import MAX_HORIZON, PHYSICS, TASKS, BatchedSawyer
 from fastcollect.envs.metaworld.stock import make_stock
+from fastcollect.envs.registry import nearest
 
 __all__ = ["NUM_GOALS", "BatchedSawyer", "make", "make_stock"]
 
@@ -48,7 +48,8 @@ def make(
     horizon: steps after which an episode is truncated, 1 to 500.
     """
     if task not in ALL_V3_ENVIRONMENTS:
-        raise ValueError(f"unknown Meta-World task {task!r}{_suggestion(task)}")
+        near = nearest(task, ALL_V3_ENVIRONMENTS) or ["reach-v3"]
+        raise ValueError(f"unknown Meta-World task {task!r}; some are {', '.join(map(repr, near))}")
     if physics not in PHYSICS:
         raise ValueError(f"physics={physics!r}: allowed are {', '.join(map(repr, PHYSICS))}")
     if not 1 <= horizon <= MAX_HORIZON:
@@ -58,10 +59,3 @@ def make(
     pinned = pinned_goals(seeds, goal_indices)
     build = partial(BatchedSawyer, physics=physics) if task in TASKS else make_stock
     return build(task, seeds, pinned, goal_visible=goal_visible, mt1_seed=mt1_seed, horizon=horizon)
-
-
-def _suggestion(task: str) -> str:
-    near = difflib.get_close_matches(task, ALL_V3_ENVIRONMENTS, n=3, cutoff=0.4)
-    if not near:
-        return f"; there are {len(ALL_V3_ENVIRONMENTS)}, for example 'reach-v3'"
-    return f"; did you mean {' or '.join(map(repr, near))}?"

@@ -40,12 +40,11 @@ def mt1_tasks(task: str, mt1_seed: int, goal_visible: bool) -> tuple[Task, ...]:
     A hidden goal is what ML1 asks of the same environments: the task says ``partially_observable``.
     """
     tasks = metaworld.MT1(task, seed=mt1_seed).train_tasks
-    return tuple(tasks) if goal_visible else tuple(_hidden(task) for task in tasks)
-
-
-def _hidden(task: Task) -> Task:
-    content = pickle.loads(task.data)  # Meta-World's own encoding, made in this process a moment ago
-    return Task(env_name=task.env_name, data=pickle.dumps({**content, "partially_observable": True}))
+    if goal_visible:
+        return tuple(tasks)
+    hidden = {"partially_observable": True}
+    # The data is Meta-World's own encoding, made in this process a moment ago.
+    return tuple(Task(each.env_name, pickle.dumps({**pickle.loads(each.data), **hidden})) for each in tasks)
 
 
 def pinned_goals(seeds: np.ndarray, goal_indices: Sequence[int] | str | None) -> np.ndarray | None:

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, StepBuffers
+from fastcollect.envs.base import EnvSpec, EnvStepError, StepBuffers
+from fastcollect.envs.gym_vector import space_spec
 from fastcollect.envs.metaworld import rewards, scene
 from fastcollect.envs.metaworld.goals import NUM_GOALS, sampled_rand_vecs
 from fastcollect.envs.metaworld.poses import CURRENT_SIZE, Poses
 from fastcollect.envs.simulation_rows import SimulatedBatch
 
-_ACTION_SIZE = 4
 _GOAL = slice(2 * CURRENT_SIZE, 2 * CURRENT_SIZE + 3)
 _PREVIOUS = slice(CURRENT_SIZE, 2 * CURRENT_SIZE)
 _OPENING = 3
@@ -43,15 +44,9 @@ def sawyer_spec(stock: SawyerXYZEnv, goal_visible: bool) -> EnvSpec:
     objects = np.full(CURRENT_SIZE - 4, np.inf)
     low = np.hstack((stock._HAND_SPACE.low, -1.0, -objects))
     high = np.hstack((stock._HAND_SPACE.high, 1.0, objects))
-    one = np.ones(_ACTION_SIZE, np.float32)
-    return EnvSpec(
-        observation_shape=(_GOAL.stop,),
-        observation_dtype=np.dtype(np.float64),
-        observation_low=np.hstack((low, low, goal_low)),
-        observation_high=np.hstack((high, high, goal_high)),
-        action=ActionSpec(shape=(_ACTION_SIZE,), dtype=np.dtype(np.float32), low=-one, high=one),
-        max_episode_steps=stock.max_path_length,
-        has_success=True,
+    bounds = np.hstack((low, low, goal_low)), np.hstack((high, high, goal_high))
+    return space_spec(
+        Box(*bounds, dtype=np.float64), Box(-1, 1, (4,), np.float32), stock.max_path_length, has_success=True
     )
 
 
