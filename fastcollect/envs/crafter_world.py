@@ -178,12 +178,9 @@ def _add_objects(
         "zombie": (walkable & (distance > 10), 0.993),
         "skeleton": ((ground == world._mat_ids["path"]) & tunnels, 0.95),
     }
+    kinds = {"zombie": objects.Zombie, "skeleton": objects.Skeleton}
     for field, name in _win(world.random, chances):
-        if name == "cow":
-            world.add(objects.Cow(world, field))
-        else:
-            kind = objects.Zombie if name == "zombie" else objects.Skeleton
-            world.add(kind(world, field, player))
+        world.add(kinds[name](world, field, player) if name in kinds else objects.Cow(world, field))
 
 
 def _win(

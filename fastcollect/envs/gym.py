@@ -14,7 +14,6 @@ the observation.
 from __future__ import annotations
 
 import json
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -33,7 +32,7 @@ from fastcollect.envs.base import (
     UnsupportedSpaceError,
     checked_seeds,
 )
-from fastcollect.envs.gym_vector import SUCCESS_KEYS, space_spec
+from fastcollect.envs.gym_vector import SUCCESS_KEYS, factory_of, space_spec
 
 _NOT_RECORDED = "the environments were built with record_actions=False, so there are no actions to replay"
 
@@ -67,14 +66,13 @@ def make(
     Raises UnsupportedSpaceError for spaces the engine cannot carry, ValueError for arguments that do
     not fit together, and whatever an environment's constructor raises, with a note of its row.
     """
-    if (env_id is None) == (entry_point is None):
-        raise ValueError("give exactly one of env_id and entry_point")
+    factory = factory_of(env_id, entry_point, partial(gymnasium.make, disable_env_checker=True))
     seeds = checked_seeds(seeds)
     per_row = [{}] * seeds.size if per_env_kwargs is None else per_env_kwargs
     if len(per_row) != seeds.size:
         raise ValueError(f"per_env_kwargs has {len(per_row)} entries for {seeds.size} environments")
     rows = [{**(env_kwargs or {}), **row} for row in per_row]
-    build = partial(_build, env_id, entry_point, time_limit)
+    build = partial(_build, factory, time_limit)
     with ExitStack() as built:
         envs: list[gymnasium.Env] = []
         for i, kwargs in enumerate(rows):
@@ -89,21 +87,13 @@ def make(
 
 
 def _build(
-    env_id: str | Any | None,
-    entry_point: str | Callable[..., gymnasium.Env] | None,
-    time_limit: int | None,
-    kwargs: Mapping[str, Any],
+    factory: Callable[..., gymnasium.Env], time_limit: int | None, kwargs: Mapping[str, Any]
 ) -> gymnasium.Env:
     """One environment. The passive checker stays out: this adapter checks each observation itself."""
-    if env_id is not None:
-        env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
-    else:
-        factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
-        assert factory is not None, "one of env_id and entry_point is given"
-        env = factory(**kwargs)
-        missing = [a for a in ("reset", "step", "observation_space", "action_space") if not hasattr(env, a)]
-        if missing:
-            raise TypeError(f"{entry_point!r} returned {env!r}, no gymnasium environment: it lacks {missing}")
+    env = factory(**kwargs)
+    missing = [a for a in ("reset", "step", "observation_space", "action_space") if not hasattr(env, a)]
+    if missing:
+        raise TypeError(f"{factory!r} returned {env!r}, no gymnasium environment: it lacks {missing}")
     return env if time_limit is None else gymnasium.wrappers.TimeLimit(env, time_limit)
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import gymnasium
@@ -102,6 +103,17 @@ def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
     return flags
 
 
+def factory_of(
+    env_id: Any | None, entry_point: str | Callable[..., Any] | None, by_id: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What makes environments: ``by_id`` of an id, or the entry point. Raises ValueError unless one is given."""
+    if entry_point is None and env_id is not None:
+        return partial(by_id, env_id)
+    if entry_point is None or env_id is not None:
+        raise ValueError("give exactly one of env_id and entry_point")
+    return pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
+
+
 def make(
     seeds: np.ndarray,
     *,
@@ -123,17 +135,10 @@ def make(
     Raises ValueError where the autoreset mode is missing or cannot be converted, UnsupportedSpaceError
     for spaces the engine cannot carry.
     """
-    if (env_id is None) == (entry_point is None):
-        raise ValueError("give exactly one of env_id and entry_point")
-    seeds = checked_seeds(seeds)
-    kwargs = dict(env_kwargs or {})
-    if env_id is not None:
-        # make_vec keeps env_id's own TimeLimit arguments and checks the vector entry point.
-        env = gymnasium.make_vec(env_id, seeds.size, vectorization_mode="vector_entry_point", **kwargs)
-    else:
-        factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
-        assert factory is not None, "one of env_id and entry_point is given"
-        env = factory(num_envs=seeds.size, **kwargs)
+    # make_vec keeps env_id's own TimeLimit arguments and checks the vector entry point.
+    by_id = partial(gymnasium.make_vec, vectorization_mode="vector_entry_point")
+    factory, seeds = factory_of(env_id, entry_point, by_id), checked_seeds(seeds)
+    env = factory(num_envs=seeds.size, **(env_kwargs or {}))
     try:
         mode = _autoreset_mode(env, honours_reset_mask)
         horizon = getattr(getattr(env, "spec", None), "max_episode_steps", None)
