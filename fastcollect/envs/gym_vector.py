@@ -106,7 +106,7 @@ def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
 def factory_of(
     env_id: Any | None, entry_point: str | Callable[..., Any] | None, by_id: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """What makes environments: ``by_id`` of an id, or the entry point. Raises ValueError unless one is given."""
+    """What makes environments: ``by_id`` of an id, or the entry point. ValueError unless one is given."""
     if entry_point is None and env_id is not None:
         return partial(by_id, env_id)
     if entry_point is None or env_id is not None:
