@@ -33,8 +33,7 @@ except ImportError as exc:
         "the Crafter environments need Crafter: pip install crafter (the extra fastcollect[crafter])"
     ) from exc
 
-_OUTSIDE = 127
-"""Grey, what lies beyond the edge of the world."""
+_OUTSIDE = 127  # grey, what lies beyond the edge of the world
 
 
 def make(
@@ -102,12 +101,10 @@ class _LocalView(engine.LocalView):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._tiles: dict[tuple[int, str | None], int] = {}
-        self._atlas: np.ndarray | None = None
+        self._atlas = np.empty((0, 0, 0, 3), np.uint8)
 
     def __call__(self, player: Any, unit: np.ndarray) -> np.ndarray:
         """(width, height, 3): uint8 by day, by night float64 as stock's."""
-        if self._atlas is None:
-            self._atlas = np.full((1, *unit, 3), _OUTSIDE, np.uint8)
         cells = self._cells(player, unit)
         if self._world.daylight < 0.5:
             canvas = self._light(self._assemble(self._atlas, cells), self._world.daylight)
@@ -137,10 +134,11 @@ class _LocalView(engine.LocalView):
         return cells
 
     def _draw(self, key: tuple[int, str | None], unit: np.ndarray) -> int:
-        """Add a tile to the atlas: a material, and what stands on it."""
+        """Add a tile to the atlas, whose first is empty: a material, and what stands on it."""
         material, standing = key
-        assert self._atlas is not None, "made at the first call"
         tile = np.full((1, *unit, 3), _OUTSIDE, np.uint8)
+        if not len(self._atlas):
+            self._atlas = tile.copy()
         engine._draw(tile[0], (0, 0), self._textures.get(self._world._mat_names[material], unit))
         if standing is not None:
             engine._draw_alpha(tile[0], (0, 0), self._textures.get(standing, unit))

@@ -1,14 +1,13 @@
 """EnvPool's environments as a ``BatchedEnv``; needs the extra ``fastcollect[envpool]``.
 
 EnvPool resets an episode that ended in the following step: that step ignores the row's action and
-returns the new episode's first observation with reward 0 (gymnasium's NEXT_STEP). An explicit
-``reset(env_id)`` of the rows that ended, right after the step, does the same at once and cancels the
-pending one, so here every step is a real one and the true last observation is kept.
+returns the new episode's first observation with reward 0 (gymnasium's NEXT_STEP). A ``reset(env_id)`` of
+the rows that ended, right after the step, does the same at once and cancels the pending one, so here
+every step is a real one and the true last observation is kept.
 
-Each environment has a seed and a generator of its own, so a row depends on its seed alone. EnvPool's
-seeds are 32 bits: the low 31 bits of ours are used. Where an episode ends at its horizon, EnvPool
-reports ``truncated`` and never ``terminated`` as well. Importing EnvPool imports JAX if that is
-installed; this package's own modules never do.
+A row depends on its seed alone, of which EnvPool takes the low 31 bits. Where an episode ends at its
+horizon, EnvPool reports ``truncated`` and never ``terminated`` as well. Importing EnvPool imports JAX if
+that is installed; this package's own modules never do.
 """
 
 from __future__ import annotations

@@ -4,11 +4,10 @@ Anything that ``gymnasium.make`` accepts works, and so does any class or factory
 environment. The adapter adds three things to the loop: an episode that ends is reset within the same
 step, an exception says which row raised it, and state can be saved without pickling the environment.
 
-**State.** A stock environment cannot be asked for its state, so an episode is saved as what produced
-it: the seed, the state of ``env.unwrapped.np_random`` at the episode's start, and the actions since.
-Restoring replays them and compares the last observation bit for bit. An environment that draws from
-any other generator, or carries anything from one episode to the next, is refused when that shows in
-the observation.
+**State.** An episode is saved as what produced it: the seed, the state of ``env.unwrapped.np_random`` at
+its start, and the actions since. Restoring replays them and compares the last observation bit for bit. An
+environment that draws from any other generator, or carries anything from one episode to the next, is
+refused when that shows in the observation.
 """
 
 from __future__ import annotations

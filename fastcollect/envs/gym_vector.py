@@ -13,9 +13,8 @@ What a vector environment does with an episode that ended is read from its
 After each masked reset the other rows' observations are compared with what they were: an environment
 that does not know the option (CartPoleVectorEnv is one) resets every row, and would do so silently.
 
-**Seeds.** A vector environment that accepts a list of seeds gets one for each row. One that does not
-has a single generator for the batch: it gets ``int(seeds[0])``, and its rows then do depend on the
-batch they are in, against the protocol's promise.
+**Seeds.** A vector environment that accepts a list of seeds gets one for each row. One that does not gets
+``int(seeds[0])``, and its rows then depend on their batch, against the protocol's promise.
 """
 
 from __future__ import annotations

@@ -59,15 +59,7 @@ def make(
         raise ValueError(f"physics={physics!r} exists for {', '.join(TASKS)}; {task} allows 'exact' only")
     pinned = pinned_goals(seeds, goal_indices)
     if task in TASKS:
-        return BatchedSawyer(
-            task,
-            seeds,
-            pinned,
-            physics=physics,
-            goal_visible=goal_visible,
-            mt1_seed=mt1_seed,
-            horizon=horizon,
-        )
+        return BatchedSawyer(task, seeds, pinned, physics, goal_visible, mt1_seed, horizon)
     # Tasks that move bodies of their model need one for each environment, which takes tens of megabytes.
     tasks, stocks = mt1_tasks(task, mt1_seed, goal_visible), [ALL_V3_ENVIRONMENTS[task]() for _ in seeds]
     for stock in stocks:

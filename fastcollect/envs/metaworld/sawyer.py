@@ -63,7 +63,6 @@ class BatchedSawyer(SimulatedBatch):
         task: str,
         seeds: np.ndarray,
         pinned: np.ndarray | None,
-        *,
         physics: str,
         goal_visible: bool,
         mt1_seed: int,
@@ -94,9 +93,14 @@ class BatchedSawyer(SimulatedBatch):
     def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
         self._apply(action)
         self._simulate()
-        self._observe(out.observation)
+        observation = out.observation
+        observation[:, _PREVIOUS] = self._current
+        self._poses.write_current(self._current)
+        observation[:, :CURRENT_SIZE] = self._current
+        observation[:, _GOAL] = self._shown_goal
+        _clip(observation, self.spec.observation_low, self.spec.observation_high, out=observation)
         with np.errstate(divide="ignore", invalid="ignore"):  # margins of 0 are decided by the bounds
-            opening, effort = out.observation[:, _OPENING], action[:, -1]
+            opening, effort = observation[:, _OPENING], action[:, -1]
             out.reward[...], out.success[...] = self._reward(self._poses, self._goals, opening, effort)
 
     def _apply(self, action: np.ndarray) -> None:
@@ -133,13 +137,6 @@ class BatchedSawyer(SimulatedBatch):
                 matrix[...] = live_matrix
         except Exception as error:
             raise EnvStepError(index, f"MuJoCo failed in row {index}: {error}") from error
-
-    def _observe(self, observation: np.ndarray) -> None:
-        observation[:, _PREVIOUS] = self._current
-        self._poses.write_current(self._current)
-        observation[:, :CURRENT_SIZE] = self._current
-        observation[:, _GOAL] = self._shown_goal
-        _clip(observation, self.spec.observation_low, self.spec.observation_high, out=observation)
 
     def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
         if self._pinned is None:
