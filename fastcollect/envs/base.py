@@ -1,4 +1,4 @@
-"""The protocol of a batched environment, and the types that cross it.
+"""The protocol of a batched environment, the types that cross it, and the checks that environments share.
 
 A batched environment steps ``num_envs`` independent copies in one call and writes everything it
 produces into arrays that the caller owns (slots of a shared-memory ring, usually). It resets a copy
@@ -135,3 +135,35 @@ class UnsupportedSpaceError(ValueError):
 
 class StateUnsupportedError(RuntimeError):
     """This environment cannot save or restore its state; the text says why."""
+
+
+def checked_seeds(seeds: np.ndarray) -> np.ndarray:
+    """``seeds`` as (n,) int64. Raises ValueError where they are none, negative or not 1-d."""
+    seeds = np.asarray(seeds, np.int64)
+    if seeds.ndim != 1 or not seeds.size or seeds.min() < 0:
+        raise ValueError(f"seeds must be a non-empty 1-d array of non-negative integers, got {seeds!r}")
+    return seeds
+
+
+def check_action(action: np.ndarray, num_envs: int, spec: ActionSpec) -> None:
+    """Raises ValueError for a wrong shape, EnvStepError for what is no choice of a discrete action."""
+    if action.shape != (num_envs, *spec.shape):
+        raise ValueError(f"actions must have shape {(num_envs, *spec.shape)}, got {action.shape}")
+    if spec.num_actions is not None and (action.min() < 0 or action.max() >= spec.num_actions):
+        row = int(np.flatnonzero((action < 0) | (action >= spec.num_actions))[0])
+        choices = f"0 to {spec.num_actions - 1}"
+        raise EnvStepError(row, f"action {action[row]} of row {row} is not one of {choices}")
+
+
+def restore_arrays(arrays: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> None:
+    """Copy the entries of ``state`` with these names into ``arrays``.
+
+    Raises ValueError, before any is copied, where one is missing or of another shape or type.
+    """
+    for name, array in arrays.items():
+        given = state.get(name)
+        if given is None or given.shape != array.shape or given.dtype != array.dtype:
+            found = "missing" if given is None else f"{given.dtype} of shape {given.shape}"
+            raise ValueError(f"saved {name!r} is {found}; expected {array.dtype} of shape {array.shape}")
+    for name, array in arrays.items():
+        array[...] = state[name]

@@ -14,7 +14,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, State, StepBuffers
+from fastcollect.envs.base import (
+    ActionSpec,
+    EnvSpec,
+    State,
+    StepBuffers,
+    check_action,
+    checked_seeds,
+    restore_arrays,
+)
 from fastcollect.support.noise import mix64
 
 GRAVITY = 9.8
@@ -32,16 +40,6 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _COORDINATES = np.arange(1, 5, dtype=np.uint64)[:, None]
 
 
-def make(seeds: np.ndarray, *, max_episode_steps: int = 500, sutton_barto_reward: bool = False) -> CartPole:
-    """Build ``len(seeds)`` cart-poles.
-
-    seeds: (n,) int64, non-negative. max_episode_steps: the horizon at which an episode is truncated.
-    sutton_barto_reward: 0 for every step and -1 for the terminating one, in place of 1 for every step.
-    Raises ValueError for empty or negative seeds, or a horizon below 1.
-    """
-    return CartPole(seeds, max_episode_steps=max_episode_steps, sutton_barto_reward=sutton_barto_reward)
-
-
 def first_states(key: np.ndarray, episode: np.ndarray) -> np.ndarray:
     """First states of episodes: (4, k) float64, uniform in [-0.05, 0.05).
 
@@ -56,33 +54,33 @@ def first_states(key: np.ndarray, episode: np.ndarray) -> np.ndarray:
     return states
 
 
-def _make_spec(max_episode_steps: int) -> EnvSpec:
-    high = np.array([X_LIMIT * 2, np.inf, THETA_LIMIT * 2, np.inf], np.float32)
-    return EnvSpec(
-        observation_shape=(4,),
-        observation_dtype=np.dtype(np.float32),
-        observation_low=-high,
-        observation_high=high,
-        action=ActionSpec(shape=(), dtype=np.dtype(np.int64), num_actions=2),
-        max_episode_steps=max_episode_steps,
-    )
-
-
 class CartPole:
-    """A ``BatchedEnv`` of cart-poles; see ``make``.
+    """A ``BatchedEnv`` of ``len(seeds)`` cart-poles.
 
-    A row that ends at the horizon by falling over reports both ``terminated`` and ``truncated``, as
-    gymnasium's TimeLimit does. An action other than 0 or 1 raises EnvStepError before any row moved.
+    seeds: (n,) int64, not negative. max_episode_steps: steps after which an episode is truncated.
+    sutton_barto_reward: 0 for every step and -1 for the terminating one, in place of 1 for every step.
+
+    A row that falls over at the horizon reports both ``terminated`` and ``truncated``, as gymnasium's
+    TimeLimit does. An action other than 0 or 1 raises EnvStepError before any row has moved. Wrong
+    arguments raise ValueError.
     """
 
-    def __init__(self, seeds: np.ndarray, *, max_episode_steps: int, sutton_barto_reward: bool) -> None:
-        seeds = np.asarray(seeds, np.int64)
-        if seeds.ndim != 1 or not seeds.size or seeds.min() < 0:
-            raise ValueError(f"seeds must be a non-empty 1-d array of non-negative integers, got {seeds!r}")
+    def __init__(
+        self, seeds: np.ndarray, *, max_episode_steps: int = 500, sutton_barto_reward: bool = False
+    ) -> None:
+        seeds = checked_seeds(seeds)
         if max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
         self.num_envs = n = seeds.size
-        self.spec = _make_spec(max_episode_steps)
+        high = np.array([X_LIMIT * 2, np.inf, THETA_LIMIT * 2, np.inf], np.float32)
+        self.spec = EnvSpec(
+            observation_shape=(4,),
+            observation_dtype=np.dtype(np.float32),
+            observation_low=-high,
+            observation_high=high,
+            action=ActionSpec(shape=(), dtype=np.dtype(np.int64), num_actions=2),
+            max_episode_steps=max_episode_steps,
+        )
         self._horizon, self._sutton_barto = max_episode_steps, sutton_barto_reward
         self._key = mix64(seeds.astype(np.uint64) + _GOLDEN)
         self._episode = np.zeros(n, np.uint64)  # episodes started so far
@@ -90,19 +88,22 @@ class CartPole:
         self._state = np.zeros((4, n))
         self._scratch = np.zeros((6, n))
         self._flags = np.zeros(n, np.bool_)
+        self._arrays = {
+            "state": self._state,
+            "steps": self._steps,
+            "episode": self._episode,
+            "key": self._key,
+        }
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode in every row; write (n, 4) float32."""
-        self._state[...] = first_states(self._key, self._episode)
-        self._episode += np.uint64(1)
-        self._steps.fill(0)
-        observation[...] = self._state.T
+        self._begin(np.arange(self.num_envs), observation)
 
     def step(self, action: np.ndarray, out: StepBuffers) -> None:
         """Step every row; ``action`` is (n,) of an integer type, each 0 (left) or 1 (right)."""
         if not self._episode[0]:
             raise RuntimeError("reset() must be called before step()")
-        self._check(action)
+        check_action(action, self.num_envs, self.spec.action)
         self._advance(action)
         out.observation[...] = self._state.T
 
@@ -123,14 +124,8 @@ class CartPole:
         np.logical_or(out.terminated, out.truncated, out=other)
         rows = np.flatnonzero(other)
         if rows.size:
-            self._restart(rows, out)
-
-    def _check(self, action: np.ndarray) -> None:
-        if action.shape != (self.num_envs,):
-            raise ValueError(f"actions must have shape ({self.num_envs},), got {action.shape}")
-        if action.min() < 0 or action.max() > 1:
-            row = int(np.flatnonzero((action < 0) | (action > 1))[0])
-            raise EnvStepError(row, f"CartPole: action {action[row]} of row {row} is not 0 or 1")
+            out.final_observation[rows] = out.observation[rows]
+            self._begin(rows, out.observation)
 
     def _advance(self, action: np.ndarray) -> None:
         """The equations of stock CartPole; their order of operations decides the last bits."""
@@ -166,34 +161,23 @@ class CartPole:
             np.multiply(rate, TAU, out=part)
             value += part
 
-    def _restart(self, rows: np.ndarray, out: StepBuffers) -> None:
-        """Save the last observations of ``rows`` and begin their next episodes."""
-        out.final_observation[rows] = out.observation[rows]
+    def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
         first = first_states(self._key[rows], self._episode[rows])
         self._state[:, rows] = first
         self._episode[rows] += np.uint64(1)
         self._steps[rows] = 0
-        out.observation[rows] = first.T
+        observation[rows] = first.T
 
     def get_state(self) -> State:
         """state (4, n) float64, steps (n,) int64, episode and key (n,) uint64; all copies."""
-        return {name: array.copy() for name, array in self._arrays().items()}
+        return {name: array.copy() for name, array in self._arrays.items()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit. Raises ValueError where an array is missing, or of another shape or type."""
-        arrays = self._arrays()
-        for name, array in arrays.items():
-            given = state.get(name)
-            if given is None or given.shape != array.shape or given.dtype != array.dtype:
-                what = "missing" if given is None else f"{given.dtype} of shape {given.shape}"
-                raise ValueError(
-                    f"CartPole state {name!r}: want {array.dtype} of shape {array.shape}, {what}"
-                )
-        for name, array in arrays.items():
-            array[...] = state[name]
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {"state": self._state, "steps": self._steps, "episode": self._episode, "key": self._key}
+        restore_arrays(self._arrays, state)
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+make = CartPole

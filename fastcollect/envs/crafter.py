@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,13 @@ try:
     import crafter
     from crafter import engine
 
-    from fastcollect.envs.crafter_world import generate_world
+    from fastcollect.envs.crafter_world import generate_world, with_globals
 except ImportError as exc:
     raise ImportError(
         "the Crafter environments need Crafter: pip install crafter (the extra fastcollect[crafter])"
     ) from exc
 
-_OUTSIDE = 127
-"""Grey, what lies beyond the edge of the world."""
+_OUTSIDE = 127  # grey, what lies beyond the edge of the world
 
 
 def make(
@@ -84,73 +83,10 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-class Crafter(gymnasium.Env):
-    """One game with gymnasium's interface; arguments as ``make``'s. Its infos are empty."""
-
-    action_space: gymnasium.spaces.Discrete
-
-    def __init__(self, **kwargs: Any) -> None:
-        self._game = _Game(seed=0, **kwargs)
-        width, height = self._game._size.tolist()
-        self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(len(crafter.constants.actions))
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> _Episodes:  # type: ignore[override]
-        """What an episode's beginning depends on, in the place where gymnasium's environments keep it."""
-        return _Episodes(self._game)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new world, the next of this seed or the first of a new one; see gymnasium.Env.reset."""
-        if seed is not None:
-            self._game._seed, self._game._episode = seed, 0
-        return self._game.reset(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """See gymnasium.Env.step. Raises ValueError for an action that does not exist."""
-        if not 0 <= action < self.action_space.n:  # or a list of names would count from its end
-            raise ValueError(f"action is {action}; allowed: 0 to {self.action_space.n - 1}")
-        observation, reward, _, info = self._game.step(action)
-        length = self._game._length
-        return observation, reward, info["discount"] == 0, bool(length and self._game._step >= length), {}
-
-
-class _Episodes:
-    """A generator to ``gym.GymEnv``, whose state is the number of the worlds that were made."""
-
-    def __init__(self, game: crafter.Env) -> None:
-        self._game = game
-
-    @property
-    def bit_generator(self) -> _Episodes:
-        return self
-
-    @property
-    def state(self) -> int:
-        return self._game._episode
-
-    @state.setter
-    def state(self, episode: int) -> None:
-        self._game._episode = episode
-
-
-def _with_globals(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
-    """The same code with other meanings of some global names; the original keeps its own."""
-    return types.FunctionType(
-        function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__
-    )
-
-
 class _Ordered(dict):
     """A set in the order of its additions."""
 
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def remove(self, item: Any) -> None:
-        del self[item]
+    add, remove = dict.setdefault, dict.__delitem__
 
 
 class _World(engine.World):
@@ -165,12 +101,10 @@ class _LocalView(engine.LocalView):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._tiles: dict[tuple[int, str | None], int] = {}
-        self._atlas: np.ndarray | None = None
+        self._atlas = np.empty((0, 0, 0, 3), np.uint8)
 
     def __call__(self, player: Any, unit: np.ndarray) -> np.ndarray:
         """(width, height, 3): uint8 by day, by night float64 as stock's."""
-        if self._atlas is None:
-            self._atlas = np.full((1, *unit, 3), _OUTSIDE, np.uint8)
         cells = self._cells(player, unit)
         if self._world.daylight < 0.5:
             canvas = self._light(self._assemble(self._atlas, cells), self._world.daylight)
@@ -200,10 +134,11 @@ class _LocalView(engine.LocalView):
         return cells
 
     def _draw(self, key: tuple[int, str | None], unit: np.ndarray) -> int:
-        """Add a tile to the atlas: a material, and what stands on it."""
+        """Add a tile to the atlas, whose first is empty: a material, and what stands on it."""
         material, standing = key
-        assert self._atlas is not None, "made at the first call"
         tile = np.full((1, *unit, 3), _OUTSIDE, np.uint8)
+        if not len(self._atlas):
+            self._atlas = tile.copy()
         engine._draw(tile[0], (0, 0), self._textures.get(self._world._mat_names[material], unit))
         if standing is not None:
             engine._draw_alpha(tile[0], (0, 0), self._textures.get(standing, unit))
@@ -216,14 +151,8 @@ class _LocalView(engine.LocalView):
         picture = tiles[cells].transpose(0, 2, 1, 3, 4)
         return picture.reshape(columns * width, rows * height, 3)
 
-    def _vignette(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
-        return _vignette(shape, stddev)
-
-
-@functools.cache
-def _vignette(shape: tuple[int, ...], stddev: float) -> np.ndarray:
     # Stock's own cache holds ten views of a process, fewer than a worker has copies.
-    return engine.LocalView._vignette.__wrapped__(None, shape, stddev)
+    _vignette = staticmethod(functools.cache(functools.partial(engine.LocalView._vignette.__wrapped__, None)))
 
 
 class _ItemView(engine.ItemView):
@@ -245,31 +174,59 @@ def _distance(player: Any, target: Any) -> int:
     return abs(u - x) + abs(v - y)
 
 
-def _game_methods() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Crafter's own constructor and reset over the classes of this module."""
-    parts = types.SimpleNamespace(
-        World=_World,
-        Textures=functools.cache(engine.Textures),
-        LocalView=_LocalView,
-        ItemView=_ItemView,
-        SemanticView=lambda *_: lambda: None,  # of the info, which nobody reads
-    )
-    constructor = _with_globals(crafter.Env.__init__, engine=parts)
-    reset = _with_globals(crafter.Env.reset, worldgen=types.SimpleNamespace(generate_world=generate_world))
-    return constructor, reset
+# Crafter's own constructor and reset over the classes of this module.
+_PARTS = types.SimpleNamespace(
+    World=_World,
+    Textures=functools.cache(engine.Textures),
+    LocalView=_LocalView,
+    ItemView=_ItemView,
+    SemanticView=lambda *_: lambda: None,  # of the info, which nobody reads
+)
+_construct = with_globals(crafter.Env.__init__, engine=_PARTS)
+_reset = with_globals(crafter.Env.reset, worldgen=types.SimpleNamespace(generate_world=generate_world))
 
 
-_construct, _reset = _game_methods()
+class Crafter(crafter.Env, gymnasium.Env):
+    """One game with gymnasium's interface; arguments as ``make``'s. Its infos are empty."""
 
-
-class _Game(crafter.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(len(crafter.constants.actions))
     _view: Any
 
     def __init__(self, **kwargs: Any) -> None:
-        _construct(self, **kwargs)
+        _construct(self, seed=0, **kwargs)
         self._view = tuple(self._view.tolist())  # ``step`` takes its maximum for every object
+        width, height = self._size.tolist()
+        self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
 
-    def reset(self) -> np.ndarray:
+    @property  # type: ignore[misc]
+    def np_random(self) -> types.SimpleNamespace:  # type: ignore[override]
+        """What an episode's beginning depends on, in the place where gymnasium's environments keep it."""
+        return types.SimpleNamespace(bit_generator=self)
+
+    @property
+    def state(self) -> int:
+        """The state of ``np_random.bit_generator``: how many worlds were made."""
+        return self._episode
+
+    @state.setter
+    def state(self, episode: int) -> None:
+        self._episode = episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new world, the next of this seed or the first of a new one; see gymnasium.Env.reset."""
+        if seed is not None:
+            self._seed, self._episode = seed, 0
         observation = _reset(self)
         self._player.distance = functools.partial(_distance, self._player)
-        return observation
+        return observation, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """See gymnasium.Env.step. Raises ValueError for an action that does not exist."""
+        if not 0 <= action < self.action_space.n:  # or a list of names would count from its end
+            raise ValueError(f"action is {action}; allowed: 0 to {self.action_space.n - 1}")
+        observation, reward, _, info = crafter.Env.step(self, action)
+        late = bool(self._length and self._step >= self._length)
+        return observation, reward, info["discount"] == 0, late, {}

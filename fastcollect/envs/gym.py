@@ -4,19 +4,18 @@ Anything that ``gymnasium.make`` accepts works, and so does any class or factory
 environment. The adapter adds three things to the loop: an episode that ends is reset within the same
 step, an exception says which row raised it, and state can be saved without pickling the environment.
 
-**State.** A stock environment cannot be asked for its state, so an episode is saved as what produced
-it: the seed, the state of ``env.unwrapped.np_random`` at the episode's start, and the actions since.
-Restoring replays them and compares the last observation bit for bit. An environment that draws from
-any other generator, or carries anything from one episode to the next, is refused when that shows in
-the observation.
+**State.** An episode is saved as what produced it: the seed, the state of ``env.unwrapped.np_random`` at
+its start, and the actions since. Restoring replays them and compares the last observation bit for bit. An
+environment that draws from any other generator, or carries anything from one episode to the next, is
+refused when that shows in the observation.
 """
 
 from __future__ import annotations
 
 import json
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,10 +29,11 @@ from fastcollect.envs.base import (
     StateUnsupportedError,
     StepBuffers,
     UnsupportedSpaceError,
+    checked_seeds,
 )
-from fastcollect.envs.gym_vector import SUCCESS_KEYS, action_spec, checked_seeds, observation_bounds
+from fastcollect.envs.gym_vector import SUCCESS_KEYS, factory_of, space_spec
 
-NOT_RECORDED = "the environments were built with record_actions=False, so there are no actions to replay"
+_NOT_RECORDED = "the environments were built with record_actions=False, so there are no actions to replay"
 
 
 def make(
@@ -65,46 +65,34 @@ def make(
     Raises UnsupportedSpaceError for spaces the engine cannot carry, ValueError for arguments that do
     not fit together, and whatever an environment's constructor raises, with a note of its row.
     """
-    if (env_id is None) == (entry_point is None):
-        raise ValueError("give exactly one of env_id and entry_point")
+    factory = factory_of(env_id, entry_point, partial(gymnasium.make, disable_env_checker=True))
     seeds = checked_seeds(seeds)
     per_row = [{}] * seeds.size if per_env_kwargs is None else per_env_kwargs
     if len(per_row) != seeds.size:
         raise ValueError(f"per_env_kwargs has {len(per_row)} entries for {seeds.size} environments")
     rows = [{**(env_kwargs or {}), **row} for row in per_row]
-    build = partial(_build, env_id, entry_point, time_limit)
-    envs: list[gymnasium.Env] = []
-    try:
+    build = partial(_build, factory, time_limit)
+    with ExitStack() as built:
+        envs: list[gymnasium.Env] = []
         for i, kwargs in enumerate(rows):
             try:
-                envs.append(build(kwargs))
+                envs.append(built.enter_context(closing(build(kwargs))))
             except Exception as exc:
                 exc.add_note(f"while constructing row {i}")
                 raise
         spec = _batch_spec(envs, has_success, partial(build, rows[0]))
-        return GymEnv(seeds, envs, spec, record_actions)
-    except BaseException:
-        for env in envs:
-            env.close()
-        raise
+        built.pop_all()  # they stay open from here on
+    return GymEnv(seeds, envs, spec, record_actions)
 
 
 def _build(
-    env_id: str | Any | None,
-    entry_point: str | Callable[..., gymnasium.Env] | None,
-    time_limit: int | None,
-    kwargs: Mapping[str, Any],
+    factory: Callable[..., gymnasium.Env], time_limit: int | None, kwargs: Mapping[str, Any]
 ) -> gymnasium.Env:
     """One environment. The passive checker stays out: this adapter checks each observation itself."""
-    if env_id is not None:
-        env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
-    else:
-        factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
-        assert factory is not None, "one of env_id and entry_point is given"
-        env = factory(**kwargs)
-        missing = [a for a in ("reset", "step", "observation_space", "action_space") if not hasattr(env, a)]
-        if missing:
-            raise TypeError(f"{entry_point!r} returned {env!r}, no gymnasium environment: it lacks {missing}")
+    env = factory(**kwargs)
+    missing = [a for a in ("reset", "step", "observation_space", "action_space") if not hasattr(env, a)]
+    if missing:
+        raise TypeError(f"{factory!r} returned {env!r}, no gymnasium environment: it lacks {missing}")
     return env if time_limit is None else gymnasium.wrappers.TimeLimit(env, time_limit)
 
 
@@ -112,25 +100,20 @@ def _batch_spec(
     envs: Sequence[gymnasium.Env], has_success: bool | None, throwaway: Callable[[], gymnasium.Env]
 ) -> EnvSpec:
     """One spec for all rows: equal actions and observation shapes, the union of observation bounds."""
-    shape, dtype, low, high = observation_bounds(envs[0].observation_space)
-    action = action_spec(envs[0].action_space)
-    for i, env in enumerate(envs[1:], start=1):
-        other_shape, other_dtype, other_low, other_high = observation_bounds(env.observation_space)
-        if (other_shape, other_dtype) != (shape, dtype) or env.action_space != envs[0].action_space:
+    specs = [space_spec(env.observation_space, env.action_space, _horizon(env)) for env in envs]
+    kinds = [(spec.observation_shape, spec.observation_dtype, spec.max_episode_steps) for spec in specs]
+    for i, env in enumerate(envs):
+        if kinds[i][:2] != kinds[0][:2] or env.action_space != envs[0].action_space:
             raise UnsupportedSpaceError(
                 f"environment {i} has observation space {env.observation_space!r} and action space "
                 f"{env.action_space!r}, environment 0 has {envs[0].observation_space!r} and "
                 f"{envs[0].action_space!r}; the rows of a batch must have the same"
             )
-        low, high = np.minimum(low, other_low), np.maximum(high, other_high)
-    horizons = {_horizon(env) for env in envs}
-    return EnvSpec(
-        observation_shape=shape,
-        observation_dtype=dtype,
-        observation_low=low,
-        observation_high=high,
-        action=action,
-        max_episode_steps=horizons.pop() if len(horizons) == 1 else None,
+    return replace(
+        specs[0],
+        observation_low=np.minimum.reduce([spec.observation_low for spec in specs]),
+        observation_high=np.maximum.reduce([spec.observation_high for spec in specs]),
+        max_episode_steps=kinds[0][2] if len(set(kinds)) == 1 else None,
         has_success=_detect_success(envs[0], throwaway) if has_success is None else has_success,
     )
 
@@ -174,7 +157,9 @@ class GymEnv:
         self.spec = spec
         self._seeds = seeds.tolist()
         self._envs = list(envs)
-        self._log = _ActionLog(self.num_envs) if record_actions else None
+        self._recording = record_actions
+        self._actions: list[np.ndarray] = []  # of every row, since the oldest running episode began
+        self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
         self._starts: list[dict[str, Any]] = [{} for _ in envs]
         self._last = np.zeros((self.num_envs, *spec.observation_shape), spec.observation_dtype)
         self._started = False
@@ -184,9 +169,7 @@ class GymEnv:
         for i in range(self.num_envs):
             self._reset_row(i, observation, None if self._started else self._seeds[i])
         self._started = True
-        if self._log is not None:
-            self._log.trim()
-            self._last[...] = observation
+        self._finish(observation)
 
     def step(self, action: np.ndarray, out: StepBuffers) -> None:
         """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError with the failing row."""
@@ -195,17 +178,25 @@ class GymEnv:
         want = (self.num_envs, *self.spec.action.shape)
         if action.shape != want:
             raise ValueError(f"actions must have shape {want}, got {action.shape}")
-        if self._log is not None:
-            self._log.append(action.astype(self.spec.action.dtype))
-        # A copy, because an environment may keep or change what it is given.
-        rows = action.tolist() if self.spec.action.discrete else action.astype(self.spec.action.dtype)
+        if self._recording:
+            self._actions.append(action.astype(self.spec.action.dtype))
+            self._lengths += 1
+        rows = self._rows(action)
         for i in range(self.num_envs):
             if self._step_row(i, rows[i], out):
                 out.final_observation[i] = out.observation[i]
                 self._reset_row(i, out.observation, None)
-        if self._log is not None:
-            self._log.trim()
-            self._last[...] = out.observation
+        self._finish(out.observation)
+
+    def _rows(self, action: np.ndarray) -> Any:
+        """Integers, or rows of a copy, because an environment may keep or change what it is given."""
+        return action.tolist() if self.spec.action.discrete else action.astype(self.spec.action.dtype)
+
+    def _finish(self, observation: np.ndarray) -> None:
+        """Note the last observations, and forget the actions of finished episodes."""
+        if self._recording:
+            self._last[...] = observation
+            del self._actions[: len(self._actions) - self._lengths.max()]
 
     def _step_row(self, i: int, action: Any, out: StepBuffers) -> bool:
         """Step row i and write its results; return whether its episode ended."""
@@ -224,9 +215,9 @@ class GymEnv:
     def _reset_row(self, i: int, observation: np.ndarray, seed: int | None) -> None:
         env = self._envs[i]
         try:
-            if self._log is not None:
+            if self._recording:
                 self._starts[i] = {"generator": _generator_state(env)} if seed is None else {}
-                self._log.begin(i)
+                self._lengths[i] = 0
             first, _ = env.reset() if seed is None else env.reset(seed=seed)
             observation[i] = self._checked(first)
         except Exception as exc:
@@ -244,35 +235,37 @@ class GymEnv:
         return EnvStepError(i, f"row {i} ({name}) failed in {where}: {type(exc).__name__}: {exc}")
 
     def get_state(self) -> State:
-        """seeds and lengths (n,) int64, observation (n, ...), actions (sum(lengths), ...), starts (JSON
-        as uint8). Raises StateUnsupportedError where an episode cannot be described that way."""
-        if self._log is None:
-            raise StateUnsupportedError(NOT_RECORDED)
+        """seeds, lengths (n,) int64, observation (n, ...), actions (sum(lengths), ...), starts (uint8, JSON).
+
+        Raises StateUnsupportedError where an episode cannot be described that way.
+        """
+        if not self._recording:
+            raise StateUnsupportedError(_NOT_RECORDED)
         if not self._started:
             raise StateUnsupportedError("there is no episode to save before reset()")
         for i, start in enumerate(self._starts):
             if start.get("generator", start) is None:
                 raise StateUnsupportedError(f"environment {i} has no np_random whose state could be saved")
-        episodes = [self._log.episode(i) for i in range(self.num_envs)]
-        flat = [action for episode in episodes for action in episode]
-        actions = np.array(flat, self.spec.action.dtype).reshape(-1, *self.spec.action.shape)
-        try:
-            text = json.dumps(self._starts)
-        except TypeError as exc:  # numpy's MT19937 keeps an array; gymnasium always seeds a PCG64.
-            raise StateUnsupportedError(f"a generator's state is no plain JSON: {exc}") from exc
+        actions = np.array(self._actions, self.spec.action.dtype)
+        actions = actions.reshape(-1, self.num_envs, *self.spec.action.shape)
+        episodes = [actions[len(actions) - length :, i] for i, length in enumerate(self._lengths)]
+        starts = json.dumps(self._starts, default=np.ndarray.tolist)  # MT19937's state holds an array
         return {
             "seeds": np.array(self._seeds, np.int64),
-            "lengths": np.array([len(episode) for episode in episodes], np.int64),
-            "actions": actions,
+            "lengths": self._lengths.copy(),
+            "actions": np.concatenate(episodes),
             "observation": self._last.copy(),
-            "starts": np.frombuffer(text.encode(), np.uint8).copy(),
+            "starts": np.frombuffer(starts.encode(), np.uint8).copy(),
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replay the saved episodes. Raises StateUnsupportedError where one does not come out the same,
-        ValueError for a state of another number of environments."""
-        if self._log is None:
-            raise StateUnsupportedError(NOT_RECORDED)
+        """Replay the saved episodes.
+
+        Raises StateUnsupportedError where one does not come out the same, ValueError for a state of another
+        number of environments.
+        """
+        if not self._recording:
+            raise StateUnsupportedError(_NOT_RECORDED)
         if state["observation"].shape != self._last.shape:
             raise ValueError(f"state of {state['observation'].shape}, expected {self._last.shape}")
         self._seeds = state["seeds"].tolist()
@@ -280,7 +273,7 @@ class GymEnv:
         episodes = np.split(state["actions"], np.cumsum(state["lengths"])[:-1])
         for i, episode in enumerate(episodes):
             try:
-                self._last[i] = self._replay(i, episode.copy())
+                self._last[i] = self._replay(i, self._rows(episode))
             except Exception as exc:
                 message = f"environment {i}: the replay failed: {type(exc).__name__}: {exc}"
                 raise StateUnsupportedError(message) from exc
@@ -289,16 +282,20 @@ class GymEnv:
                     f"environment {i}: replaying its {len(episode)} actions gave another observation: it "
                     "draws from a generator besides np_random, or keeps something between episodes"
                 )
-        self._log.restore(episodes)
-        self._started = True
+        self._lengths[...] = state["lengths"]
+        shape = self._lengths.max(), self.num_envs, *self.spec.action.shape
+        actions = np.zeros(shape, self.spec.action.dtype)
+        for i, episode in enumerate(episodes):  # of different lengths; all of them end at the last step
+            actions[len(actions) - len(episode) :, i] = episode
+        self._actions, self._started = list(actions), True
 
-    def _replay(self, i: int, episode: np.ndarray) -> np.ndarray:
+    def _replay(self, i: int, episode: Sequence[Any]) -> np.ndarray:
         env, start = self._envs[i], self._starts[i]
         observation, _ = env.reset(seed=self._seeds[i])
         if start:
             env.unwrapped.np_random.bit_generator.state = start["generator"]
             observation, _ = env.reset()
-        for action in episode.tolist() if self.spec.action.discrete else episode:
+        for action in episode:
             observation, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 raise RuntimeError("the episode ended before the saved one did")
@@ -311,40 +308,7 @@ class GymEnv:
             env.close()
 
 
-class _ActionLog:
-    """The batch's actions since the oldest unfinished episode began; one array for each step."""
-
-    def __init__(self, n: int) -> None:
-        self._blocks: list[np.ndarray] = []
-        self._begin = [0] * n  # index in _blocks of the first step of each row's episode
-
-    def append(self, action: np.ndarray) -> None:
-        self._blocks.append(action)
-
-    def begin(self, i: int) -> None:
-        self._begin[i] = len(self._blocks)
-
-    def trim(self) -> None:
-        old = min(self._begin)
-        if old:
-            del self._blocks[:old]
-            self._begin = [begin - old for begin in self._begin]
-
-    def episode(self, i: int) -> list[np.ndarray]:
-        return [block[i] for block in self._blocks[self._begin[i] :]]
-
-    def restore(self, episodes: Sequence[np.ndarray]) -> None:
-        """Lay episodes of different lengths so that all of them end at the last block."""
-        longest = max(len(episode) for episode in episodes)
-        blocks = np.zeros((longest, len(episodes), *episodes[0].shape[1:]), episodes[0].dtype)
-        for i, episode in enumerate(episodes):
-            self._begin[i] = longest - len(episode)
-            blocks[self._begin[i] :, i] = episode
-        self._blocks = list(blocks)
-
-
 def _generator_state(env: gymnasium.Env) -> dict[str, Any] | None:
     """The state of the environment's np_random; None where it has none."""
     generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
-    bit_generator = getattr(generator, "bit_generator", None)
-    return None if bit_generator is None else bit_generator.state
+    return getattr(getattr(generator, "bit_generator", None), "state", None)

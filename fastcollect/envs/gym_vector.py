@@ -6,23 +6,22 @@ What a vector environment does with an episode that ended is read from its
 
 - SAME_STEP: it resets in the same step already; the last observation is ``info["final_obs"][i]``.
 - DISABLED: the rows that ended are reset at once by ``reset(options={"reset_mask": mask})``.
-- NEXT_STEP: the environment spends the row's next step on the reset and ignores its action. That
-  step cannot be taken for one row alone, so the mode is converted, by the same reset_mask, only where
-  an early reset is known to cancel the pending one: gymnasium's SyncVectorEnv and AsyncVectorEnv, and
-  environments whose user vouches for it. Any other is refused.
+- NEXT_STEP: the environment spends the row's next step on the reset and ignores its action. The mode is
+  converted, by the same reset_mask, only where an early reset is known to cancel the pending one:
+  gymnasium's SyncVectorEnv and AsyncVectorEnv, and environments whose user vouches for it.
 
 After each masked reset the other rows' observations are compared with what they were: an environment
 that does not know the option (CartPoleVectorEnv is one) resets every row, and would do so silently.
 
-**Seeds.** A vector environment that accepts a list of seeds gets one for each row. One that does not
-has a single generator for the batch: it gets ``int(seeds[0])``, and its rows then do depend on the
-batch they are in, against the protocol's promise.
+**Seeds.** A vector environment that accepts a list of seeds gets one for each row. One that does not gets
+``int(seeds[0])``, and its rows then depend on their batch, against the protocol's promise.
 """
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import gymnasium
@@ -38,17 +37,10 @@ from fastcollect.envs.base import (
     StateUnsupportedError,
     StepBuffers,
     UnsupportedSpaceError,
+    checked_seeds,
 )
 
 SUCCESS_KEYS = ("success", "is_success")
-
-
-def checked_seeds(seeds: np.ndarray) -> np.ndarray:
-    """``seeds`` as (n,) int64. Raises ValueError where it is empty, negative or not 1-d."""
-    seeds = np.asarray(seeds, np.int64)
-    if seeds.ndim != 1 or not seeds.size or seeds.min() < 0:
-        raise ValueError(f"seeds must be a non-empty 1-d array of non-negative integers, got {seeds!r}")
-    return seeds
 
 
 def observation_bounds(space: Any) -> tuple[tuple[int, ...], np.dtype, np.ndarray, np.ndarray]:
@@ -82,6 +74,45 @@ def action_spec(space: Any) -> ActionSpec:
     )
 
 
+def space_spec(
+    observation_space: Any,
+    action_space: Any,
+    max_episode_steps: int | None = None,
+    has_success: bool = False,
+) -> EnvSpec:
+    """The EnvSpec of an environment with these gymnasium spaces. Raises UnsupportedSpaceError."""
+    shape, dtype, low, high = observation_bounds(observation_space)
+    return EnvSpec(
+        observation_shape=shape,
+        observation_dtype=dtype,
+        observation_low=low,
+        observation_high=high,
+        action=action_spec(action_space),
+        max_episode_steps=max_episode_steps,
+        has_success=has_success,
+    )
+
+
+def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
+    """The success flags that an info gives, (n,) bool; rows and infos without the key are False."""
+    flags = np.zeros(n, np.bool_)
+    for key in SUCCESS_KEYS:
+        if key in info:
+            flags |= np.asarray(info[key], np.bool_)
+    return flags
+
+
+def factory_of(
+    env_id: Any | None, entry_point: str | Callable[..., Any] | None, by_id: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What makes environments: ``by_id`` of an id, or the entry point. ValueError unless one is given."""
+    if entry_point is None and env_id is not None:
+        return partial(by_id, env_id)
+    if entry_point is None or env_id is not None:
+        raise ValueError("give exactly one of env_id and entry_point")
+    return pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
+
+
 def make(
     seeds: np.ndarray,
     *,
@@ -103,20 +134,15 @@ def make(
     Raises ValueError where the autoreset mode is missing or cannot be converted, UnsupportedSpaceError
     for spaces the engine cannot carry.
     """
-    if (env_id is None) == (entry_point is None):
-        raise ValueError("give exactly one of env_id and entry_point")
-    seeds = checked_seeds(seeds)
-    kwargs = dict(env_kwargs or {})
-    if env_id is not None:
-        # make_vec keeps env_id's own TimeLimit arguments and checks the vector entry point.
-        mode = "vector_entry_point"
-        env = gymnasium.make_vec(env_id, num_envs=seeds.size, vectorization_mode=mode, **kwargs)
-    else:
-        factory = pkgutil.resolve_name(entry_point) if isinstance(entry_point, str) else entry_point
-        assert factory is not None, "one of env_id and entry_point is given"
-        env = factory(num_envs=seeds.size, **kwargs)
+    # make_vec keeps env_id's own TimeLimit arguments and checks the vector entry point.
+    by_id = partial(gymnasium.make_vec, vectorization_mode="vector_entry_point")
+    factory, seeds = factory_of(env_id, entry_point, by_id), checked_seeds(seeds)
+    env = factory(num_envs=seeds.size, **(env_kwargs or {}))
     try:
-        return GymVectorEnv(seeds, env, has_success, honours_reset_mask)
+        mode = _autoreset_mode(env, honours_reset_mask)
+        horizon = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        spec = space_spec(env.single_observation_space, env.single_action_space, horizon, has_success)
+        return GymVectorEnv(seeds, env, spec, mode)
     except BaseException:
         env.close()
         raise
@@ -149,31 +175,13 @@ class GymVectorEnv:
     An exception of the environment is passed on as it is, since nothing says which row raised it.
     """
 
-    def __init__(
-        self, seeds: np.ndarray, env: VectorEnv, has_success: bool, honours_reset_mask: bool
-    ) -> None:
-        self._mode = _autoreset_mode(env, honours_reset_mask)
-        shape, dtype, low, high = observation_bounds(env.single_observation_space)
-        spec = getattr(env, "spec", None)
-        self.num_envs = seeds.size
-        self.spec = EnvSpec(
-            observation_shape=shape,
-            observation_dtype=dtype,
-            observation_low=low,
-            observation_high=high,
-            action=action_spec(env.single_action_space),
-            max_episode_steps=None if spec is None else spec.max_episode_steps,
-            has_success=has_success,
-        )
-        self._env = env
-        self._seeds = seeds
-        self._started = self._closed = False
+    def __init__(self, seeds: np.ndarray, env: Any, spec: EnvSpec, mode: AutoresetMode) -> None:
+        self.num_envs, self.spec = seeds.size, spec
+        self._seeds, self._env, self._mode, self._started = seeds, env, mode, False
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode in every row, seeded the first time; write (n, *observation_shape)."""
-        first = self._env.reset()[0] if self._started else self._seeded_reset()
-        self._check_shape(first)
-        observation[...] = first
+        observation[...] = self._checked(self._env.reset()[0] if self._started else self._seeded_reset())
         self._started = True
 
     def _seeded_reset(self) -> np.ndarray:
@@ -184,26 +192,23 @@ class GymVectorEnv:
             return self._env.reset(seed=int(self._seeds[0]))[0]
 
     def step(self, action: np.ndarray, out: StepBuffers) -> None:
-        """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError where the environment
-        breaks its autoreset mode in a row."""
+        """Step every row; ``action`` is (n, *action.shape). Raises EnvStepError where a row is to blame."""
         if not self._started:
             raise RuntimeError("reset() must be called before step()")
-        observation, reward, terminated, truncated, info = self._env.step(action.copy())
-        self._check_shape(observation)
+        observation, reward, terminated, truncated, info = self._act(action)
         out.observation[...] = observation
         out.reward[...] = reward
         out.terminated[...] = terminated
         out.truncated[...] = truncated
-        done = out.terminated | out.truncated
-        rows = np.flatnonzero(done)
+        rows = np.flatnonzero(out.terminated | out.truncated)
         if self.spec.has_success:
             self._write_success(info, rows, out.success)
-        if not rows.size:
-            return
-        if self._mode is AutoresetMode.SAME_STEP:
-            self._save_final(info, rows, out)
-        else:
-            self._reset_rows(done, rows, out)
+        if rows.size:
+            self._restart(rows, info, out)
+
+    def _act(self, action: np.ndarray) -> tuple[Any, ...]:
+        observation, *rest = self._env.step(action.copy())
+        return self._checked(observation), *rest
 
     def _write_success(self, info: Mapping[str, Any], rows: np.ndarray, success: np.ndarray) -> None:
         """In SAME_STEP mode info is about the new episode of a row that ended, final_info the old one."""
@@ -211,59 +216,50 @@ class GymVectorEnv:
         if rows.size and self._mode is AutoresetMode.SAME_STEP and "final_info" in info:
             success[rows] = _success_of(info["final_info"], self.num_envs)[rows]
 
-    def _save_final(self, info: Mapping[str, Any], rows: np.ndarray, out: StepBuffers) -> None:
-        final = info.get("final_obs")
-        for i in rows.tolist():
-            if final is None or final[i] is None:
-                self._broken(i, "ended an episode without info['final_obs']")
-            out.final_observation[i] = final[i]
-
-    def _reset_rows(self, done: np.ndarray, rows: np.ndarray, out: StepBuffers) -> None:
+    def _restart(self, rows: np.ndarray, info: Mapping[str, Any], out: StepBuffers) -> None:
+        if self._mode is AutoresetMode.SAME_STEP:
+            final = info.get("final_obs")
+            for i in rows.tolist():
+                if final is None or final[i] is None:
+                    self._broken(i, "ended an episode without info['final_obs']")
+                out.final_observation[i] = final[i]
+            return
         out.final_observation[rows] = out.observation[rows]
-        # A fresh dict: SyncVectorEnv takes the key out of it.
-        first, _ = self._env.reset(options={"reset_mask": done.copy()})
-        self._check_shape(first)
+        done = out.terminated | out.truncated
+        # A fresh dict and a mask of its own: SyncVectorEnv takes the key out of it.
+        first = self._checked(self._env.reset(options={"reset_mask": done.copy()})[0])
         others = np.flatnonzero(~done)
-        kept = np.asarray(first).astype(self.spec.observation_dtype, copy=False)[others]
-        moved = kept.view(np.uint8) != out.observation[others].view(np.uint8) if others.size else None
-        if moved is not None and moved.any():
-            row = int(others[moved.reshape(len(others), -1).any(axis=1)][0])
-            self._broken(
-                row, "was moved by a reset_mask that leaves it out; the environment ignores the mask"
-            )
+        if others.size:
+            kept = np.asarray(first).astype(self.spec.observation_dtype, copy=False)[others]
+            moved = kept.view(np.uint8) != out.observation[others].view(np.uint8)
+            moved_rows = others[moved.reshape(others.size, -1).any(axis=1)]
+            if moved_rows.size:
+                what = "was moved by a reset_mask that leaves it out; the environment ignores the mask"
+                self._broken(int(moved_rows[0]), what)
         out.observation[rows] = first[rows]
 
     def _broken(self, row: int, what: str) -> NoReturn:
         raise EnvStepError(row, f"row {row} of {self._env} ({self._mode.name}) {what}")
 
-    def _check_shape(self, observation: np.ndarray) -> None:
-        """NumPy would broadcast a wrong shape."""
+    def _checked(self, observation: np.ndarray) -> np.ndarray:
+        """The observations, which NumPy would broadcast from a wrong shape."""
         want = (self.num_envs, *self.spec.observation_shape)
         if np.shape(observation) != want:
             raise ValueError(
                 f"{self._env} gave observations of shape {np.shape(observation)}, expected {want}"
             )
+        return observation
 
     def get_state(self) -> State:
         """Always raises StateUnsupportedError."""
-        raise StateUnsupportedError("a gymnasium VectorEnv offers no way to save its state")
+        raise StateUnsupportedError(f"{type(self).__name__}: vectorised environments cannot save their state")
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Always raises StateUnsupportedError."""
-        del state
-        raise StateUnsupportedError("a gymnasium VectorEnv offers no way to restore its state")
+        self.get_state()
 
     def close(self) -> None:
         """Close the environment; idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._env.close()
-
-
-def _success_of(info: Mapping[str, Any], n: int) -> np.ndarray:
-    """The success flags that an info gives, (n,) bool; rows and infos without the key are False."""
-    flags = np.zeros(n, np.bool_)
-    for key in SUCCESS_KEYS:
-        if key in info:
-            flags |= np.array([bool(value) for value in info[key]], np.bool_)
-    return flags
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()

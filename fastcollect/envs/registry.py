@@ -22,9 +22,12 @@ from fastcollect.support.errors import ConfigError
 
 GYM = "fastcollect.envs.gym:make"
 GYM_VECTOR = "fastcollect.envs.gym_vector:make"
-ENVPOOL = "fastcollect.envs.envpool:make"
 METAWORLD = "fastcollect.envs.metaworld:make"
-GAMEBOY = "fastcollect.envs.gameboy:make"
+_PREFIXES = {
+    "envpool": ("fastcollect.envs.envpool:make", "env_id"),
+    "gameboy": ("fastcollect.envs.gameboy:make", "cartridge"),
+}
+"""By prefix, the factory, and its argument that the rest of the name is."""
 CRAFTER = {
     "CrafterNoReward-v1": "fastcollect.envs.crafter:make_no_reward",
     "CrafterReward-v1": "fastcollect.envs.crafter:make",
@@ -90,9 +93,6 @@ class UnknownEnvError(ConfigError):
         return type(self), (self.name, self.nearest, self.reason)
 
 
-_ROW_BY_ROW = ("per_env_kwargs", "goal_indices")
-
-
 def register(name: str, entry_point: str | Callable[..., Any], **kwargs: Any) -> None:
     """Give an entry point (and default keyword arguments) a name, in this process.
 
@@ -140,10 +140,9 @@ def resolve(config: EnvConfig) -> EnvConfig:
     if name in METAWORLD_TASKS:
         return replace(config, entry_point=METAWORLD, kwargs={**kwargs, "task": name})
     prefix, _, rest = name.partition(":")
-    if rest and prefix == "envpool":
-        return replace(config, entry_point=ENVPOOL, kwargs={**kwargs, "env_id": rest})
-    if rest and prefix == "gameboy":
-        return replace(config, entry_point=GAMEBOY, kwargs={**kwargs, "cartridge": rest})
+    if rest and prefix in _PREFIXES:
+        factory, argument = _PREFIXES[prefix]
+        return replace(config, entry_point=factory, kwargs={**kwargs, argument: rest})
     if rest and prefix in ("gym", "vector"):
         return _resolve_gym_id(config, rest, GYM if prefix == "gym" else GYM_VECTOR)
     if name.startswith("."):
@@ -170,17 +169,15 @@ def _resolve_gym_id(config: EnvConfig, env_id: str, adapter: str) -> EnvConfig:
     source = spec.entry_point if adapter == GYM else spec.vector_entry_point
     shipped = isinstance(source, str) and source.startswith("gymnasium.")
     travels = env_id if shipped or ":" in env_id else spec
-    return replace(
-        config, entry_point=adapter, kwargs=_adapter_kwargs(adapter, config.kwargs, env_id=travels)
-    )
+    return _adapted(config, adapter, env_id=travels)
 
 
-def _adapter_kwargs(adapter: str, kwargs: Mapping[str, Any], **target: Any) -> dict[str, Any]:
-    """Split a config's flat kwargs into the adapter's own options and the environment's arguments."""
-    options = {key: value for key, value in kwargs.items() if key in _ADAPTER_OPTIONS[adapter]}
-    rest = {key: value for key, value in kwargs.items() if key not in _ADAPTER_OPTIONS[adapter]}
+def _adapted(config: EnvConfig, adapter: str, **target: Any) -> EnvConfig:
+    """A config's flat kwargs split into the adapter's own options and the environment's arguments."""
+    rest, own = dict(config.kwargs), _ADAPTER_OPTIONS[adapter]
+    options = {key: rest.pop(key) for key in config.kwargs if key in own}
     options["env_kwargs"] = {**rest, **options.get("env_kwargs", {})}
-    return {**target, **options}
+    return replace(config, entry_point=adapter, kwargs={**target, **options})
 
 
 def _names_attribute(path: str) -> bool:
@@ -214,9 +211,7 @@ def _resolve_entry_point(config: EnvConfig) -> EnvConfig:
     from gymnasium.vector import VectorEnv
 
     vector = isinstance(target, type) and issubclass(target, VectorEnv)
-    adapter = GYM_VECTOR if vector else GYM
-    kwargs = _adapter_kwargs(adapter, config.kwargs, entry_point=config.entry_point)
-    return replace(config, entry_point=adapter, kwargs=kwargs)
+    return _adapted(config, GYM_VECTOR if vector else GYM, entry_point=config.entry_point)
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -247,7 +242,7 @@ def make_env(config: EnvConfig, seeds: np.ndarray) -> BatchedEnv:
 
 def _row_by_row(config: EnvConfig) -> dict[str, Any]:
     """The options that are given environment by environment, by name."""
-    found = {name: config.kwargs.get(name) for name in _ROW_BY_ROW}
+    found = {name: config.kwargs.get(name) for name in ("per_env_kwargs", "goal_indices")}
     return {name: rows for name, rows in found.items() if rows is not None and not isinstance(rows, str)}
 
 

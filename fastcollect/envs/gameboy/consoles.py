@@ -15,28 +15,25 @@ from fastcollect.envs.base import (
     State,
     StateUnsupportedError,
     StepBuffers,
+    check_action,
 )
-from fastcollect.envs.gameboy.options import BUTTONS, Settings
-from fastcollect.envs.gameboy.screens import SCREEN_SHAPES, look_at_screen
+from fastcollect.envs.gameboy.options import Settings
 from fastcollect.envs.generators import generators_to_array, make_generators, restore_generators
 
 with warnings.catch_warnings():
     # PyBoy imports its windows whether or not one is asked for, and SDL's says which library it found.
     warnings.simplefilter("ignore", UserWarning)
     from pyboy import PyBoy
-    from pyboy.utils import WindowEvent
 
-_ARROWS = ("up", "down", "left", "right")
-_Look = Callable[[np.ndarray], None]
+_SCREEN_SHAPES = {"screen": (144, 160, 1), "reduced": (72, 80, 1)}
+_RED, _GREEN, _BLUE = 77, 150, 29  # luminance in 256ths: their sum is 256
+_FIRST_BYTES = np.uint64(0x000000FF_000000FF)  # of the two pixels in a word
+# One factor adds the lower half of a word to the upper, one shift fetches a quarter of that.
+_ADD_HALVES, _UPPER_QUARTER = np.uint64((1 << 32) + 1), np.uint64(34)
 
-
-def _event(change: str, button: str) -> int:
-    kind = "ARROW" if button in _ARROWS else "BUTTON"
-    return getattr(WindowEvent, f"{change}_{kind}_{button.upper()}")
-
-
-_PRESS = {button: _event("PRESS", button) for button in BUTTONS}
-_RELEASE = {button: _event("RELEASE", button) for button in BUTTONS}
+# The consoles of a process take turns, so that one place to compute in is enough, and stays in the cache.
+_words = np.empty((2, 72, 80), np.uint64)
+_grey = np.empty((2, 144, 160), np.uint16)
 
 
 class GameBoy:
@@ -63,7 +60,9 @@ class GameBoy:
             for _ in range(self.num_envs):
                 self._consoles.append(_switch_on(settings.rom))
             self._looks = [_look(console, settings) for console in self._consoles]
-            self._start = _start_state(self._consoles[0], settings.start_frames)
+            if settings.start_frames:
+                self._consoles[0].tick(settings.start_frames, True, False)
+            self._start = _save(self._consoles[0])
         except BaseException:
             self.close()
             raise
@@ -78,42 +77,34 @@ class GameBoy:
         """action: (n,) integers. See ``BatchedEnv.step``."""
         if not self._started:
             raise RuntimeError("no episode has begun: call reset or set_state first")
-        i, choices = 0, self._checked(action)
+        check_action(action, self.num_envs, self.spec.action)
+        i = 0
         try:
-            for i, choice in enumerate(choices):
+            for i, choice in enumerate(action.tolist()):
                 self._step_row(i, choice, out)
         except Exception as error:
             message = f"row {i} failed in step: {type(error).__name__}: {error}"
             raise EnvStepError(i, message) from error
 
-    def _checked(self, action: np.ndarray) -> list[int]:
-        if action.shape != (self.num_envs,):
-            raise ValueError(f"actions must have shape {(self.num_envs,)}, got {action.shape}")
-        choices, count = action.tolist(), self._released
-        if min(choices) < 0 or max(choices) >= count:
-            row = next(i for i, choice in enumerate(choices) if not 0 <= choice < count)
-            raise EnvStepError(row, f"action {choices[row]} of row {row} is not one of 0 to {count - 1}")
-        return choices
-
     def _step_row(self, i: int, choice: int, out: StepBuffers) -> None:
         console, settings = self._consoles[i], self._settings
         if choice != (held := self._held[i]):
-            for event in self._switches[held, choice]:
-                console.send_input(event)
+            released, pressed = self._switches[held, choice]
+            for button in released:
+                console.button_release(button)
+            for button in pressed:
+                console.button_press(button)
             self._held[i] = choice
         if not console.tick(settings.frames, self._rendered, False):
             raise RuntimeError("the emulator stopped")
-        observation = out.observation[i]
-        self._looks[i](observation)
-        memory, before = console.memory, self._before[i]
-        self._before[i] = now = [memory[address] for address in settings.watched]
+        before, now = self._before[i], self._see(i, out.observation[i])
         out.reward[i] = settings.reward(now, before)
         out.terminated[i] = terminated = bool(settings.done(now, before))
         self._elapsed[i] += 1
         out.truncated[i] = truncated = self._elapsed[i] == settings.episode_length
         if terminated or truncated:
-            out.final_observation[i] = observation
-            self._begin(i, observation)
+            out.final_observation[i] = out.observation[i]
+            self._begin(i, out.observation[i])
 
     def _begin(self, i: int, observation: np.ndarray) -> None:
         console, settings = self._consoles[i], self._settings
@@ -123,10 +114,15 @@ class GameBoy:
         # Without a step to play, the screen is the one that was saved.
         if steps and not console.tick(steps * settings.frames, self._rendered, False):
             raise RuntimeError("the emulator stopped")
-        self._looks[i](observation)
-        memory = console.memory
-        self._before[i] = [memory[address] for address in settings.watched]
+        self._see(i, observation)
         self._elapsed[i] = 0
+
+    def _see(self, i: int, observation: np.ndarray) -> list[int]:
+        """Write what console i shows; the watched bytes, which are noted as well."""
+        self._looks[i](observation)
+        memory = self._consoles[i].memory
+        self._before[i] = now = [memory[address] for address in self._settings.watched]
+        return now
 
     def get_state(self) -> State:
         """emulator: (total,) uint8, what PyBoy saves of one console after the other; lengths, elapsed, held:
@@ -150,17 +146,13 @@ class GameBoy:
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """See ``BatchedEnv.set_state``. Raises ValueError for a state of another batch."""
         self._require_no_clock()
-        lengths, size = state["lengths"], len(self._start)
-        expected = (self.num_envs, len(self._settings.watched))
-        if (
-            lengths.shape != expected[:1]
-            or state["before"].shape != expected
-            or state["emulator"].shape != (lengths.sum(),)
-            or (lengths != size).any()
-        ):
+        size = len(self._start)
+        found = state["before"].shape, state["lengths"].tolist()
+        expected = (self.num_envs, len(self._settings.watched)), [size] * self.num_envs
+        if found != expected or state["emulator"].shape != (size * self.num_envs,):
             raise ValueError(
-                f"a saved state of consoles and watched bytes {state['before'].shape}, of {lengths.tolist()} "
-                f"bytes; expected {expected}, of {size} bytes each"
+                f"a saved state of consoles and watched bytes {found[0]}, of {found[1]} bytes; "
+                f"expected {expected[0]}, of {size} bytes each"
             )
         for console, part in zip(self._consoles, np.split(state["emulator"], self.num_envs), strict=True):
             console.load_state(io.BytesIO(part.tobytes()))
@@ -182,7 +174,7 @@ class GameBoy:
 
 
 def _spec(settings: Settings) -> EnvSpec:
-    shape = SCREEN_SHAPES.get(settings.observation, (len(settings.addresses),))
+    shape = _SCREEN_SHAPES.get(settings.observation, (len(settings.addresses),))
     return EnvSpec(
         observation_shape=shape,
         observation_dtype=np.dtype(np.uint8),
@@ -200,33 +192,62 @@ def _switch_on(rom: bytes) -> PyBoy:
     return console
 
 
-def _switches(actions: tuple[tuple[str, ...], ...]) -> dict[tuple[int, int], tuple[int, ...]]:
-    """The events that lead from the buttons of one action, or of none as the last, to those of another."""
-    out = {}
-    for old, held in enumerate((*actions, ())):
-        for new, wanted in enumerate(actions):
-            released = [_RELEASE[button] for button in held if button not in wanted]
-            out[old, new] = (*released, *(_PRESS[button] for button in wanted if button not in held))
-    return out
+def _switches(
+    actions: tuple[tuple[str, ...], ...],
+) -> dict[tuple[int, int], tuple[list[str], list[str]]]:
+    """From one action, or none as the last, to another: the buttons that are released, and pressed."""
+    return {
+        (old, new): ([b for b in held if b not in wanted], [b for b in wanted if b not in held])
+        for old, held in enumerate((*actions, ()))
+        for new, wanted in enumerate(actions)
+    }
 
 
-def _look(console: PyBoy, settings: Settings) -> _Look:
-    """What writes one observation of this console."""
-    if settings.observation != "memory":
-        pixels = console.screen.ndarray
-        return look_at_screen(pixels, reduced=settings.observation == "reduced", colours=settings.colours)
-    memory, addresses = console.memory, settings.addresses
+def _look(console: PyBoy, settings: Settings) -> Callable[[np.ndarray], None]:
+    """What writes one observation of this console: bytes of memory, or its screen in grey.
 
-    def look(row: np.ndarray) -> None:
+    The screen is (144, 160, 4) uint8, little-endian RGBA, which changes in place. Where the cartridge has no
+    colours, red is the grey.
+    """
+    memory, addresses, pixels = console.memory, settings.addresses, console.screen.ndarray
+    # Two pixels to a word: half as many elements, and no reading of every fourth byte.
+    words = pixels.reshape(144, 640).view("<u8")
+    upper, lower = words[::2], words[1::2]
+    total, other = _words
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    grey, part = _grey
+
+    def whole(row: np.ndarray) -> None:
+        row[..., 0] = red
+
+    def reduce(row: np.ndarray) -> None:
+        np.bitwise_and(upper, _FIRST_BYTES, out=total)
+        np.bitwise_and(lower, _FIRST_BYTES, out=other)
+        np.add(total, other, out=total)
+        np.multiply(total, _ADD_HALVES, out=total)
+        np.right_shift(total, _UPPER_QUARTER, out=total)
+        row[..., 0] = total
+
+    def weigh(row: np.ndarray) -> None:
+        np.multiply(red, _RED, out=grey, dtype=np.uint16)
+        for channel, weight in ((green, _GREEN), (blue, _BLUE)):
+            np.multiply(channel, weight, out=part, dtype=np.uint16)
+            np.add(grey, part, out=grey)
+        np.right_shift(grey, 8, out=grey)
+        if settings.observation == "reduced":
+            mean = grey[::2, ::2] + grey[::2, 1::2] + grey[1::2, ::2] + grey[1::2, 1::2]
+            row[..., 0] = mean >> 2
+        else:
+            row[..., 0] = grey
+
+    def remember(row: np.ndarray) -> None:
         row[:] = [memory[address] for address in addresses]
 
-    return look
-
-
-def _start_state(console: PyBoy, frames: int) -> bytes:
-    if frames:
-        console.tick(frames, True, False)
-    return _save(console)
+    if settings.observation == "memory":
+        return remember
+    if settings.colours:
+        return weigh
+    return reduce if settings.observation == "reduced" else whole
 
 
 def _save(console: PyBoy) -> bytes:

@@ -39,22 +39,15 @@ def compile_expression(source: Any, positions: dict[int, int]) -> Evaluate:
         )
     text = text.strip()
     try:
-        return _compile(_Writer(text, positions).whole(ast.parse(text, mode="eval").body))
+        written = ast.unparse(_Writer(text, positions).whole(ast.parse(text, mode="eval").body))
+        # Only what _Writer wrote is compiled: numbers, operators, these names, and bytes by their place.
+        return eval(f"lambda now, before: {written}", {"__builtins__": {}, **_FUNCTIONS})
     except ExpressionError:
         raise
     except SyntaxError as error:
         raise ExpressionError(f"is {text!r}: column {error.offset}: {error.msg}; {_ALLOWED}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"is {text[:60]!r}: {error}; {_ALLOWED}") from None
-
-
-def _compile(body: ast.expr) -> Evaluate:
-    arguments = ast.arguments(
-        posonlyargs=[], args=[ast.arg("now"), ast.arg("before")], kwonlyargs=[], kw_defaults=[], defaults=[]
-    )
-    function = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, body)))
-    # Only what _Writer wrote is compiled: numbers, operators, these names, and bytes by their place.
-    return eval(compile(function, "<memory expression>", "eval"), {"__builtins__": {}, **_FUNCTIONS})
 
 
 class _Writer:
@@ -70,7 +63,9 @@ class _Writer:
     def _write(self, node: ast.expr, when: str) -> ast.expr:
         match node:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-                return self._number(node, value)
+                if value <= _LARGEST:
+                    return ast.Constant(value)
+                raise self._error(node, "too large a number", f"allowed: up to {_LARGEST:g}")
             case ast.BinOp() if isinstance(node.op, _OPERATORS):
                 return ast.BinOp(self._write(node.left, when), node.op, self._write(node.right, when))
             case ast.UnaryOp() if isinstance(node.op, _SIGNS):
@@ -89,7 +84,7 @@ class _Writer:
     def _call(self, node: ast.Call, name: str, when: str) -> ast.expr:
         count = len(node.args)
         if name == "delta" and count == 1:
-            if self._has_delta(node.args[0]):
+            if any(isinstance(part, ast.Name) and part.id == "delta" for part in ast.walk(node.args[0])):
                 raise self._error(node, "delta within delta")
             return self._delta(node.args[0])
         if (name == "abs" and count == 1) or (name in ("min", "max") and count > 1):
@@ -97,10 +92,6 @@ class _Writer:
             return ast.Call(ast.Name(name, ast.Load()), arguments, [])
         known = name in ("delta", *_FUNCTIONS)
         raise self._error(node, f"{name} of {count} values" if known else f"{name!r} is not known")
-
-    @staticmethod
-    def _has_delta(node: ast.expr) -> bool:
-        return any(isinstance(part, ast.Name) and part.id == "delta" for part in ast.walk(node))
 
     def _delta(self, node: ast.expr) -> ast.expr:
         write = self._write if _whole(node) is None else self._byte
@@ -113,11 +104,6 @@ class _Writer:
         place = self._positions.setdefault(address, len(self._positions))
         return ast.Subscript(ast.Name(when, ast.Load()), ast.Constant(place), ast.Load())
 
-    def _number(self, node: ast.expr, value: float) -> ast.expr:
-        if not value <= _LARGEST:
-            raise self._error(node, "too large a number", f"allowed: up to {_LARGEST:g}")
-        return ast.Constant(value)
-
     def _error(self, node: ast.expr, reason: str, allowed: str = _ALLOWED) -> ExpressionError:
         part = ast.get_source_segment(self._text, node) or self._text
         place = f"column {node.col_offset + 1}, {part!r}: {reason}"
@@ -126,6 +112,5 @@ class _Writer:
 
 def _whole(node: ast.expr) -> int | None:
     """The number that a node is, if it is a lone integer."""
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
-    return None
+    value = getattr(node, "value", None)
+    return value if type(value) is int else None

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastcollect.envs.gameboy.cartridge import CartridgeError, has_clock, has_colours, read_cartridge
-from fastcollect.envs.gameboy.expressions import (
-    HIGHEST,
-    LOWEST,
-    Evaluate,
-    ExpressionError,
-    compile_expression,
-)
+from fastcollect.envs.gameboy.expressions import HIGHEST, LOWEST, Evaluate, compile_expression
 from fastcollect.support.errors import ConfigError
 
 BUTTONS = ("a", "b", "up", "down", "left", "right", "start", "select")
@@ -28,16 +24,25 @@ _RANGES = {
     "noop_max": (0, 1000),
 }
 _MOST_ADDRESSES = 4096
+_BANK = 16 * 1024
+_LARGEST = 8 * 1024 * 1024
+_TYPES = {
+    "ROM": (0x00, 0x08, 0x09),
+    "MBC1": (0x01, 0x02, 0x03),
+    "MBC2": (0x05, 0x06),
+    "MBC3": (0x0F, 0x10, 0x11, 0x12, 0x13),
+    "MBC5": (0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E),
+}
+_TYPE, _ROM_SIZE, _RAM_SIZE, _CHECKSUM = 0x147, 0x148, 0x149, 0x14D
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What ``gameboy.make`` was asked for, checked.
+    """The checked arguments of ``gameboy.make``.
 
-    rom: the cartridge's bytes. colours, clock: what it has.
-    actions: the buttons that each action holds.
-    reward, done: functions of the bytes at ``watched``, now and before the step.
-    The others are as in ``make``.
+    rom: the cartridge's bytes. colours: whether it makes a Game Boy Color of the console. clock: whether it
+    holds a clock, which goes with the world's time and not with the game's. actions: the buttons that each
+    action holds. reward, done: functions of the bytes at ``watched``, now and before the step.
     """
 
     rom: bytes
@@ -60,30 +65,26 @@ def read_settings(
 ) -> Settings:
     """The arguments of ``gameboy.make`` as settings. Raises ConfigError naming everything that is wrong."""
     problems: list[str] = []
-    rom = b""
-    try:
-        rom = read_cartridge(cartridge)
-    except CartridgeError as error:
-        problems.append(str(error))
+    with _noting(problems):
+        rom = _read_cartridge(cartridge)
     if observation not in OBSERVATIONS:
         problems.append(f"observation is {observation!r}; allowed: {', '.join(OBSERVATIONS)}")
     shown = _addresses(addresses, observation == "memory", problems)
     for name, (low, high) in _RANGES.items():
-        _check_whole(name, numbers[name], low, high, problems)
+        if not _is_whole(numbers[name]) or not low <= numbers[name] <= high:
+            problems.append(f"{name} is {numbers[name]!r}; allowed: whole numbers from {low} to {high}")
     held = _actions(actions, problems)
     positions: dict[int, int] = {}
     functions: dict[str, Evaluate] = {}
     for name, source in (("reward", reward), ("done", done)):
-        try:
+        with _noting(problems, f"{name} "):
             functions[name] = compile_expression(source, positions)
-        except ExpressionError as error:
-            problems.append(f"{name} {error}")
     if problems:
         raise ConfigError(problems)
     return Settings(
         rom=rom,
-        colours=has_colours(rom),
-        clock=has_clock(rom),
+        colours=bool(rom[0x143] & 0x80),
+        clock=rom[_TYPE] in (0x0F, 0x10),
         observation=observation,
         addresses=shown,
         actions=held,
@@ -94,10 +95,63 @@ def read_settings(
     )
 
 
-def _check_whole(name: str, value: Any, low: int, high: int, problems: list[str]) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        problems.append(f"{name} is {value!r}; allowed: whole numbers from {low} to {high}")
+@contextmanager
+def _noting(problems: list[str], name: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        problems.append(f"{name}{error}")
+
+
+def _read_cartridge(path: Any) -> bytes:
+    """The bytes of a cartridge to play, which is found out before PyBoy, native code, sees them."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"cartridge is {path!r}; allowed: the path of a Game Boy cartridge's file")
+    name = f"cartridge {os.fspath(path)!r}"
+    try:
+        found = os.stat(path)
+        data = None
+        if stat.S_ISREG(found.st_mode) and _fits(found.st_size):  # a pipe would never end
+            with open(path, "rb") as file:
+                data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{name} cannot be read: {reason}; allowed: a Game Boy cartridge's file") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{name} is no plain file; allowed: a Game Boy cartridge's file")
+    if data is None or not _fits(len(data)):
+        raise ValueError(
+            f"{name} has {found.st_size:,} bytes; allowed: a power of two from {2 * _BANK:,} to {_LARGEST:,}"
+        )
+    if problem := _header_problem(data):
+        raise ValueError(f"{name} {problem}")
+    return data
+
+
+def _fits(size: int) -> bool:
+    return 2 * _BANK <= size <= _LARGEST and size.bit_count() == 1
+
+
+def _header_problem(data: bytes) -> str | None:
+    kind, size, ram, found = data[_TYPE], data[_ROM_SIZE], data[_RAM_SIZE], data[_CHECKSUM]
+    checksum = -sum(byte + 1 for byte in data[0x134:_CHECKSUM]) & 0xFF
+    if found != checksum:
+        return (
+            f"is no Game Boy cartridge: its header's checksum is {found:#04x}; "
+            f"allowed: {checksum:#04x}, which its other bytes give"
+        )
+    if not any(kind in codes for codes in _TYPES.values()):
+        return f"is of type {kind:#04x}, which PyBoy does not know; allowed: {', '.join(_TYPES)}"
+    if size > 8 or len(data) != 2 * _BANK << size:
+        return (
+            f"has {len(data):,} bytes, and its header's size code is {size:#04x}; "
+            f"allowed: 0x00 to 0x08 for {2 * _BANK:,} bytes, doubled so many times"
+        )
+    return f"has {ram:#04x} for its header's RAM size; allowed: 0x00 to 0x05" if ram > 5 else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -130,8 +184,7 @@ def _address(item: Any) -> int | None:
         value = int(item, 0) if isinstance(item, str) else item
     except ValueError:
         return None
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return int(value) if whole and LOWEST <= value <= HIGHEST else None
+    return int(value) if _is_whole(value) and LOWEST <= value <= HIGHEST else None
 
 
 def _actions(given: Any, problems: list[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,26 +1,28 @@
 """Meta-World v3 as batched environments.
 
 reach-v3, push-v3 and pick-place-v3 run batched (``BatchedSawyer``); the other tasks run as a loop over
-stock's classes (``StockMetaWorld``). Goals are MT1's 50 of the task; every reset draws one of them from
+stock's classes (``GymEnv``). Goals are MT1's 50 of the task; every reset draws one of them from
 the environment's own generator. Episodes are truncated after 500 steps, or earlier if asked, and never
 terminate.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.types import Task
 
 from fastcollect.envs.base import BatchedEnv
-from fastcollect.envs.metaworld.goals import NUM_GOALS, GoalChooser
-from fastcollect.envs.metaworld.sawyer import MAX_HORIZON, PHYSICS, TASKS, BatchedSawyer
-from fastcollect.envs.metaworld.stock import StockMetaWorld
+from fastcollect.envs.gym import GymEnv
+from fastcollect.envs.metaworld.goals import NUM_GOALS, mt1_tasks, pinned_goals
+from fastcollect.envs.metaworld.sawyer import MAX_HORIZON, PHYSICS, TASKS, BatchedSawyer, sawyer_spec
+from fastcollect.envs.registry import nearest
 
-__all__ = ["NUM_GOALS", "BatchedSawyer", "StockMetaWorld", "make"]
+__all__ = ["NUM_GOALS", "BatchedSawyer", "make"]
 
 
 def make(
@@ -47,31 +49,38 @@ def make(
     horizon: steps after which an episode is truncated, 1 to 500.
     """
     if task not in ALL_V3_ENVIRONMENTS:
-        raise ValueError(f"unknown Meta-World task {task!r}{_suggestion(task)}")
+        near = nearest(task, ALL_V3_ENVIRONMENTS) or ["reach-v3"]
+        raise ValueError(f"unknown Meta-World task {task!r}; some are {', '.join(map(repr, near))}")
     if physics not in PHYSICS:
         raise ValueError(f"physics={physics!r}: allowed are {', '.join(map(repr, PHYSICS))}")
     if not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"horizon={horizon!r}: allowed are 1 to {MAX_HORIZON}")
-    chooser = GoalChooser(seeds, goal_indices)
-    if task in TASKS:
-        return BatchedSawyer(
-            task,
-            chooser,
-            len(seeds),
-            physics=physics,
-            goal_visible=goal_visible,
-            mt1_seed=mt1_seed,
-            horizon=horizon,
-        )
-    if physics != "exact":
+    if physics != "exact" and task not in TASKS:
         raise ValueError(f"physics={physics!r} exists for {', '.join(TASKS)}; {task} allows 'exact' only")
-    return StockMetaWorld(
-        task, chooser, len(seeds), goal_visible=goal_visible, mt1_seed=mt1_seed, horizon=horizon
-    )
+    pinned = pinned_goals(seeds, goal_indices)
+    if task in TASKS:
+        return BatchedSawyer(task, seeds, pinned, physics, goal_visible, mt1_seed, horizon)
+    # Tasks that move bodies of their model need one for each environment, which takes tens of megabytes.
+    tasks, stocks = mt1_tasks(task, mt1_seed, goal_visible), [ALL_V3_ENVIRONMENTS[task]() for _ in seeds]
+    for stock in stocks:
+        stock.max_path_length = horizon
+    goals = [None] * len(seeds) if pinned is None else pinned.tolist()
+    envs = [_GoalOfEpisode(stock, tasks, goal) for stock, goal in zip(stocks, goals, strict=True)]
+    return GymEnv(seeds, envs, sawyer_spec(stocks[0], goal_visible), record_actions=True)
 
 
-def _suggestion(task: str) -> str:
-    near = difflib.get_close_matches(task, ALL_V3_ENVIRONMENTS, n=3, cutoff=0.4)
-    if not near:
-        return f"; there are {len(ALL_V3_ENVIRONMENTS)}, for example 'reach-v3'"
-    return f"; did you mean {' or '.join(map(repr, near))}?"
+class _GoalOfEpisode(gymnasium.Wrapper):
+    """Stock's environment with one of the 50 goals at each reset; ``pinned``, or drawn from np_random."""
+
+    def __init__(self, env: Any, tasks: tuple[Task, ...], pinned: int | None) -> None:
+        super().__init__(env)
+        self._stock, self._tasks, self._pinned = env, tasks, pinned
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None:
+            self._stock.np_random = np.random.default_rng(seed)
+        goal = self._stock.np_random.integers(NUM_GOALS) if self._pinned is None else self._pinned
+        self._stock.set_task(self._tasks[goal])
+        return self._stock.reset()

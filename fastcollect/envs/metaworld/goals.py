@@ -11,8 +11,6 @@ import numpy as np
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.types import Task
 
-from fastcollect.envs.generators import generators_to_array, make_generators, restore_generators
-
 NUM_GOALS = 50
 _MIN_DISTANCE = 0.15
 _RESETS_PER_GOAL = 2  # SawyerXYZEnv.reset runs reset_model twice, and each of the two draws a place
@@ -28,17 +26,11 @@ def sampled_rand_vecs(env: SawyerXYZEnv, mt1_seed: int) -> np.ndarray:
     assert space is not None  # every task of MT1 sets it
     draws = np.random.RandomState(mt1_seed)
     rand_vecs = np.empty((NUM_GOALS, space.low.size))
-    for index in range(NUM_GOALS):
-        for _ in range(_RESETS_PER_GOAL):
-            rand_vecs[index] = _draw(draws, space.low, space.high)
+    for row in np.repeat(np.arange(NUM_GOALS), _RESETS_PER_GOAL):
+        rand_vecs[row] = 0  # the object at the goal, which is too near
+        while np.linalg.norm(rand_vecs[row, :2] - rand_vecs[row, 3:5]) < _MIN_DISTANCE:
+            rand_vecs[row] = draws.uniform(space.low, space.high, size=space.low.size)
     return rand_vecs
-
-
-def _draw(draws: np.random.RandomState, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    while True:
-        rand_vec = draws.uniform(low, high, size=low.size)
-        if np.linalg.norm(rand_vec[:2] - rand_vec[3:5]) >= _MIN_DISTANCE:
-            return rand_vec
 
 
 @functools.cache
@@ -48,41 +40,15 @@ def mt1_tasks(task: str, mt1_seed: int, goal_visible: bool) -> tuple[Task, ...]:
     A hidden goal is what ML1 asks of the same environments: the task says ``partially_observable``.
     """
     tasks = metaworld.MT1(task, seed=mt1_seed).train_tasks
-    return tuple(tasks) if goal_visible else tuple(_hidden(task) for task in tasks)
+    if goal_visible:
+        return tuple(tasks)
+    hidden = {"partially_observable": True}
+    # The data is Meta-World's own encoding, made in this process a moment ago.
+    return tuple(Task(each.env_name, pickle.dumps({**pickle.loads(each.data), **hidden})) for each in tasks)
 
 
-def _hidden(task: Task) -> Task:
-    content = pickle.loads(task.data)  # Meta-World's own encoding, made in this process a moment ago
-    return Task(env_name=task.env_name, data=pickle.dumps({**content, "partially_observable": True}))
-
-
-class GoalChooser:
-    """Which of the 50 goals each environment gets at a reset.
-
-    seeds: (n,) int64. goal_indices: None draws one at every reset from the environment's own generator;
-    ``"seed"`` pins environment i to goal ``seeds[i] % 50``; n integers pin each environment to its own.
-    """
-
-    def __init__(self, seeds: np.ndarray, goal_indices: Sequence[int] | str | None) -> None:
-        self._generators = make_generators(seeds)
-        self._pinned = _pinned_goals(seeds, goal_indices)
-
-    def choose(self, env_index: int) -> int:
-        """The goal of the episode that environment ``env_index`` begins now."""
-        if self._pinned is not None:
-            return int(self._pinned[env_index])
-        return int(self._generators[env_index].integers(NUM_GOALS))
-
-    def get_state(self) -> np.ndarray:
-        """The generators' states, (n, 6) uint64."""
-        return generators_to_array(self._generators)
-
-    def set_state(self, rows: np.ndarray) -> None:
-        """Restore what ``get_state`` returned."""
-        restore_generators(self._generators, rows)
-
-
-def _pinned_goals(seeds: np.ndarray, goal_indices: Sequence[int] | str | None) -> np.ndarray | None:
+def pinned_goals(seeds: np.ndarray, goal_indices: Sequence[int] | str | None) -> np.ndarray | None:
+    """The goal of each environment, (n,) int64, as ``metaworld.make`` reads goal_indices; None for none."""
     if goal_indices is None:
         return None
     if isinstance(goal_indices, str):

@@ -8,20 +8,9 @@ from scipy.spatial.transform import Rotation
 
 CURRENT_SIZE = 18  # hand 3, gripper opening 1, objects padded to 14
 
-_HAND, _RIGHT_CLAW, _LEFT_CLAW, _RIGHT_PAD, _LEFT_PAD, _OBJECT = (
-    "hand",
-    "rightclaw",
-    "leftclaw",
-    "rightpad",
-    "leftpad",
-    "obj",
-)
-_RIGHT_FINGER, _LEFT_FINGER = "rightEndEffector", "leftEndEffector"
-_OBJECT_GEOM = "objGeom"
-
 
 class Poses:
-    """Poses of n environments, each kind a C-contiguous float64 array with views by name.
+    """Poses of n environments, each an (n, 3) float64 view of one array for bodies or one for sites.
 
     Bodies and sites are kept as one contiguous stretch of MjData's rows each, because one copy of a stretch
     is cheaper in the simulation loop than a copy per body. ``rows[i]`` holds environment i's three
@@ -29,25 +18,21 @@ class Poses:
     """
 
     def __init__(self, model: mujoco.MjModel, num_envs: int) -> None:
-        names = (_HAND, _RIGHT_CLAW, _LEFT_CLAW, _RIGHT_PAD, _LEFT_PAD, _OBJECT)
-        bodies = {name: model.body(name).id for name in names}
-        sites = {name: model.site(name).id for name in (_RIGHT_FINGER, _LEFT_FINGER)}
-        self._bodies = slice(min(bodies.values()), max(bodies.values()) + 1)
-        self._sites = slice(min(sites.values()), max(sites.values()) + 1)
-        self._geom = model.geom(_OBJECT_GEOM).id
-        body_poses = np.zeros((num_envs, self._bodies.stop - self._bodies.start, 3))
-        site_poses = np.zeros((num_envs, self._sites.stop - self._sites.start, 3))
+        bodies = [
+            model.body(name).id for name in ("hand", "rightclaw", "leftclaw", "rightpad", "leftpad", "obj")
+        ]
+        sites = [model.site(name).id for name in ("rightEndEffector", "leftEndEffector")]
+        self._bodies, self._sites = (slice(min(ids), max(ids) + 1) for ids in (bodies, sites))
+        self._geom = model.geom("objGeom").id
+        body_poses, site_poses = (
+            np.zeros((num_envs, span.stop - span.start, 3)) for span in (self._bodies, self._sites)
+        )
         self._matrices = np.tile(np.eye(3).ravel(), (num_envs, 1))
         self.rows = list(zip(body_poses, site_poses, self._matrices, strict=True))
-
-        def body(name: str) -> np.ndarray:
-            return body_poses[:, bodies[name] - self._bodies.start]
-
-        self.hand, self.object = body(_HAND), body(_OBJECT)
-        self.right_claw, self.left_claw = body(_RIGHT_CLAW), body(_LEFT_CLAW)
-        self.right_pad, self.left_pad = body(_RIGHT_PAD), body(_LEFT_PAD)
-        self._right_finger = site_poses[:, sites[_RIGHT_FINGER] - self._sites.start]
-        self._left_finger = site_poses[:, sites[_LEFT_FINGER] - self._sites.start]
+        self.hand, self._right_claw, self._left_claw, self.right_pad, self.left_pad, self.object = (
+            body_poses[:, body - self._bodies.start] for body in bodies
+        )
+        self._fingers = [site_poses[:, site - self._sites.start] for site in sites]
 
     def live_views(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Views into ``data`` that match one of ``rows``; they follow the simulation."""
@@ -60,12 +45,13 @@ class Poses:
 
     def tool_center(self) -> np.ndarray:
         """The middle of the two fingers, (n, 3): stock's ``tcp_center``."""
-        return (self._right_finger + self._left_finger) / 2.0
+        right, left = self._fingers
+        return (right + left) / 2.0
 
     def write_current(self, current: np.ndarray) -> None:
         """Stock's ``_get_curr_obs_combined_no_goal``; current: (n, 18), whose padding is left alone."""
         current[:, 0:3] = self.hand
-        opening = norm(self.right_claw - self.left_claw)
+        opening = norm(self._right_claw - self._left_claw)
         current[:, 3] = np.minimum(opening / 0.1, 1.0)
         current[:, 4:7] = self.object
         # assume_valid skips SciPy's orthogonality check (100 us a call), which MuJoCo's matrices always

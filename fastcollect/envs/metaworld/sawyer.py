@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from fastcollect.envs.base import ActionSpec, EnvSpec, EnvStepError, State, StepBuffers
+from fastcollect.envs.base import EnvSpec, EnvStepError, StepBuffers
+from fastcollect.envs.gym_vector import space_spec
 from fastcollect.envs.metaworld import rewards, scene
-from fastcollect.envs.metaworld.goals import GoalChooser, sampled_rand_vecs
+from fastcollect.envs.metaworld.goals import NUM_GOALS, sampled_rand_vecs
 from fastcollect.envs.metaworld.poses import CURRENT_SIZE, Poses
-from fastcollect.envs.simulation_rows import SimulationRows
+from fastcollect.envs.simulation_rows import SimulatedBatch
 
-ACTION_SIZE = 4
 _GOAL = slice(2 * CURRENT_SIZE, 2 * CURRENT_SIZE + 3)
 _PREVIOUS = slice(CURRENT_SIZE, 2 * CURRENT_SIZE)
 _OPENING = 3
 
-
-@dataclass(frozen=True)
-class SawyerTask:
-    """What sets one task apart: how it reads a rand_vec, and its reward."""
-
-    goal_rule: scene.GoalRule
-    reward: rewards.Reward
-
-
-TASKS = {
-    "reach-v3": SawyerTask(scene.reach_goals, rewards.reach_reward),
-    "push-v3": SawyerTask(scene.push_goals, rewards.push_reward),
-    "pick-place-v3": SawyerTask(scene.pick_place_goals, rewards.pick_place_reward),
+TASKS: dict[str, tuple[scene.GoalRule, rewards.Reward]] = {
+    "reach-v3": (scene.reach_goals, rewards.reach_reward),
+    "push-v3": (scene.push_goals, rewards.push_reward),
+    "pick-place-v3": (scene.pick_place_goals, rewards.pick_place_reward),
 }
 PHYSICS = {"exact": mujoco.mj_forward, "fast": mujoco.mj_kinematics}
 """What follows the substeps. Stock calls mj_forward, which also refreshes the solver's warm start; only the
 poses are needed, but without the new warm start the next step differs in its last bits."""
-
 
 MAX_HORIZON = int(SawyerXYZEnv.max_path_length)
 
@@ -54,21 +44,16 @@ def sawyer_spec(stock: SawyerXYZEnv, goal_visible: bool) -> EnvSpec:
     objects = np.full(CURRENT_SIZE - 4, np.inf)
     low = np.hstack((stock._HAND_SPACE.low, -1.0, -objects))
     high = np.hstack((stock._HAND_SPACE.high, 1.0, objects))
-    one = np.ones(ACTION_SIZE, np.float32)
-    return EnvSpec(
-        observation_shape=(_GOAL.stop,),
-        observation_dtype=np.dtype(np.float64),
-        observation_low=np.hstack((low, low, goal_low)),
-        observation_high=np.hstack((high, high, goal_high)),
-        action=ActionSpec(shape=(ACTION_SIZE,), dtype=np.dtype(np.float32), low=-one, high=one),
-        max_episode_steps=stock.max_path_length,
-        has_success=True,
+    bounds = np.hstack((low, low, goal_low)), np.hstack((high, high, goal_high))
+    return space_spec(
+        Box(*bounds, dtype=np.float64), Box(-1, 1, (4,), np.float32), stock.max_path_length, has_success=True
     )
 
 
-class BatchedSawyer:
+class BatchedSawyer(SimulatedBatch):
     """n copies of reach-v3, push-v3 or pick-place-v3, equal to stock's environment bit for bit ("exact").
 
+    Arguments as in ``metaworld.make``; pinned: the goals that the environments keep, (n,) int64, or None.
     The environments' simulation states are the rows of one matrix. A step writes all the actions into it,
     then takes one row after the other through the same MjData, which therefore stays in the cache.
     """
@@ -76,9 +61,8 @@ class BatchedSawyer:
     def __init__(
         self,
         task: str,
-        chooser: GoalChooser,
-        num_envs: int,
-        *,
+        seeds: np.ndarray,
+        pinned: np.ndarray | None,
         physics: str,
         goal_visible: bool,
         mt1_seed: int,
@@ -86,56 +70,38 @@ class BatchedSawyer:
     ) -> None:
         stock = ALL_V3_ENVIRONMENTS[task]()
         stock.max_path_length = horizon
-        self.num_envs = num_envs
-        self.spec = sawyer_spec(stock, goal_visible)
-        self._task = TASKS[task]
-        self._chooser, self._horizon = chooser, horizon
+        model = scene.lean_model(stock)
+        super().__init__(model, scene.STATE_FIELDS, seeds, sawyer_spec(stock, goal_visible))
+        goal_rule, self._reward = TASKS[task]
+        rand_vecs = sampled_rand_vecs(stock, mt1_seed)
+        self._starts = scene.simulate_starts(model, stock, rand_vecs, goal_rule)
         self._refresh = PHYSICS[physics]
         self._action_scale = stock.action_scale
         self._mocap_low, self._mocap_high = stock.mocap_low, stock.mocap_high
-        self._model = scene.lean_model(stock)
-        self._data = mujoco.MjData(self._model)
-        rand_vecs = sampled_rand_vecs(stock, mt1_seed)
-        self._starts = scene.simulate_starts(self._model, stock, rand_vecs, self._task.goal_rule)
         stock.close()
-        self._allocate(goal_visible)
-
-    def _allocate(self, goal_visible: bool) -> None:
         n = self.num_envs
-        self._simulation = SimulationRows(self._model, scene.STATE_FIELDS, n)
+        self._pinned = pinned
         self._ctrl = self._simulation.columns["ctrl"]
         self._mocap_pos = self._simulation.columns["mocap_pos"]
-        self._current = np.zeros((n, CURRENT_SIZE))
-        self._elapsed = np.zeros(n, np.int64)
-        self._goal = np.full(n, -1, np.int64)
-        self._constants = rewards.GoalConstants(np.zeros((n, self._starts.constants.table.shape[1])))
-        self._shown_goal = self._constants.target if goal_visible else np.zeros((n, 3))
-        self._poses = Poses(self._model, n)
+        self._arrays["current"] = self._current = np.zeros((n, CURRENT_SIZE))
+        self._arrays["goal"] = self._goal = np.zeros(n, np.int64)
+        self._goals = np.zeros(n, rewards.GOAL)  # what the rewards know of ``_goal``
+        self._shown_goal = self._goals["target"] if goal_visible else np.zeros((n, 3))
+        self._poses = Poses(model, n)
         self._lanes = [(i, *self._simulation.parts[i], *self._poses.rows[i]) for i in range(n)]
 
-    def reset(self, observation: np.ndarray) -> None:
-        """Start a new episode everywhere; observation: (n, 39) float64, written."""
-        self._begin(np.arange(self.num_envs), observation)
-
-    def step(self, action: np.ndarray, out: StepBuffers) -> None:
-        """action: (n, 4) float32. See ``BatchedEnv.step``."""
-        self._require_episode()
+    def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
         self._apply(action)
         self._simulate()
-        self._observe(out.observation)
+        observation = out.observation
+        observation[:, _PREVIOUS] = self._current
+        self._poses.write_current(self._current)
+        observation[:, :CURRENT_SIZE] = self._current
+        observation[:, _GOAL] = self._shown_goal
+        _clip(observation, self.spec.observation_low, self.spec.observation_high, out=observation)
         with np.errstate(divide="ignore", invalid="ignore"):  # margins of 0 are decided by the bounds
-            opening, effort = out.observation[:, _OPENING], action[:, -1]
-            now = rewards.Situation(self._poses, opening, effort, self._constants)
-            reward, success = self._task.reward(now)
-        out.reward[...] = reward
-        out.success[...] = success
-        out.terminated[...] = False
-        self._elapsed += 1
-        np.equal(self._elapsed, self._horizon, out=out.truncated)
-        ended = np.flatnonzero(out.truncated)
-        if ended.size:
-            out.final_observation[ended] = out.observation[ended]
-            self._begin(ended, out.observation)
+            opening, effort = observation[:, _OPENING], action[:, -1]
+            out.reward[...], out.success[...] = self._reward(self._poses, self._goals, opening, effort)
 
     def _apply(self, action: np.ndarray) -> None:
         # As in stock, the displacement is rounded to float32 before it is added to the float64 position.
@@ -172,53 +138,21 @@ class BatchedSawyer:
         except Exception as error:
             raise EnvStepError(index, f"MuJoCo failed in row {index}: {error}") from error
 
-    def _observe(self, observation: np.ndarray) -> None:
-        observation[:, _PREVIOUS] = self._current
-        self._poses.write_current(self._current)
-        observation[:, :CURRENT_SIZE] = self._current
-        observation[:, _GOAL] = self._shown_goal
-        _clip(observation, self.spec.observation_low, self.spec.observation_high, out=observation)
-
     def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
-        self._set_goals(rows, np.array([self._chooser.choose(row) for row in rows]))
-        goals = self._goal[rows]
-        self._simulation.matrix[rows] = self._starts.state[goals]
-        self._current[rows] = current = self._starts.current[goals]
-        self._elapsed[rows] = 0
+        if self._pinned is None:
+            goals = np.array([self._generators[row].integers(NUM_GOALS) for row in rows])
+        else:
+            goals = self._pinned[rows]
+        states, current, constants = (start[goals] for start in self._starts)
+        self._goal[rows], self._goals[rows] = goals, constants
+        self._simulation.matrix[rows] = states
+        self._current[rows] = current
         observation[rows] = np.hstack((current, current, self._shown_goal[rows]))
 
-    def _set_goals(self, rows: np.ndarray, goals: np.ndarray) -> None:
-        self._goal[rows] = goals
-        self._constants.table[rows] = self._starts.constants.table[goals]
-
-    def _require_episode(self) -> None:
-        if self._goal[0] < 0:
-            raise RuntimeError("no episode has begun: call reset or set_state first")
-
-    def get_state(self) -> State:
-        """See ``BatchedEnv.get_state``."""
-        self._require_episode()
-        return {
-            "simulation": self._simulation.matrix.copy(),
-            "current": self._current.copy(),
-            "elapsed": self._elapsed.copy(),
-            "goal": self._goal.copy(),
-            "generators": self._chooser.get_state(),
-        }
-
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """See ``BatchedEnv.set_state``."""
-        held = {"simulation": self._simulation.matrix, "current": self._current, "elapsed": self._elapsed}
-        for key, array in held.items():
-            if state[key].shape != array.shape:
-                raise ValueError(f"saved {key!r} has shape {state[key].shape}, expected {array.shape}")
-        for key, array in held.items():
-            array[...] = state[key]
-        self._set_goals(np.arange(self.num_envs), state["goal"])
-        self._chooser.set_state(state["generators"])
-
-    def close(self) -> None:
-        """Nothing is held but memory."""
+        """See ``SimulatedBatch.set_state``."""
+        super().set_state(state)
+        self._goals[...] = self._starts[2][self._goal]
 
 
 def _clip(values: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:

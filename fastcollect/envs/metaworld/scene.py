@@ -7,15 +7,14 @@ nothing but the goal, so it is simulated once here and an episode starts by copy
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from fastcollect.envs.metaworld.poses import CURRENT_SIZE, Poses, norm
-from fastcollect.envs.metaworld.rewards import CAGING_XZ_MARGIN, GoalConstants
-from fastcollect.envs.simulation_rows import SimulationRows
+from fastcollect.envs.metaworld.rewards import CAGING_XZ_MARGIN, GOAL
+from fastcollect.envs.simulation_rows import SimulationRows, without_cameras
 
 FRAME_SKIP = 5
 _HAND_RESET_STEPS = 50
@@ -25,58 +24,37 @@ _OBJECT_QVEL = slice(9, 15)
 
 STATE_FIELDS = ("qpos", "qvel", "qacc_warmstart", "mocap_pos", "ctrl")
 
+GoalRule = Callable[[np.ndarray, np.ndarray, Poses], np.ndarray]
+"""How a task reads its rand_vecs, (k, 6): ``(rand_vecs, hand, rest) -> goals``, (k,) GOAL.
 
-@dataclass(frozen=True)
-class Starts:
-    """How an episode with each of the k goals starts.
-
-    state: (k, size), rows of SimulationRows. current: (k, 18), the observation's present part.
-    constants: k rows.
-    """
-
-    state: np.ndarray
-    current: np.ndarray
-    constants: GoalConstants
+hand: (3,), where the hand is sent before an episode. rest: the poses, n = 1, in which it came to rest there.
+"""
 
 
-@dataclass(frozen=True)
-class HandStart:
-    """What the hand's reset leaves behind, as far as a task's goals depend on it.
-
-    hand, tool: (3,), where the hand was sent and where its fingers came to rest. object_height: of the
-    settled object.
-    """
-
-    hand: np.ndarray
-    tool: np.ndarray
-    object_height: float
-
-
-GoalRule = Callable[[np.ndarray, HandStart], GoalConstants]
-"""How a task reads its rand_vecs, (k, 6)."""
-
-
-def reach_goals(rand_vecs: np.ndarray, start: HandStart) -> GoalConstants:
+def reach_goals(rand_vecs: np.ndarray, hand: np.ndarray, rest: Poses) -> np.ndarray:
     """SawyerReachEnvV3.reset_model; the reward has no caging part."""
     target = rand_vecs[:, 3:]
-    return GoalConstants.join(target, rand_vecs[:, :3], norm(start.hand - target), np.ones(len(target)))
+    return _goals(target, rand_vecs[:, :3], norm(hand - target), np.ones(len(target)))
 
 
-def push_goals(rand_vecs: np.ndarray, start: HandStart) -> GoalConstants:
+def push_goals(rand_vecs: np.ndarray, hand: np.ndarray, rest: Poses) -> np.ndarray:
     """SawyerPushEnvV3.reset_model: object and goal lie at the height to which the object had settled."""
-    puck, target = rand_vecs[:, :3].copy(), rand_vecs[:, 3:].copy()
-    puck[:, 2] = target[:, 2] = start.object_height
-    return _carried(puck, target, start)
+    rand_vecs = rand_vecs.copy()
+    rand_vecs[:, [2, 5]] = rest.object[0, 2]
+    return pick_place_goals(rand_vecs, hand, rest)
 
 
-def pick_place_goals(rand_vecs: np.ndarray, start: HandStart) -> GoalConstants:
+def pick_place_goals(rand_vecs: np.ndarray, hand: np.ndarray, rest: Poses) -> np.ndarray:
     """SawyerPickPlaceEnvV3.reset_model."""
-    return _carried(rand_vecs[:, :3], rand_vecs[:, 3:], start)
+    puck, target = rand_vecs[:, :3], rand_vecs[:, 3:]
+    caging = norm(puck[:, ::2] - rest.tool_center()[0, ::2]) - CAGING_XZ_MARGIN
+    return _goals(target, puck, norm(puck - target), caging)
 
 
-def _carried(puck: np.ndarray, target: np.ndarray, start: HandStart) -> GoalConstants:
-    caging = norm(puck[:, ::2] - start.tool[::2]) - CAGING_XZ_MARGIN
-    return GoalConstants.join(target, puck, norm(puck - target), caging)
+def _goals(
+    target: np.ndarray, object_start: np.ndarray, in_place_margin: np.ndarray, caging_margin: np.ndarray
+) -> np.ndarray:
+    return np.column_stack([target, object_start, in_place_margin, caging_margin]).view(GOAL)[:, 0]
 
 
 def lean_model(stock: SawyerXYZEnv) -> mujoco.MjModel:
@@ -86,10 +64,8 @@ def lean_model(stock: SawyerXYZEnv) -> mujoco.MjModel:
     MuJoCo clears in every substep, so dropping them makes a step about a tenth faster. MuJoCo fixes the
     bodies' inertias before it drops geoms: every number that physics reads stays the same, to the bit.
     """
-    spec = mujoco.MjSpec.from_file(stock.model_name)
+    spec = without_cameras(stock.model_name)
     spec.compiler.discardvisual = True
-    for element in [*spec.cameras, *spec.lights]:
-        element.delete()
     model = spec.compile()
     model.eq_data[:] = stock.model.eq_data  # stock rewrites the weld of hand and mocap after loading
     return model
@@ -97,8 +73,12 @@ def lean_model(stock: SawyerXYZEnv) -> mujoco.MjModel:
 
 def simulate_starts(
     model: mujoco.MjModel, stock: SawyerXYZEnv, rand_vecs: np.ndarray, goal_rule: GoalRule
-) -> Starts:
-    """Stock's reset, once for the hand and once more for each goal; rand_vecs: (k, 6)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How an episode with each of k goals starts: stock's reset, once for the hand and once for each goal.
+
+    rand_vecs: (k, 6). Returns the states, (k, size) rows of SimulationRows; the observations' present parts,
+    (k, 18); and the goals, (k,) GOAL.
+    """
     assert stock.hand_init_pos is not None  # every task of MT1 sets it
     data = mujoco.MjData(model)
     data.mocap_quat[0] = MOCAP_QUAT
@@ -106,16 +86,15 @@ def simulate_starts(
         data.mocap_pos[0] = stock.hand_init_pos
         data.ctrl[:] = -1, 1
         mujoco.mj_step(model, data, FRAME_SKIP)
-    hand = Poses(model, 1)
-    hand.read(0, data)
-    start = HandStart(stock.hand_init_pos, hand.tool_center()[0], float(hand.object[0, 2]))
-    constants = goal_rule(rand_vecs, start)
+    rest = Poses(model, 1)
+    rest.read(0, data)
+    goals = goal_rule(rand_vecs, stock.hand_init_pos, rest)
 
     count = len(rand_vecs)
     after_hand = SimulationRows(model, STATE_FIELDS, 1)
     after_hand.save(0, data)
     starts, poses = SimulationRows(model, STATE_FIELDS, count), Poses(model, count)
-    for index, place in enumerate(constants.object_start):
+    for index, place in enumerate(goals["object_start"]):
         after_hand.load(0, data)
         data.qpos[_OBJECT_QPOS] = place
         data.qvel[_OBJECT_QVEL] = 0
@@ -124,4 +103,4 @@ def simulate_starts(
         poses.read(index, data)
     current = np.zeros((count, CURRENT_SIZE))
     poses.write_current(current)
-    return Starts(starts.matrix, current, constants)
+    return starts.matrix, current, goals

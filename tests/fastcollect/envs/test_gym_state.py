@@ -67,4 +67,4 @@ def test_actions_of_finished_episodes_are_forgotten():
     env, out = start(4, env_id="CartPole-v1")
     for action in draw_actions(env, 500):
         env.step(action, out)
-        assert len(env._log._blocks) < 150
+        assert len(env._actions) < 150

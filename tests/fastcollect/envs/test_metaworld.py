@@ -258,7 +258,7 @@ def test_state_of_another_batch_size_is_refused() -> None:
 
 def test_failure_of_one_stock_environment_names_it() -> None:
     env, out = start(STOCK_TASK, [1, 2])
-    env._envs[1].curr_path_length = HORIZON  # stock refuses to step past its horizon
+    env._envs[1].unwrapped.curr_path_length = HORIZON  # stock refuses to step past its horizon
     with pytest.raises(EnvStepError, match="row 1") as caught:
         env.step(np.zeros((2, 4), np.float32), out)
     assert caught.value.env_index == 1
