@@ -20,6 +20,7 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.workers.group import Inference, build_policy
 
 _INFERRING, _WAITING, _BATCHES, _ROWS = range(4)
+COUNTERS_BYTES = 4 * 8
 _MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
 
@@ -48,7 +49,7 @@ class ModelWorkerConfig:
 
 def model_counters(segment: Segment) -> np.ndarray:
     """The counters in its segment, float64: seconds of inferring and of waiting, batches, their rows."""
-    return np.frombuffer(segment.buffer, np.float64, _ROWS + 1)
+    return np.frombuffer(segment.buffer, np.float64)
 
 
 def main(config: ModelWorkerConfig, fds: list[int]) -> None:
