@@ -25,7 +25,7 @@ from fastcollect.support.cpu import allowed_cpus, cpu_quota, idle_cpus
 from fastcollect.support.errors import LauncherLostError
 from fastcollect.workers.group import EnvWorkerConfig
 from fastcollect.workers.groups import write_arrays
-from fastcollect.workers.model_worker import ModelWorkerConfig, model_counters
+from fastcollect.workers.model_worker import COUNTERS_BYTES, ModelWorkerConfig, model_counters
 
 _CLOSE_SECONDS = 3.0
 
@@ -265,7 +265,7 @@ class Workers:
             tokens=config.tokens,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        segment = Segment(0)
+        segment = Segment(COUNTERS_BYTES)
         with theirs:
             fds = [theirs.fileno(), self.board.segment.fd, segment.fd, *self.exchange.model_fds(index)]
             process = self.launcher.spawn("fastcollect.workers.model_worker:main", worker, fds, ident=ident)

@@ -20,6 +20,7 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.workers.group import Inference, build_policy
 
 _INFERRING, _WAITING, _BATCHES, _ROWS = range(4)
+COUNTERS_BYTES = 4 * 8
 _MESSAGE_BYTES, _MESSAGE_FDS = 256, 8
 
 
