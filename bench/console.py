@@ -4,8 +4,6 @@ It stands here because it starts all three packages. A command's modules are imp
 not before, so that help is immediate and tuning never loads JAX.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import runpy

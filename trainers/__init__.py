@@ -10,8 +10,6 @@ Rooms: ``config`` (what a user chooses, and where each value comes from), ``run`
 about runs); ``export`` and ``command`` are command lines. May import ``fastcollect`` and ``engine``.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """The training command: flags, files of flags, and which stage they ask for."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -13,8 +13,6 @@ The file needs NumPy alone:
     meta = json.loads(actor["meta.json"])
 """
 
-from __future__ import annotations
-
 import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split

@@ -1,7 +1,5 @@
 """Training from Python: a notebook, another program, a thread. No command line is read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The collector: blocks of transitions from many processes, through one small API."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import time

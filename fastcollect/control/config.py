@@ -1,7 +1,5 @@
 """What a user chooses about a collector, and what follows from it for memory."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Mapping
@@ -139,7 +137,7 @@ class CollectorConfig:
         """n, N and M."""
         return Parallelism(self.num_envs, self.num_env_workers, self.num_model_workers)
 
-    def with_parallelism(self, parallelism: Parallelism) -> CollectorConfig:
+    def with_parallelism(self, parallelism: Parallelism) -> "CollectorConfig":
         """The same configuration with other n, N and M. Raises ConfigError as the constructor does."""
         n, env_workers, model_workers = parallelism.n, parallelism.N, parallelism.M
         return replace(self, num_envs=n, num_env_workers=env_workers, num_model_workers=model_workers)

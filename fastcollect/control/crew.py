@@ -1,7 +1,5 @@
 """The workers of one collector: starts them, tells them what to do, ends them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

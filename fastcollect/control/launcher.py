@@ -1,7 +1,5 @@
 """Starts worker processes through a zygote, and learns how they end."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

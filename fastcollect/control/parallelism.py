@@ -1,7 +1,5 @@
 """How a collection is spread over processes: n, N and M in one value."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 

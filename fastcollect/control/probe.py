@@ -1,7 +1,5 @@
 """Learns an environment's spec in a process of its own, so that the collector's never loads a simulator."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -1,7 +1,5 @@
 """When a published block is handed out, and when published weights begin to act."""
 
-from __future__ import annotations
-
 from collections import deque
 
 from fastcollect.control.crew import PublishedBlock, Workers

@@ -1,7 +1,5 @@
 """The collector's serial twin: the same groups, rings and blocks in this process, for debugging."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping

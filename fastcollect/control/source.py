@@ -8,8 +8,6 @@ A state is a flat dict of named plain arrays, with nothing kept by worker. The k
   of a reproducible collector only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

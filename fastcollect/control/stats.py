@@ -1,7 +1,5 @@
 """Where the time went, by kind of process."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 
 from fastcollect.memory.latency import Latencies
@@ -36,10 +34,10 @@ class Stats:
     waiting_blocks: float = 0.0
     action_latency: Latencies = field(default_factory=Latencies)
 
-    def __sub__(self, earlier: Stats) -> Stats:
+    def __sub__(self, earlier: "Stats") -> "Stats":
         return Stats(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})
 
-    def __add__(self, other: Stats) -> Stats:
+    def __add__(self, other: "Stats") -> "Stats":
         return Stats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     @property

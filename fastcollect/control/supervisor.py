@@ -1,7 +1,5 @@
 """Starts the workers of one collector, watches them and replaces those that die."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections import Counter

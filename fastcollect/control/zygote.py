@@ -6,8 +6,6 @@ the socket closes (however the collector died), and takes them along when it die
 and the user's ``__main__`` is never imported again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import faulthandler

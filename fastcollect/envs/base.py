@@ -6,8 +6,6 @@ whose episode ended within the same call (gymnasium's SAME_STEP), after it has s
 observation of that episode to a place of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -77,7 +75,7 @@ class StepBuffers:
     success: np.ndarray
 
     @classmethod
-    def allocate(cls, spec: EnvSpec, num_envs: int) -> StepBuffers:
+    def allocate(cls, spec: EnvSpec, num_envs: int) -> "StepBuffers":
         """Private buffers of the right shapes, for callers without a ring."""
         observation = (num_envs, *spec.observation_shape)
         return cls(

@@ -7,8 +7,6 @@ them), this batch from a counter-based hash of (seed, episode, coordinate), whic
 expression for however many rows reset at once, and keeps every row independent of the batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -9,8 +9,6 @@ The game is Crafter's own code. What surrounds it computes the same numbers fast
 instead of drawn one by one, and new worlds are made map by map (``crafter_world``).
 """
 
-from __future__ import annotations
-
 import functools
 import types
 from collections import defaultdict

@@ -5,8 +5,6 @@ the same in all worlds of one size. This is noted once, so that a new world need
 gradients. What is drawn at random depends on the draws before, and is drawn field by field.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import operator

@@ -10,8 +10,6 @@ horizon, EnvPool reports ``truncated`` and never ``terminated`` as well. Importi
 that is installed; this package's own modules never do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ from fastcollect.envs.gym_vector import SUCCESS_KEYS, GymVectorEnv, space_spec
 _SEED_BITS = 0x7FFFFFFF
 
 
-def make(seeds: np.ndarray, *, env_id: str, num_threads: int = 1, **kwargs: Any) -> EnvPoolEnv:
+def make(seeds: np.ndarray, *, env_id: str, num_threads: int = 1, **kwargs: Any) -> "EnvPoolEnv":
     """Build one synchronous pool of ``len(seeds)`` environments.
 
     seeds: (n,) int64. env_id: a name of ``envpool.list_all_envs()``. num_threads: EnvPool's own threads;

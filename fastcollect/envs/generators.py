@@ -1,7 +1,5 @@
 """One NumPy generator per environment, and their states as a plain array."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -10,8 +10,6 @@ environment that draws from any other generator, or carries anything from one ep
 refused when that shows in the observation.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -46,7 +44,7 @@ def make(
     has_success: bool | None = None,
     time_limit: int | None = None,
     record_actions: bool = True,
-) -> GymEnv:
+) -> "GymEnv":
     """Build ``len(seeds)`` gymnasium environments.
 
     seeds: (n,) int64; environment i's first reset gets ``seed=int(seeds[i])``, later resets get none.

@@ -17,8 +17,6 @@ that does not know the option (CartPoleVectorEnv is one) resets every row, and w
 ``int(seeds[0])``, and its rows then depend on their batch, against the protocol's promise.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -121,7 +119,7 @@ def make(
     env_kwargs: Mapping[str, Any] | None = None,
     has_success: bool = False,
     honours_reset_mask: bool = False,
-) -> GymVectorEnv:
+) -> "GymVectorEnv":
     """Build one vector environment of ``len(seeds)`` rows.
 
     env_id: a registered id (or EnvSpec) with a ``vector_entry_point``.

@@ -1,7 +1,5 @@
 """Batched HalfCheetah-v5 on bare MuJoCo, equal to Gymnasium's bit for bit."""
 
-from __future__ import annotations
-
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv

@@ -5,8 +5,6 @@ environments; that one travels to the workers, by value or by import path, and b
 environments there whatever was registered in the parent. Nothing here imports a simulator.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import inspect
@@ -52,7 +50,7 @@ _ADAPTER_OPTIONS = {
     GYM: ("env_kwargs", "per_env_kwargs", "has_success", "time_limit", "record_actions"),
     GYM_VECTOR: ("env_kwargs", "has_success", "honours_reset_mask"),
 }
-_registered: dict[str, EnvConfig] = {}
+_registered: dict[str, "EnvConfig"] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,6 @@ hundred bytes, so copying it into a single MjData and back costs less than the c
 (measured: 3 to 15 % of a step), and the results are the same to the bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 

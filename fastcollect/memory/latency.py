@@ -1,7 +1,5 @@
 """Durations as a histogram: cheap to fill in a worker, small enough for its shared memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +21,10 @@ class Latencies:
 
     counts: Sequence[int] = (0,) * BUCKETS
 
-    def __add__(self, other: Latencies) -> Latencies:
+    def __add__(self, other: "Latencies") -> "Latencies":
         return Latencies(tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
 
-    def __sub__(self, earlier: Latencies) -> Latencies:
+    def __sub__(self, earlier: "Latencies") -> "Latencies":
         return Latencies(tuple(a - b for a, b in zip(self.counts, earlier.counts, strict=True)))
 
     def total(self) -> int:

@@ -5,8 +5,6 @@ observation row bootstraps it, and the true last observations of episodes that e
 table of ends. The env worker fills blocks in order, the collector copies each out once and frees it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,13 +40,13 @@ class RingIndex:
         """The place in the ring of the block of this number."""
         return number % self.capacity
 
-    def wrote(self) -> RingIndex:
+    def wrote(self) -> "RingIndex":
         """The index once block ``written`` is complete. Raises ValueError unless ``can_write``."""
         if not self.can_write:
             raise ValueError(f"block {self.written} is not free: {self}")
         return RingIndex(self.capacity, self.written + 1, self.freed)
 
-    def free(self, below: int) -> RingIndex:
+    def free(self, below: int) -> "RingIndex":
         """The index once every block before ``below`` is freed. Raises ValueError out of range."""
         if not self.freed <= below <= self.written:
             raise ValueError(f"cannot free the blocks below {below}: {self}")

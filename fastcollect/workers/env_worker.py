@@ -1,7 +1,5 @@
 """An env worker: steps its groups of environments, one while the others wait for their actions."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 

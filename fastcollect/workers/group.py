@@ -1,7 +1,5 @@
 """A group of environments that step together, as env workers and the serial collector run it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

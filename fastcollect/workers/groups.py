@@ -1,7 +1,5 @@
 """The groups of one env worker, or of the serial collector: how they are built, saved and restored."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A model worker: gathers waiting requests into one padded batch, infers, answers."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

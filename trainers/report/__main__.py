@@ -6,8 +6,6 @@ RUN is a dense run, a ticket, a transfer, a run inside one of them, or a whole s
 report.html, which needs no other file, and its pictures.
 """
 
-from __future__ import annotations
-
 import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split

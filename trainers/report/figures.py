@@ -1,7 +1,5 @@
 """The figures of a report, each as the bytes of a PNG."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

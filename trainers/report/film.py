@@ -6,8 +6,6 @@ library that MuJoCo draws with is chosen once, at its import.
 python -m trainers.report.film REQUEST.npz FILM.gif
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

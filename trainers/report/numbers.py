@@ -1,7 +1,5 @@
 """What a report computes from runs: results, curves, sparsity, overlap of masks, kept inputs."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

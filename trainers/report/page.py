@@ -1,7 +1,5 @@
 """Pieces of an HTML page that stands alone. Every text is escaped here, and nowhere else."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Runs that differ in nothing but their seed, together."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The sections of a report: what is said about runs, in tables and sentences, beside its figures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The tables and notes of a report on every run: costs, counts, where it was run, what is missing."""
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Sequence

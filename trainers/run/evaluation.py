@@ -1,7 +1,5 @@
 """Evaluation: the deterministic policy on every goal, in a process with environments of its own."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The learner: what it begins with, how it learns from blocks, what it gives to the collector."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

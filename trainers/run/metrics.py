@@ -4,8 +4,6 @@ The JSON lines are the record. The event file of TensorBoard is drawn from them:
 from the rows that it keeps.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

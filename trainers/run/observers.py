@@ -1,7 +1,5 @@
 """What else looks on while a run goes on: artifacts, evaluations, checkpoints."""
 
-from __future__ import annotations
-
 import signal
 import time
 from functools import partial

@@ -1,7 +1,5 @@
 """What a run has learned, as something that acts without the environment and the learner."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a user sees of a run while it goes on: a live line on a terminal, a line now and then elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """What a run remembers of itself: recent episodes, evaluations, rates, and the summary of it all."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from typing import Any

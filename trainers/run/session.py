@@ -4,8 +4,6 @@ Asynchronous by default: workers collect, the device updates and an evaluator te
 process only moves blocks and weights. In rounds each waits for the others at defined points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,13 +17,13 @@ _VERSIONS = 1024
 class Observer:
     """Looks on while a session runs. Every method does nothing unless a subclass says what."""
 
-    def took(self, session: Session, block: Block) -> None:
+    def took(self, session: "Session", block: Block) -> None:
         """Called with every block, before it is learned from."""
 
-    def between(self, session: Session) -> None:
+    def between(self, session: "Session") -> None:
         """Called wherever everything can be saved: first, and after any block or, in rounds, any round."""
 
-    def end(self, session: Session) -> None:
+    def end(self, session: "Session") -> None:
         """Called once, after the last update."""
 
 

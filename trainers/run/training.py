@@ -1,7 +1,5 @@
 """One training run in a run folder: what its session is built from."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

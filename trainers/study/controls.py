@@ -5,8 +5,6 @@ Vischer, Lange and Sprekeler 2022 (arXiv:2105.01648, figure 1) tell by the contr
 and what in its weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence

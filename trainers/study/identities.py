@@ -1,7 +1,5 @@
 """What the stages of a study are: their whole configuration, and the runs that they begin from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from fastcollect import ConfigError

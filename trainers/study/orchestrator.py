@@ -4,8 +4,6 @@ Each is a run folder of its own with the configuration it would have alone, so w
 its hash, and what was interrupted goes on where it was.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

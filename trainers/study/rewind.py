@@ -1,7 +1,5 @@
 """What a retraining starts from: finished runs, and a ticket's rounds by the rewind matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ al. 2020 for reinforcement learning). Transfer: a ticket's mask on another task,
 its weights there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -6,8 +6,6 @@ cannot be kept from: a cartridge that executes an opcode that the processor does
 ``tick``. The engine ends such a run with an error; during ``start_frames`` that takes two minutes.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 

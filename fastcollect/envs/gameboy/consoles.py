@@ -1,7 +1,5 @@
 """n Game Boys that are stepped one after the other in this process."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Callable, Mapping

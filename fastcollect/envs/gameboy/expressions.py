@@ -1,7 +1,5 @@
 """Arithmetic over the console's memory, from text to a function; nothing else can be said in it."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """From keyword arguments, as text where a command line gave them, to settings, or to all that is wrong."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator, Sequence

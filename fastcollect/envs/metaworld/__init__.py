@@ -6,8 +6,6 @@ the environment's own generator. Episodes are truncated after 500 steps, or earl
 terminate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

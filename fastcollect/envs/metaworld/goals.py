@@ -1,7 +1,5 @@
 """MT1's 50 fixed goals of a task, and which of them each environment draws."""
 
-from __future__ import annotations
-
 import functools
 import pickle
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The few body, site and geom poses that observations and rewards read, for n environments."""
 
-from __future__ import annotations
-
 import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation

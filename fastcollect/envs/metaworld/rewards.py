@@ -4,8 +4,6 @@ The order of the arithmetic follows metaworld.envs.sawyer_{reach,push,pick_place
 threshold falls on the same side and the rewards agree to the last bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batched reach, push and pick-place: one model and one MjData for all the environments of a process."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import mujoco

@@ -4,8 +4,6 @@ Stock simulates the hand's way to its start (2 x 250 substeps) at every reset. W
 nothing but the goal, so it is simulated once here and an episode starts by copying a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import mujoco

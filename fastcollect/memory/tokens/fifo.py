@@ -20,8 +20,6 @@ has left. The collector does not, for a reader may be stopped there: it keeps it
 again later.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -175,7 +173,7 @@ class _Inbox(Inbox):
     """
 
     def __init__(
-        self, bell: int, queues: Collection[_Queue], *others: int, lines: Sequence[_Line] = ()
+        self, bell: int, queues: Collection[_Queue], *others: int, lines: Sequence["_Line"] = ()
     ) -> None:
         super().__init__(bell, *others)
         self._bell, self._queues, self._lines = bell, queues, lines
@@ -219,7 +217,7 @@ class _ModelInbox(_Inbox, ModelInbox):
 class _Line(_Sender):
     """The collector's side of one env worker: its queues, its bell, and the tokens that wait for it."""
 
-    def __init__(self, exchange: FifoExchange) -> None:
+    def __init__(self, exchange: "FifoExchange") -> None:
         self._exchange, self._pairs = exchange, _pairs(1 + exchange.models)
         self._reports = _Queue(self._pairs, 0, _FROM_WORKER)
         super().__init__(_Queue(self._pairs, 0, _TO_WORKER), os.eventfd(0, _BELL))
