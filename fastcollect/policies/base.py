@@ -57,8 +57,8 @@ class PolicyConfig:
 
     name: what profiles and tables call it, widths included.
     inline: "module:factory" of the NumPy implementation: M = 0, and the reference for every shape.
-    batched: "module:factory" that model workers load, JAX usually; it must declare the same parameters,
-        noise and extras as ``inline``.
+    batched: "module:factory" that model workers load, JAX usually. It acts with the parameters, noise and
+        extras that ``inline`` declares; if it declares them too, they must be the same.
     kwargs: keyword arguments of both factories.
     """
 
@@ -68,7 +68,7 @@ class PolicyConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, spec: EnvSpec, *, batched: bool) -> Policy:
-        """The policy itself. Raises ImportError, naming the path, when it cannot be imported."""
+        """The policy itself. Raises ImportError, naming the path, where it cannot be imported."""
         return import_path(self.batched if batched else self.inline)(spec, **self.kwargs)
 
 
@@ -97,9 +97,9 @@ def mlp_policy(
 ) -> PolicyConfig:
     """A multilayer perceptron: tanh-Gaussian for boxes, categorical for discrete actions.
 
-    extras: any of "log_prob", "mean_action", "value", "policy_version"; "value" adds a network of its own
-        with the same hidden widths, whose parameters are called "value/kernel_0" and so on. deterministic:
-        act without noise, and without extras.
+    extras: any of "log_prob", "mean_action", "value", "policy_version". "value" adds a network of its own
+        with the same hidden widths, whose parameters are called "value/kernel_0" and so on.
+    deterministic: act without noise and without extras.
     """
     return PolicyConfig(
         name="mlp-" + "x".join(map(str, hidden)),
