@@ -29,11 +29,10 @@ Masks = Mapping[str, Mapping[str, Any]]
 class AgentState(struct.PyTreeNode):
     """Everything that learning changes.
 
-    parameters: network -> weights by name; see ``engine.networks``. targets: the same, for networks that have
-    a slowly following copy. optimizer: network -> Adam's state. masks: full masks of the prunable networks.
-    normalizer: moments of the observations, on the host. seed: uint32 scalar; with ``updates``, an int32
-    scalar, it gives the noise of an update, so that there is no generator to save. env_steps: int64 scalar
-    on the host, environment steps that were learned from.
+    targets: the weights of networks that have a slowly following copy. optimizer: network -> Adam's state.
+    masks: full masks of the prunable networks. normalizer: moments of the observations, on the host. seed,
+    updates: uint32 and int32 scalars that give the noise of an update, so that there is no generator to save.
+    env_steps: environment steps that were learned from, an int64 scalar on the host.
     """
 
     parameters: dict[str, Parameters]
@@ -47,12 +46,14 @@ class AgentState(struct.PyTreeNode):
 
 
 class Network(NamedTuple):
-    """The network that acts, in words: which kind of policy, how wide, and what it writes beside actions."""
+    """The network that acts, in words."""
 
     kind: str
     """"mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
     hidden: tuple[int, ...]
+    """Widths of its hidden layers."""
     extras: tuple[str, ...] = ()
+    """What it writes beside actions."""
 
 
 class Config(Protocol):
@@ -74,20 +75,34 @@ class Config(Protocol):
         """Every value that is out of range, by its name, and what is allowed."""
 
     def space_problems(self, spec: Any) -> list[str]:
-        """What it cannot learn with of an environment's spaces, in words; see ``engine.spaces``."""
+        """What it cannot learn with in an environment's spaces, in words; see ``box_problems``."""
 
     def make(self, spec: Any, variance_floor: float) -> Algorithm:
         """The algorithm for an environment with these spaces."""
 
 
-class Algorithm(Protocol):
-    """A learning algorithm for given spaces; made by ``Config.make``.
+def box_problems(spec: Any) -> list[str]:
+    """Why an algorithm for vectors of observations and a bounded box of actions cannot learn here.
 
-    config: what fixes its shapes. prunable: the networks that masks are for.
+    spec: the environment's; observation_shape and action.discrete, .num_actions, .low, .high are read.
     """
+    action, problems = spec.action, []
+    if action.discrete:
+        problems.append(f"has {action.num_actions} discrete actions; allowed: a bounded box of them")
+    elif not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+        problems.append("has unbounded actions; allowed: a bounded box of them")
+    if len(spec.observation_shape) != 1:
+        problems.append(f"has observations of shape {spec.observation_shape}; allowed: vectors")
+    return problems
+
+
+class Algorithm(Protocol):
+    """A learning algorithm for given spaces; made by ``Config.make``."""
 
     config: Any
+    """What fixes its shapes."""
     prunable: ClassVar[tuple[str, ...]]
+    """The networks that masks are for."""
 
     @property
     def variance_floor(self) -> Any:
@@ -138,25 +153,24 @@ def descend(
 ) -> AgentState:
     """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
 
-    Gradients are masked before anything counts them: pruned weights are neither in the norm nor in Adam's
-    moments.
+    Gradients are masked first, so that pruned weights count neither in the norm nor in Adam's moments.
     """
     if network in state.masks:
         gradient = mask_functions.apply(state.masks[network], gradient)
     if max_norm is not None:
         gradient, _ = optax.clip_by_global_norm(max_norm).update(gradient, optax.EmptyState())
     change, moments = optax.scale_by_adam().update(gradient, state.optimizer[network])
-    # The pace is no schedule of the optimizer's, whose count a rewind may reset.
-    parameters = jax.tree.map(partial(_stepped, rate, pace), state.parameters[network], change)
+
+    def stepped(weights: jax.Array, step: jax.Array) -> jax.Array:
+        # The pace is no schedule of the optimizer's, whose count a rewind may reset. The two products round
+        # differently, each as the compiler orders it for constant rates.
+        return weights - (pace * rate * step if step.size > 1 else pace * (rate * step))
+
+    parameters = jax.tree.map(stepped, state.parameters[network], change)
     return state.replace(
         parameters={**state.parameters, network: parameters},
         optimizer={**state.optimizer, network: moments},
     )
-
-
-def _stepped(rate: jax.Array, pace: jax.Array | float, weights: jax.Array, change: jax.Array) -> jax.Array:
-    # Two ways to write one product, which round differently: as the compiler orders it for constant rates.
-    return weights - (pace * rate * change if change.size > 1 else pace * (rate * change))
 
 
 def follow(state: AgentState, network: str, rate: jax.Array) -> AgentState:
@@ -181,18 +195,20 @@ def learn(
     pruned: the networks whose masks prune anything, so that no time is spent on those of the others; by
     default all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
     outlive the next call), and the metrics' means over the K updates. Nothing in here waits for the device.
+
+    A population learns at once where every leaf of algorithm, state and batches has a first axis of its
+    members (see ``stacked``), which may differ in seeds, masks and hyperparameters.
     """
-    return _dispatch(_compiled, algorithm, state, batches, pace, pruned)
-
-
-def learn_population(
-    algorithm: Algorithm, state: AgentState, batches: Batch, pace: Any = 1.0
-) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
-    """``learn`` for a population: every leaf of algorithm, state and batches has a first axis of its members.
-
-    pace: one for all. Members may differ in seeds, masks and hyperparameters.
-    """
-    return _dispatch(_compiled_population, algorithm, state, batches, pace, None)
+    mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
+    # Host numbers in 64 bits stay outside: the device would round them.
+    inside = {name: mask for name, mask in state.masks.items() if pruned is None or name in pruned}
+    core = state.replace(normalizer=None, env_steps=None, masks=inside)
+    function = _compiled_population if state.updates.ndim else _compiled
+    core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
+    core = core.replace(
+        normalizer=state.normalizer, env_steps=state.env_steps, masks={**state.masks, **core.masks}
+    )
+    return core, acting, metrics
 
 
 Tree = TypeVar("Tree")
@@ -205,23 +221,6 @@ def stacked(members: Sequence[Tree]) -> Tree:
         return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
 
     return jax.tree.map(stack, *members)
-
-
-def _dispatch(
-    function: Callable,
-    algorithm: Algorithm,
-    state: AgentState,
-    batches: Batch,
-    pace: Any,
-    pruned: Sequence[str] | None,
-) -> Any:
-    mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
-    # Host numbers in 64 bits: the device would round them.
-    outside = {"normalizer": state.normalizer, "env_steps": state.env_steps, "masks": state.masks}
-    inside = {name: mask for name, mask in state.masks.items() if pruned is None or name in pruned}
-    core = state.replace(normalizer=None, env_steps=None, masks=inside)
-    core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
-    return core.replace(**outside | {"masks": {**outside["masks"], **core.masks}}), acting, metrics
 
 
 def _updates(
@@ -281,15 +280,18 @@ def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
     network for a mask that does not match its parameters, and for one of a network that is not prunable.
     """
     if masks is not None:
-        state = state.replace(masks=full_masks(state, masks))
+        if unknown := masks.keys() - state.masks.keys():
+            raise ValueError(f"masks of {', '.join(sorted(unknown))}; prunable are {', '.join(state.masks)}")
+        full = {}
+        for network in state.masks:
+            mask = masks.get(network) or mask_functions.full(state.parameters[network])
+            try:
+                mask_functions.check_matches(mask, state.parameters[network])
+            except ValueError as error:
+                raise ValueError(f"{network}: {error}") from error
+            full[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
+        state = state.replace(masks=full)
     return map_weights(state, lambda network, tree: mask_functions.apply(state.masks[network], tree))
-
-
-def pruned_networks(state: AgentState) -> tuple[str, ...]:
-    """The networks whose masks prune anything; waits for the masks."""
-    return tuple(
-        name for name, mask in state.masks.items() if not all(np.asarray(m).all() for m in mask.values())
-    )
 
 
 def densities(state: AgentState) -> dict[str, float]:
@@ -297,19 +299,9 @@ def densities(state: AgentState) -> dict[str, float]:
     return {name: 1 - mask_functions.sparsity(mask) for name, mask in state.masks.items()}
 
 
-def full_masks(state: AgentState, masks: Masks) -> dict[str, dict[str, jax.Array]]:
-    """Masks of every prunable network written out. Raises ValueError as ``masked`` does."""
-    if unknown := masks.keys() - state.masks.keys():
-        raise ValueError(f"masks of {', '.join(sorted(unknown))}; prunable are {', '.join(state.masks)}")
-    found = {}
-    for network in state.masks:
-        mask = masks.get(network) or mask_functions.full(state.parameters[network])
-        try:
-            mask_functions.check_matches(mask, state.parameters[network])
-        except ValueError as error:
-            raise ValueError(f"{network}: {error}") from error
-        found[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
-    return found
+def pruned_networks(state: AgentState) -> tuple[str, ...]:
+    """The networks whose masks prune anything; waits for the masks."""
+    return tuple(name for name, density in densities(state).items() if density < 1)
 
 
 def copied(state: AgentState) -> AgentState:

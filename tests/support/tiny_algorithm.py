@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.base import AgentState, Network, adam, descend, follow
+from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import Parameters, fold_normalizer, init_actor, init_mlp, mlp
 from engine.normalizer import Moments
-from engine.spaces import box_problems
 from engine.sparse import flops, masks
 
 
