@@ -31,18 +31,10 @@ def init_mlp(key: jax.Array, widths: Sequence[int], prefix: str = "") -> Paramet
     return parameters
 
 
-def init_actor(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
-    """A tanh-Gaussian actor; its last layer is (mean, log standard deviation)."""
-    return init_mlp(key, (observations, *hidden, 2 * actions))
-
-
-def init_critic(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
-    """Twin critics of (observation, action)."""
-    widths = (observations + actions, *hidden, 1)
-    parameters: Parameters = {}
-    for i, prefix in enumerate(CRITICS):
-        parameters |= init_mlp(jax.random.fold_in(key, i), widths, prefix)
-    return parameters
+def init_critic(key: jax.Array, widths: Sequence[int]) -> Parameters:
+    """Twin networks of these widths."""
+    twins = [init_mlp(jax.random.fold_in(key, i), widths, prefix) for i, prefix in enumerate(CRITICS)]
+    return twins[0] | twins[1]
 
 
 @jax.custom_vjp

@@ -16,7 +16,7 @@ from flax import struct
 
 from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
-from engine.networks import Parameters, fold_normalizer, init_actor, init_critic, mlp, q_values, tanh_gaussian
+from engine.networks import Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values, tanh_gaussian
 from engine.normalizer import Moments
 from engine.sparse import flops, masks
 
@@ -131,9 +131,9 @@ class SAC(struct.PyTreeNode):
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, sizes = jax.random.key(np.uint32(seed)), (self.config.observations, self.config.actions)
-        actor = init_actor(jax.random.fold_in(key, 1), *sizes, self.config.hidden)
-        critic = init_critic(jax.random.fold_in(key, 2), *sizes, self.config.hidden)
+        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, 2 * actions))
+        critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
         parameters = {"actor": actor, "critic": critic, "temperature": temperature}
         return AgentState(
@@ -141,7 +141,7 @@ class SAC(struct.PyTreeNode):
             targets={"critic": jax.tree.map(jnp.copy, critic)},
             optimizer={name: adam(weights) for name, weights in parameters.items()},
             masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in self.prunable},
-            normalizer=Moments.empty(self.config.observations),
+            normalizer=Moments.empty(observations),
             seed=jnp.uint32(seed),
             updates=jnp.int32(0),
             env_steps=np.int64(0),

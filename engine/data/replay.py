@@ -44,11 +44,6 @@ class Replay:
         """Transitions that ever came in."""
         return int(self.written.sum())
 
-    @property
-    def nbytes(self) -> int:
-        """The memory of everything whose size follows the capacity or the number of episodes."""
-        return self._storage.nbytes + self._terminated.nbytes + self._reward.nbytes + self._final.nbytes
-
     def __len__(self) -> int:
         """Transitions held."""
         return int(self._held().sum())
@@ -153,8 +148,7 @@ class Replay:
         a row for each environment; "final_observation" has one for each of "ended".
         """
         held = self._held()
-        steps = [np.arange(w - h, w) for w, h in zip(self.written, held, strict=True)]
-        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        rows = self._rows(self.written, held)
         newest = np.arange(self.num_envs) * self.slots + self.written % self.slots
         places = self._final[rows]
         ended = places >= 0
@@ -178,13 +172,11 @@ class Replay:
         """
         held = self._check_state(state)
         envs = len(held)
-        starts = np.cumsum(held) - held
         kept = np.minimum(held, self.steps)
         self.written[:envs] = state["written"]
         self._first[:envs] = state["written"] - kept
-        chosen = np.concatenate([s + np.arange(h - k, h) for s, h, k in zip(starts, held, kept, strict=True)])
-        steps = [np.arange(w - k, w) for w, k in zip(state["written"], kept, strict=True)]
-        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        chosen = _last(kept, np.cumsum(held))
+        rows = self._rows(state["written"], kept)
         self._reward[rows] = state["reward"][chosen]
         self._terminated[rows] = state["terminated"][chosen]
         for name in ("observation", "action"):
@@ -202,10 +194,8 @@ class Replay:
                 f"a replay of {written.size} environments does not fit an empty one of {self.num_envs}"
             )
         observations, actions = self._sizes
-        expected = {
-            "reward": (total,),
-            "terminated": (total,),
-            "ended": (total,),
+        expected: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(("reward", "terminated", "ended"), (total,)),
             "observation": (total, observations),
             "action": (total, actions),
             "newest": (len(written), observations),
@@ -225,3 +215,12 @@ class Replay:
 
     def _held(self) -> np.ndarray:
         return np.minimum(self.written - self._first, self.steps)
+
+    def _rows(self, written: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Where each environment's newest ``count`` of ``written`` steps lie, from the oldest of them on."""
+        return np.repeat(np.arange(len(count)) * self.slots, count) + _last(count, written) % self.slots
+
+
+def _last(counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of each pair the ``count`` numbers before ``end``, one pair after the other."""
+    return np.concatenate([np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)])

@@ -6,14 +6,31 @@ is pruned in one call and the actor in another. Everything is NumPy in float64, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from engine.sparse import masks
 
-CRITERIA = ("magnitude", "taylor", "gradient", "random")
+
+class Criterion(NamedTuple):
+    """What makes a weight worth keeping."""
+
+    importance: Callable[[np.ndarray, Any, Any], np.ndarray]
+    """Of |w| and |dL/dw| of one kernel, in float64, and a generator of random numbers."""
+    needs: Literal["gradients", "rng"] | None = None
+    """Which of the latter two it cannot do without."""
+
+
+CRITERIA = {
+    "magnitude": Criterion(lambda weight, slope, rng: weight),  # Han et al. 2015
+    # The first-order change of the loss if the weight is cut (Molchanov et al. 2017).
+    "taylor": Criterion(lambda weight, slope, rng: weight * slope, needs="gradients"),
+    "gradient": Criterion(lambda weight, slope, rng: slope, needs="gradients"),
+    "random": Criterion(lambda weight, slope, rng: rng.random(weight.shape), needs="rng"),
+}
+"""Every criterion, by the name that ``--prune.criterion`` takes."""
 SCOPES = ("global", "layer", "erk")
 
 
@@ -42,35 +59,26 @@ def scores(
     gradients: Mapping[str, Any] | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
-    """Kernel name -> float64 importance of each weight; the least important are pruned.
+    """Kernel name -> float64 importance of each weight by one of CRITERIA; the least important are pruned.
 
-    criterion: "magnitude" |w| (Han et al. 2015); "taylor" |w dL/dw|, the first-order change of the loss if
-        the weight is cut (Molchanov et al. 2017); "gradient" |dL/dw|; "random" uniform in [0, 1).
-    gradients: dL/dw, averaged over batches by the caller; of "taylor" and "gradient".
-    rng: of "random".
+    gradients: dL/dw, averaged over batches by the caller.
     Raises ValueError for another criterion, for one that lacks its input, and for gradients of other shapes.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}, must be one of {', '.join(CRITERIA)}")
-    names = masks.kernels(parameters)
-    if criterion == "random":
-        if rng is None:
-            raise ValueError("criterion 'random' needs rng")
-        return {name: rng.random(np.shape(parameters[name])) for name in names}
-    weights = {name: np.abs(np.asarray(parameters[name], np.float64)) for name in names}
-    if criterion == "magnitude":
-        return weights
-    if gradients is None:
-        raise ValueError(f"criterion {criterion!r} needs gradients")
-    slopes = {name: np.abs(np.asarray(gradients[name], np.float64)) for name in names if name in gradients}
+    importance, needs = CRITERIA[criterion]
+    if needs and {"gradients": gradients, "rng": rng}[needs] is None:
+        raise ValueError(f"criterion {criterion!r} needs {needs}")
+    weights = {name: np.abs(np.asarray(parameters[name], np.float64)) for name in masks.kernels(parameters)}
+    slopes = {n: np.abs(np.asarray(g, np.float64)) for n, g in (gradients or {}).items() if n in weights}
     wrong = [
-        f"{name}: gradient {slopes[name].shape if name in slopes else None}, weight {weights[name].shape}"
-        for name in names
-        if name not in slopes or slopes[name].shape != weights[name].shape
+        f"{name}: gradient {slopes[name].shape if name in slopes else None}, weight {weight.shape}"
+        for name, weight in weights.items()
+        if needs == "gradients" and (name not in slopes or slopes[name].shape != weight.shape)
     ]
     if wrong:
         raise ValueError("gradients do not match the parameters: " + "; ".join(wrong))
-    return slopes if criterion == "gradient" else {name: weights[name] * slopes[name] for name in names}
+    return {name: importance(weight, slopes.get(name), rng) for name, weight in weights.items()}
 
 
 def prune(

@@ -117,9 +117,7 @@ def test_nothing_is_compiled_again_for_other_members():
     algorithms, states, batches, _ = members(other)
     for population in (state, base.stacked(states[::-1])):
         for pace in (1.0, np.float32(0.5)):
-            population, _, _ = base.learn(
-                base.stacked(algorithms), population, base.stacked(batches), pace
-            )
+            population, _, _ = base.learn(base.stacked(algorithms), population, base.stacked(batches), pace)
     assert base._compiled_population._cache_size() == compiled
 
 
