@@ -24,7 +24,7 @@ _NARROW = 32
 def init_mlp(key: jax.Array, widths: Sequence[int], prefix: str = "") -> Parameters:
     """LeCun-normal kernels and zero biases for layers of these widths, inputs and outputs included."""
     initializer = jax.nn.initializers.lecun_normal()
-    parameters = {}
+    parameters: Parameters = {}
     for i, shape in enumerate(itertools.pairwise(widths)):
         parameters[f"{prefix}kernel_{i}"] = initializer(jax.random.fold_in(key, i), shape, jnp.float32)
         parameters[f"{prefix}bias_{i}"] = jnp.zeros(shape[1], jnp.float32)

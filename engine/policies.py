@@ -6,8 +6,8 @@ The one here does the same arithmetic with the parameters that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,6 @@ from engine.networks import linear, mlp, tanh_gaussian
 
 _STRIDES = (4, 2)
 """Of a CNN policy's convolutions."""
-
-
-class Drawn(NamedTuple):
-    """What is known of actions drawn for b observations: action (b, k) or (b,), log_prob (b,).
-
-    mean_action: (b, k) the actions without noise; None where they are discrete.
-    """
-
-    action: jax.Array
-    log_prob: jax.Array
-    mean_action: jax.Array | None
-
-
-EXTRAS: dict[str, Callable[[Drawn], Any]] = {
-    "log_prob": lambda drawn: drawn.log_prob,
-    "mean_action": lambda drawn: drawn.mean_action,
-}
-"""How extras are computed. The others are outputs of the network of that name, where it has parameters."""
-_IN_BOX = ("action", "mean_action")
 
 
 class NetworkPolicy:
@@ -58,12 +39,10 @@ class NetworkPolicy:
             head = self._forward(parameters, observation)
             if deterministic:
                 return {"action": _most_likely(head, box)}
-            drawn = _draw(head, noise, box)
-            outputs: dict[str, Any] = {"action": drawn.action}
+            known = drawn(head, noise, box)
+            outputs = {name: known[name] for name in ("action", *extras) if name in known}
             for name in extras:
-                if name in EXTRAS:
-                    outputs[name] = EXTRAS[name](drawn)
-                elif f"{name}/kernel_0" in parameters:
+                if f"{name}/kernel_0" in parameters:
                     outputs[name] = self._forward(parameters, observation, f"{name}/")
             return outputs
 
@@ -89,7 +68,7 @@ class NetworkPolicy:
         outputs = self._act(self._weights, observation, noise)
         for name, out in {"action": action, **extras}.items():
             host = np.asarray(outputs[name]).reshape(out.shape)
-            if name in _IN_BOX and not self._action.discrete:
+            if name in ("action", "mean_action") and not self._action.discrete:
                 # Rounding must not carry an action over the edge of its box.
                 host = np.clip(host, self._action.low, self._action.high)
             out[...] = host
@@ -132,13 +111,18 @@ def _box(action: Any) -> Box:
     return jnp.asarray((low + high) / 2, jnp.float32), jnp.asarray((high - low) / 2, jnp.float32)
 
 
-def _draw(head: jax.Array, noise: jax.Array, box: Box | None) -> Drawn:
+def drawn(head: jax.Array, noise: jax.Array, box: Box | None) -> dict[str, jax.Array]:
+    """What is known of the actions drawn for b observations, and can be an extra; discrete ones have no box.
+
+    action: (b, k) or (b,). log_prob: (b,). mean_action: (b, k), the actions without noise; of a box.
+    """
     if box is None:
-        return Drawn(*categorical(head, noise), None)
+        return dict(zip(("action", "log_prob"), categorical(head, noise), strict=True))
     centre, half_width = box
     squashed, log_prob, mean = tanh_gaussian(head, noise)
     log_prob = log_prob - jnp.log(half_width).sum()
-    return Drawn(centre + half_width * squashed, log_prob, centre + half_width * mean)
+    action, mean_action = centre + half_width * squashed, centre + half_width * mean
+    return {"action": action, "log_prob": log_prob, "mean_action": mean_action}
 
 
 def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:

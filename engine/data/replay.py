@@ -20,14 +20,12 @@ class Replay:
     """Raw transitions of ``num_envs`` environments: the oldest steps of each give way to new ones.
 
     capacity: transitions in all, rounded down to as many of each environment.
-
-    A ring has ``slots`` places, one more than ``steps``, because the newest step's next observation needs a
-    place too. Row e * slots + t % slots holds step t of environment e.
     """
 
     def __init__(self, capacity: int, num_envs: int, observations: int, actions: int, storage: str) -> None:
         self.capacity, self.num_envs = capacity, num_envs
         self.steps = capacity // num_envs
+        # The newest step's next observation needs a place too. Row e * slots + t % slots has step t of env e.
         self.slots = self.steps + 1
         self.written = np.zeros(num_envs, np.int64)  # steps of each environment that ever came in
         self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay had room for
@@ -65,7 +63,9 @@ class Replay:
         if not continues:
             self._end_before(base, first)
         at = base + (first + np.arange(count + 1)[:, None]) % self.slots
-        self._forget(at)
+        overwritten = self._final[at]
+        self._unused += overwritten[overwritten >= 0].tolist()
+        self._final[at] = -1
         flat = at.ravel()
         self._storage.write("observation", flat, rows["observation"].reshape(flat.size, -1))
         self._storage.write("action", flat[:-envs], rows["action"].reshape(count * envs, -1))
@@ -80,12 +80,6 @@ class Replay:
         newest, following = base + (first - 1) % self.slots, base + first % self.slots
         going = self._final[newest] < 0
         self._keep_final(newest[going], self._storage.read("observation", following[going]))
-
-    def _forget(self, rows: np.ndarray) -> None:
-        """Give back the final observations of steps that are overwritten."""
-        places = self._final[rows]
-        self._unused += places[places >= 0].tolist()
-        self._final[rows] = -1
 
     def _keep_final(self, rows: np.ndarray, observations: np.ndarray) -> None:
         more = max(0, len(rows) - len(self._unused))
@@ -201,13 +195,12 @@ class Replay:
             "newest": (len(written), observations),
             "final_observation": (int(np.count_nonzero(state["ended"])), observations),
         }
-        wrong = [
-            f"{name} of shape {state[name].shape} does not fit {shape}"
-            for name, shape in expected.items()
-            if state[name].shape != shape
-        ]
+        wrong = {name: state[name].shape for name, shape in expected.items() if state[name].shape != shape}
         if wrong:
-            raise ValueError("; ".join(wrong))
+            texts = [
+                f"{name} of shape {shape} does not fit {expected[name]}" for name, shape in wrong.items()
+            ]
+            raise ValueError("; ".join(texts))
         held = state["held"]
         if held.shape != written.shape or ((held < 0) | (held > written)).any() or held.sum() != total:
             raise ValueError(f"{total} saved transitions do not fit environments of {written.tolist()} steps")

@@ -43,13 +43,12 @@ def schedule(target: float, rate: float) -> list[float]:
     _check_sparsity("target", target)
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}, must be in (0, 1]")
-    rounds, sparsity = [], 0.0
-    while sparsity < target:
-        sparsity += (1 - sparsity) * rate
+    rounds = [0.0]
+    while rounds[-1] < target:
+        sparsity = rounds[-1] + (1 - rounds[-1]) * rate
         # A target that the recurrence reaches exactly must not cost a round more for its rounding.
-        sparsity = sparsity if sparsity < target - 1e-9 else target
-        rounds.append(sparsity)
-    return rounds
+        rounds.append(sparsity if sparsity < target - 1e-9 else target)
+    return rounds[1:]
 
 
 def scores(
@@ -82,12 +81,7 @@ def scores(
 
 
 def prune(
-    mask: masks.MaskLike,
-    scores: Mapping[str, np.ndarray],
-    sparsity: float,
-    scope: str,
-    *,
-    min_kept: int = 1,
+    mask: masks.MaskLike, scores: Mapping[str, np.ndarray], sparsity: float, scope: str, *, min_kept: int = 1
 ) -> masks.Mask:
     """The mask of exactly ``sparsity``, nested in ``mask``, that keeps the highest scores its scope allows.
 
@@ -110,8 +104,7 @@ def prune(
         raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
     names = masks.kernels(scores)
     values = [np.asarray(scores[name], np.float64) for name in names]
-    nans = [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]
-    if nans:
+    if nans := [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]:
         raise ValueError(f"nan scores in {', '.join(nans)}")
     masks.check_matches(mask, scores)
     present = [np.asarray(mask[name]) if mask else np.ones(np.shape(scores[name]), bool) for name in names]

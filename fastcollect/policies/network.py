@@ -21,34 +21,31 @@ _FLOAT32 = np.dtype(np.float32)
 class Extra:
     """What a network policy can write beside each action.
 
-    field: shape and dtype of one value in an action space; raises ValueError where there is no such value.
     compute: the values (b, *shape) from the head that has just drawn b actions.
     network: the values are the outputs of a network of their own, whose parameters carry the extra's name as
         prefix ("value/kernel_0"). The engine writes an extra that has neither ``compute`` nor ``network``.
+    like_action: a value has the shape of an action of a box, which there must be; otherwise it is a scalar.
     """
 
-    field: Callable[[ActionSpec], FieldSpec]
     compute: Callable[[Head], np.ndarray] | None = None
     network: bool = False
+    like_action: bool = False
+    dtype: type[np.generic] = np.float32
 
-
-def _scalar(action: ActionSpec) -> FieldSpec:
-    return FieldSpec((), _FLOAT32)
-
-
-def _like_action(action: ActionSpec) -> FieldSpec:
-    if action.discrete:
-        raise ValueError("a discrete action has no mean_action")
-    return FieldSpec(action.shape, _FLOAT32)
+    def field(self, name: str, action: ActionSpec) -> FieldSpec:
+        """Shape and dtype of one value. Raises ValueError where there is no such value."""
+        if self.like_action and action.discrete:
+            raise ValueError(f"a discrete action has no {name}")
+        return FieldSpec(action.shape if self.like_action else (), np.dtype(self.dtype))
 
 
 EXTRAS = {
-    "log_prob": Extra(_scalar, lambda head: head.log_prob()),
-    "mean_action": Extra(_like_action, lambda head: head.most_likely(head.outputs)),
-    "value": Extra(_scalar, network=True),
-    POLICY_VERSION: Extra(lambda action: FieldSpec((), np.dtype(np.int64))),
+    "log_prob": Extra(lambda head: head.log_prob()),
+    "mean_action": Extra(lambda head: head.most_likely(head.outputs), like_action=True),
+    "value": Extra(network=True),
+    POLICY_VERSION: Extra(dtype=np.int64),
 }
-"""Every extra by name. One that is computed has a twin in ``engine.policies.EXTRAS``."""
+"""Every extra by name. One that is computed has a twin in ``engine.policies.drawn``."""
 
 
 class NetworkPolicy(abc.ABC):
@@ -76,7 +73,7 @@ class NetworkPolicy(abc.ABC):
             raise ValueError(f"unknown extras {unknown}; a network's policy gives any of {list(EXTRAS)}")
         self._head = head_of(spec.action)
         self.noise = None if deterministic else self._head.noise
-        self.extras = {name: EXTRAS[name].field(spec.action) for name in extras}
+        self.extras = {name: EXTRAS[name].field(name, spec.action) for name in extras}
         outputs = {"": self._head.width}
         outputs |= {f"{name}/": math.prod(f.shape) for name, f in self.extras.items() if EXTRAS[name].network}
         self.parameters: dict[str, FieldSpec] = {}
