@@ -179,10 +179,6 @@ def follow(state: AgentState, network: str, rate: jax.Array) -> AgentState:
     return state.replace(targets={**state.targets, network: target})
 
 
-_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""On CPUs XLA's own matrix products: for networks of this size YNNPACK's take a tenth longer."""
-
-
 def learn(
     algorithm: Algorithm,
     state: AgentState,
@@ -195,9 +191,7 @@ def learn(
     pruned: the networks whose masks prune anything, so that no time is spent on those of the others; by
     default all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
     outlive the next call), and the metrics' means over the K updates. Nothing in here waits for the device.
-
-    A population learns at once where every leaf of algorithm, state and batches has a first axis of its
-    members (see ``stacked``), which may differ in seeds, masks and hyperparameters.
+    A population, whose members' leaves are ``stacked`` in algorithm, state and batches, learns at once.
     """
     mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
     # Host numbers in 64 bits stay outside: the device would round them.
@@ -205,22 +199,21 @@ def learn(
     core = state.replace(normalizer=None, env_steps=None, masks=inside)
     function = _compiled_population if state.updates.ndim else _compiled
     core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
-    core = core.replace(
-        normalizer=state.normalizer, env_steps=state.env_steps, masks={**state.masks, **core.masks}
-    )
-    return core, acting, metrics
+    outside = {"normalizer": state.normalizer, "env_steps": state.env_steps}
+    return core.replace(masks={**state.masks, **core.masks}, **outside), acting, metrics
 
 
 Tree = TypeVar("Tree")
 
 
 def stacked(members: Sequence[Tree]) -> Tree:
-    """A population: the members' leaves, stacked along a first axis. What lies on the host stays there."""
+    """A population: the members' leaves along a first axis; members may differ in all but shapes.
 
-    def stack(*leaves: Any) -> Any:
-        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
-
-    return jax.tree.map(stack, *members)
+    What lies on the host stays there.
+    """
+    return jax.tree.map(
+        lambda *leaves: (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves), *members
+    )
 
 
 def _updates(
@@ -249,7 +242,8 @@ def noises(algorithm: Algorithm, state: AgentState, count: int, batch_shape: tup
     return jax.vmap(lambda number: algorithm.noise(jax.random.fold_in(key, number), batch_shape))(numbers)
 
 
-_jit = partial(jax.jit, donate_argnums=1, compiler_options=_COMPILER)
+# On CPUs XLA's own matrix products: for networks of this size YNNPACK's take a tenth longer.
+_jit = partial(jax.jit, donate_argnums=1, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
 _compiled = _jit(_updates)
 _compiled_population = _jit(jax.vmap(_updates, in_axes=(0, 0, 0, 0, 0, None)))
 

@@ -69,14 +69,11 @@ class SACConfig:
         found = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
         if not self.hidden:
             found.append("hidden is empty; allowed: one width or more")
-        rates = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
-        above = {name: getattr(self, name) for name in rates}
-        if self.max_gradient_norm is not None:
-            above["max_gradient_norm"] = self.max_gradient_norm
+        above = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
         found += [
             f"{name} is {value}; allowed: a finite number above 0"
-            for name, value in above.items()
-            if not (value > 0 and math.isfinite(value))
+            for name in (*above, "max_gradient_norm")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
         if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
             found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
@@ -94,13 +91,9 @@ class SACConfig:
         actions = int(np.prod(spec.action.shape))
         entropy = -float(actions) if self.target_entropy is None else self.target_entropy
         numbers = {**vars(self), "target_entropy": entropy}
-        leaves: dict[str, Any] = {
-            each.name: None if numbers[each.name] is None else jnp.float32(numbers[each.name])
-            for each in fields(SAC)
-            if each.name in numbers
-        }
+        leaves = {each.name: numbers[each.name] for each in fields(SAC) if each.name in numbers}
         structure = Structure(self.hidden, spec.observation_shape[0], actions, self.batch_size)
-        return SAC(config=structure, variance_floor=variance_floor, **leaves)
+        return SAC(config=structure, variance_floor=variance_floor, **jax.tree.map(jnp.float32, leaves))
 
 
 class Structure(NamedTuple):

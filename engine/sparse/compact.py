@@ -22,8 +22,8 @@ class CompactMLP(NamedTuple):
 def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     """The network that gives the masked one's outputs with every unit that has no influence removed.
 
-    mask, parameters: of one network, names without a prefix (see ``masks.networks``). Outputs all stay, and so
-    do inputs and hidden units that lie on a path of kept weights from an input to an output. A unit without
+    mask, parameters: of one network, names without a prefix (see ``masks.networks``). Outputs all stay, as do
+    inputs and hidden units that lie on a path of kept weights from an input to an output. A unit without
     kept incoming weights has the constant activation relu(bias), which goes into the next bias in float64.
     Raises ValueError if the mask does not match, or the names are not kernel_0, bias_0, kernel_1, ...
     """

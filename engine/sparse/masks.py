@@ -33,19 +33,13 @@ class Overlap(NamedTuple):
 
 
 def kernels(names: Iterable[str]) -> list[str]:
-    """The kernels among the names, by prefix and then layer.
-
-    A canonical order, because JAX sorts the keys of every dict that it returns.
-    """
+    """The kernels among the names, by prefix and then layer, because JAX sorts the keys of every dict."""
     matches = [match for name in names if (match := _KERNEL.fullmatch(name))]
     return [match[0] for match in sorted(matches, key=lambda match: (match[1] or "", int(match[2])))]
 
 
 def networks(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Prefix -> that network's leaves without the prefix: "" for an actor, "q0/" and "q1/" for a critic.
-
-    Of parameters as of a mask; a dense mask, which is empty, gives no network.
-    """
+    """Prefix -> that network's parameters or masks without it: "" for an actor, "q0/" and "q1/" for a critic."""
     parts: dict[str, dict[str, Any]] = {}
     for name, leaf in tree.items():
         prefix, slash, own = name.rpartition("/")
@@ -174,6 +168,6 @@ def permute_weights(
 def kept_inputs(mask: MaskLike) -> dict[str, np.ndarray]:
     """First kernel's name (one for an actor, one for each critic) -> (in,) bool, inputs that keep a weight.
 
-    A kept weight may still lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
+    A kept weight may lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
     """
     return {name: np.any(np.asarray(mask[name]), 1) for name in kernels(mask) if name.endswith("kernel_0")}
