@@ -39,7 +39,7 @@ def kernels(names: Iterable[str]) -> list[str]:
 
 
 def networks(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Prefix -> that network's parameters or masks without it: "" for an actor, "q0/" and "q1/" for a critic."""
+    """Prefix ("" for an actor, "q0/" and "q1/" for a critic) -> parameters or masks without the prefix."""
     parts: dict[str, dict[str, Any]] = {}
     for name, leaf in tree.items():
         prefix, slash, own = name.rpartition("/")

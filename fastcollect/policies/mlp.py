@@ -16,12 +16,7 @@ class MLPPolicy(NetworkPolicy):
     """ReLU layers of the widths ``hidden``, in every network; see NetworkPolicy for the rest."""
 
     def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        hidden: Sequence[int],
-        extras: Sequence[str] = (),
-        deterministic: bool = False,
+        self, spec: EnvSpec, *, hidden: Sequence[int], extras: Sequence[str] = (), deterministic: bool = False
     ) -> None:
         def kernels(prefix: str, outputs: int) -> list[tuple[int, int]]:
             return list(itertools.pairwise([math.prod(spec.observation_shape), *hidden, outputs]))

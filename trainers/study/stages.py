@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import AgentState, Masks
+from engine.algorithms.base import AgentState, Masks, mean_absolute_gradients
 from engine.data.transition import Batch
 from engine.networks import Parameters
 from engine.sparse import masks as mask_functions
 from engine.sparse import pruning
-from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect import ConfigError
 from fastcollect.control.config import resolve_env
 from fastcollect.support.plain import plain
