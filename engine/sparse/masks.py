@@ -22,9 +22,10 @@ _KERNEL = re.compile(r"(.*/)?kernel_(\d+)")
 
 
 class Overlap(NamedTuple):
-    """How many weights two masks share, over those that either keeps, and over those that the first keeps.
+    """How far two masks keep the same weights.
 
-    Both shares are 1 where there is nothing to compare.
+    shared: weights that both keep. jaccard: shared over kept by either. fraction: shared over kept by the
+    first. Both shares are 1 where there is nothing to compare.
     """
 
     shared: int
