@@ -104,10 +104,8 @@ def sparsity(mask: MaskLike) -> float:
 
 def overlap(first: MaskLike, second: MaskLike) -> tuple[dict[str, Overlap], Overlap]:
     """The overlap in each leaf, and in all. Raises ValueError if leaves or shapes differ."""
-    first, second = _written_out(first, second)
     leaves, sums = {}, np.zeros(3, int)
-    for name in kernels(first):
-        a, b = np.asarray(first[name]), np.asarray(second[name])
+    for name, a, b in _pairs(first, second):
         kept = np.array([np.count_nonzero(a & b), np.count_nonzero(a | b), np.count_nonzero(a)])
         leaves[name] = _overlap(*kept.tolist())
         sums += kept
@@ -120,15 +118,14 @@ def _overlap(shared: int, either: int, first: int) -> Overlap:
 
 def nested(inner: MaskLike, outer: MaskLike) -> bool:
     """Whether outer keeps all that inner keeps. Raises ValueError as ``overlap`` does."""
-    inner, outer = _written_out(inner, outer)
-    return not any(np.any(np.asarray(inner[name]) & ~np.asarray(outer[name])) for name in inner)
+    return not any((a & ~b).any() for _, a, b in _pairs(inner, outer))
 
 
-def _written_out(first: MaskLike, second: MaskLike) -> tuple[MaskLike, MaskLike]:
+def _pairs(first: MaskLike, second: MaskLike) -> list[tuple[str, np.ndarray, np.ndarray]]:
     first, second = first or full(second), second or full(first)
     check_matches(first, second)
     check_matches(second, first)
-    return first, second
+    return [(name, np.asarray(first[name]), np.asarray(second[name])) for name in kernels(first)]
 
 
 def random_like(rng: np.random.Generator, mask: MaskLike) -> Mask:

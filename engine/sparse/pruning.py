@@ -122,12 +122,11 @@ def prune(
             f"must leave at least {least.sum()}, {min_kept} for each leaf"
         )
     if scope == "global":
-        chosen = _best_overall(values, present, least, total)
+        shares = _ranked_shares(values, present, least, total)
     else:
         weights = np.array([sum(v.shape) if scope == "erk" else v.size for v in values], np.float64)
         shares = _shares(weights, least, most, total)
-        chosen = [_best(*leaf) for leaf in zip(values, present, shares, strict=True)]
-    return dict(zip(names, chosen, strict=True))
+    return {name: _best(*leaf) for name, *leaf in zip(names, values, present, shares, strict=True)}
 
 
 def _check_sparsity(name: str, sparsity: float) -> None:
@@ -144,17 +143,14 @@ def _best(values: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
     return chosen.reshape(values.shape)
 
 
-def _best_overall(
+def _ranked_shares(
     values: list[np.ndarray], present: list[np.ndarray], least: np.ndarray, total: int
-) -> list[np.ndarray]:
-    """The ``total`` highest of all leaves, of which each leaf's ``least`` highest are certain."""
-    certain = [_best(*leaf) for leaf in zip(values, present, least, strict=True)]
-    flat, kept, sure = (
-        np.concatenate([leaf.ravel() for leaf in leaves]) for leaves in (values, present, certain)
-    )
-    chosen = sure | _best(flat, kept & ~sure, total - int(least.sum()))
-    parts = np.split(chosen, np.cumsum([value.size for value in values])[:-1])
-    return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
+) -> np.ndarray:
+    """How many of the ``total`` highest are in each leaf, of which its ``least`` highest are certain."""
+    rest = [np.sort(-v[kept])[certain:] for v, kept, certain in zip(values, present, least, strict=True)]
+    leaf = np.repeat(np.arange(len(rest)), [len(each) for each in rest])
+    best = np.argsort(np.concatenate(rest), kind="stable")[: total - int(least.sum())]
+    return least + np.bincount(leaf[best], minlength=len(rest))
 
 
 def _shares(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:
