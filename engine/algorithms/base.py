@@ -99,8 +99,6 @@ def box_problems(spec: Any) -> list[str]:
 class Algorithm(Protocol):
     """A learning algorithm for given spaces; made by ``Config.make``."""
 
-    config: Any
-    """What fixes its shapes."""
     prunable: ClassVar[tuple[str, ...]]
     """The networks that masks are for."""
 

@@ -195,12 +195,13 @@ class Replay:
             "newest": (len(written), observations),
             "final_observation": (int(np.count_nonzero(state["ended"])), observations),
         }
-        wrong = {name: state[name].shape for name, shape in expected.items() if state[name].shape != shape}
+        wrong = [
+            f"{name} of shape {state[name].shape} does not fit {shape}"
+            for name, shape in expected.items()
+            if state[name].shape != shape
+        ]
         if wrong:
-            texts = [
-                f"{name} of shape {shape} does not fit {expected[name]}" for name, shape in wrong.items()
-            ]
-            raise ValueError("; ".join(texts))
+            raise ValueError("; ".join(wrong))
         held = state["held"]
         if held.shape != written.shape or ((held < 0) | (held > written)).any() or held.sum() != total:
             raise ValueError(f"{total} saved transitions do not fit environments of {written.tolist()} steps")
