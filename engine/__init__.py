@@ -1,8 +1,8 @@
 """The mathematics: pure functions on pytrees, without processes, files or clocks.
 
 ``algorithms`` holds the learning algorithms, one file each, behind one protocol; ``data`` the transitions and
-the replay that keeps them; ``sparse`` masks, pruning, saliency, compact networks and operation counts. Beside
-them lie networks, the normaliser of observations, the policies of model workers and the checks of spaces.
+the replay that keeps them; ``sparse`` masks, pruning, compact networks and operation counts. Beside them lie
+networks, the normaliser of observations, and the policies of model workers.
 
 Imports NumPy, JAX, flax and optax, and nothing else of this project.
 """

@@ -24,25 +24,17 @@ _NARROW = 32
 def init_mlp(key: jax.Array, widths: Sequence[int], prefix: str = "") -> Parameters:
     """LeCun-normal kernels and zero biases for layers of these widths, inputs and outputs included."""
     initializer = jax.nn.initializers.lecun_normal()
-    parameters = {}
+    parameters: Parameters = {}
     for i, shape in enumerate(itertools.pairwise(widths)):
         parameters[f"{prefix}kernel_{i}"] = initializer(jax.random.fold_in(key, i), shape, jnp.float32)
         parameters[f"{prefix}bias_{i}"] = jnp.zeros(shape[1], jnp.float32)
     return parameters
 
 
-def init_actor(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
-    """A tanh-Gaussian actor; its last layer is (mean, log standard deviation)."""
-    return init_mlp(key, (observations, *hidden, 2 * actions))
-
-
-def init_critic(key: jax.Array, observations: int, actions: int, hidden: Sequence[int]) -> Parameters:
-    """Twin critics of (observation, action)."""
-    widths = (observations + actions, *hidden, 1)
-    parameters: Parameters = {}
-    for i, prefix in enumerate(CRITICS):
-        parameters |= init_mlp(jax.random.fold_in(key, i), widths, prefix)
-    return parameters
+def init_critic(key: jax.Array, widths: Sequence[int]) -> Parameters:
+    """Twin networks of these widths."""
+    twins = [init_mlp(jax.random.fold_in(key, i), widths, prefix) for i, prefix in enumerate(CRITICS)]
+    return twins[0] | twins[1]
 
 
 @jax.custom_vjp

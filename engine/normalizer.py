@@ -34,11 +34,9 @@ class Moments(struct.PyTreeNode):
         mean = rows.mean(0)
         squares = np.square(rows - mean).sum(0)
         count = self.count + len(rows)
-        delta = mean - self.mean
-        share = len(rows) / count
-        return Moments(
-            count, self.mean + delta * share, self.squares + squares + delta**2 * (self.count * share)
-        )
+        delta, share = mean - self.mean, len(rows) / count
+        squares = self.squares + squares + delta**2 * (self.count * share)
+        return Moments(count, self.mean + delta * share, squares)
 
     def scaling(self, variance_floor: Any) -> tuple[np.ndarray, np.ndarray]:
         """(mean, 1 / sqrt(variance + floor)), (o,) float32: the identity before anything was seen.
@@ -47,8 +45,6 @@ class Moments(struct.PyTreeNode):
         runs, stacked along a first axis, give as many rows; their floors are (runs, 1).
         """
         count = np.asarray(self.count)[..., None]
-        scale = 1 / np.sqrt(self.squares / np.maximum(count, 1) + variance_floor)
-        return (
-            np.where(count > 0, self.mean, 0).astype(np.float32),
-            np.where(count > 0, scale, 1).astype(np.float32),
-        )
+        mean = np.where(count > 0, self.mean, 0)
+        scale = np.where(count > 0, 1 / np.sqrt(self.squares / np.maximum(count, 1) + variance_floor), 1)
+        return mean.astype(np.float32), scale.astype(np.float32)

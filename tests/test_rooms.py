@@ -23,7 +23,6 @@ ROOMS = {
     "engine": set(),
     "engine.data": set(),
     "engine.sparse": {"engine"},
-    "engine.sparse.saliency": {"engine", "engine.sparse", "engine.data", "engine.algorithms"},
     "engine.algorithms": {"engine", "engine.data", "engine.sparse"},
     "trainers.config": set(),
     "trainers.store": {"trainers.config"},

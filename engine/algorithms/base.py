@@ -29,11 +29,10 @@ Masks = Mapping[str, Mapping[str, Any]]
 class AgentState(struct.PyTreeNode):
     """Everything that learning changes.
 
-    parameters: network -> weights by name; see ``engine.networks``. targets: the same, for networks that have
-    a slowly following copy. optimizer: network -> Adam's state. masks: full masks of the prunable networks.
-    normalizer: moments of the observations, on the host. seed: uint32 scalar; with ``updates``, an int32
-    scalar, it gives the noise of an update, so that there is no generator to save. env_steps: int64 scalar
-    on the host, environment steps that were learned from.
+    targets: the weights of networks that have a slowly following copy. optimizer: network -> Adam's state.
+    masks: full masks of the prunable networks. normalizer: moments of the observations, on the host. seed,
+    updates: uint32 and int32 scalars that give the noise of an update, so that there is no generator to save.
+    env_steps: environment steps that were learned from, an int64 scalar on the host.
     """
 
     parameters: dict[str, Parameters]
@@ -47,12 +46,14 @@ class AgentState(struct.PyTreeNode):
 
 
 class Network(NamedTuple):
-    """The network that acts, in words: which kind of policy, how wide, and what it writes beside actions."""
+    """The network that acts, in words."""
 
     kind: str
     """"mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
     hidden: tuple[int, ...]
+    """Widths of its hidden layers."""
     extras: tuple[str, ...] = ()
+    """What it writes beside actions."""
 
 
 class Config(Protocol):
@@ -74,20 +75,32 @@ class Config(Protocol):
         """Every value that is out of range, by its name, and what is allowed."""
 
     def space_problems(self, spec: Any) -> list[str]:
-        """What it cannot learn with of an environment's spaces, in words; see ``engine.spaces``."""
+        """What it cannot learn with in an environment's spaces, in words; see ``box_problems``."""
 
     def make(self, spec: Any, variance_floor: float) -> Algorithm:
         """The algorithm for an environment with these spaces."""
 
 
-class Algorithm(Protocol):
-    """A learning algorithm for given spaces; made by ``Config.make``.
+def box_problems(spec: Any) -> list[str]:
+    """Why an algorithm for vectors of observations and a bounded box of actions cannot learn here.
 
-    config: what fixes its shapes. prunable: the networks that masks are for.
+    spec: the environment's; observation_shape and action.discrete, .num_actions, .low, .high are read.
     """
+    action, problems = spec.action, []
+    if action.discrete:
+        problems.append(f"has {action.num_actions} discrete actions; allowed: a bounded box of them")
+    elif not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+        problems.append("has unbounded actions; allowed: a bounded box of them")
+    if len(spec.observation_shape) != 1:
+        problems.append(f"has observations of shape {spec.observation_shape}; allowed: vectors")
+    return problems
 
-    config: Any
+
+class Algorithm(Protocol):
+    """A learning algorithm for given spaces; made by ``Config.make``."""
+
     prunable: ClassVar[tuple[str, ...]]
+    """The networks that masks are for."""
 
     @property
     def variance_floor(self) -> Any:
@@ -138,35 +151,30 @@ def descend(
 ) -> AgentState:
     """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
 
-    Gradients are masked before anything counts them: pruned weights are neither in the norm nor in Adam's
-    moments.
+    Gradients are masked first, so that pruned weights count neither in the norm nor in Adam's moments.
     """
     if network in state.masks:
         gradient = mask_functions.apply(state.masks[network], gradient)
     if max_norm is not None:
         gradient, _ = optax.clip_by_global_norm(max_norm).update(gradient, optax.EmptyState())
     change, moments = optax.scale_by_adam().update(gradient, state.optimizer[network])
-    # The pace is no schedule of the optimizer's, whose count a rewind may reset.
-    parameters = jax.tree.map(partial(_stepped, rate, pace), state.parameters[network], change)
+
+    def stepped(weights: jax.Array, step: jax.Array) -> jax.Array:
+        # The pace is no schedule of the optimizer's, whose count a rewind may reset. The two products round
+        # differently, each as the compiler orders it for constant rates.
+        return weights - (pace * rate * step if step.size > 1 else pace * (rate * step))
+
+    parameters = jax.tree.map(stepped, state.parameters[network], change)
     return state.replace(
         parameters={**state.parameters, network: parameters},
         optimizer={**state.optimizer, network: moments},
     )
 
 
-def _stepped(rate: jax.Array, pace: jax.Array | float, weights: jax.Array, change: jax.Array) -> jax.Array:
-    # Two ways to write one product, which round differently: as the compiler orders it for constant rates.
-    return weights - (pace * rate * change if change.size > 1 else pace * (rate * change))
-
-
 def follow(state: AgentState, network: str, rate: jax.Array) -> AgentState:
     """The state whose target network took over a share ``rate`` of its network (Polyak averaging)."""
     target = optax.incremental_update(state.parameters[network], state.targets[network], rate)
     return state.replace(targets={**state.targets, network: target})
-
-
-_COMPILER = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""On CPUs XLA's own matrix products: for networks of this size YNNPACK's take a tenth longer."""
 
 
 def learn(
@@ -181,47 +189,29 @@ def learn(
     pruned: the networks whose masks prune anything, so that no time is spent on those of the others; by
     default all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
     outlive the next call), and the metrics' means over the K updates. Nothing in here waits for the device.
+    A population, whose members' leaves are ``stacked`` in algorithm, state and batches, learns at once.
     """
-    return _dispatch(_compiled, algorithm, state, batches, pace, pruned)
-
-
-def learn_population(
-    algorithm: Algorithm, state: AgentState, batches: Batch, pace: Any = 1.0
-) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
-    """``learn`` for a population: every leaf of algorithm, state and batches has a first axis of its members.
-
-    pace: one for all. Members may differ in seeds, masks and hyperparameters.
-    """
-    return _dispatch(_compiled_population, algorithm, state, batches, pace, None)
+    mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
+    # Host numbers in 64 bits stay outside: the device would round them.
+    inside = {name: mask for name, mask in state.masks.items() if pruned is None or name in pruned}
+    core = state.replace(normalizer=None, env_steps=None, masks=inside)
+    function = _compiled_population if state.updates.ndim else _compiled
+    core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
+    outside = {"normalizer": state.normalizer, "env_steps": state.env_steps}
+    return core.replace(masks={**state.masks, **core.masks}, **outside), acting, metrics
 
 
 Tree = TypeVar("Tree")
 
 
 def stacked(members: Sequence[Tree]) -> Tree:
-    """A population: the members' leaves, stacked along a first axis. What lies on the host stays there."""
+    """A population: the members' leaves along a first axis; members may differ in all but shapes.
 
-    def stack(*leaves: Any) -> Any:
-        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
-
-    return jax.tree.map(stack, *members)
-
-
-def _dispatch(
-    function: Callable,
-    algorithm: Algorithm,
-    state: AgentState,
-    batches: Batch,
-    pace: Any,
-    pruned: Sequence[str] | None,
-) -> Any:
-    mean, scale = state.normalizer.scaling(np.asarray(algorithm.variance_floor)[..., None])
-    # Host numbers in 64 bits: the device would round them.
-    outside = {"normalizer": state.normalizer, "env_steps": state.env_steps, "masks": state.masks}
-    inside = {name: mask for name, mask in state.masks.items() if pruned is None or name in pruned}
-    core = state.replace(normalizer=None, env_steps=None, masks=inside)
-    core, acting, metrics = function(algorithm, core, batches, mean, scale, np.float32(pace))
-    return core.replace(**outside | {"masks": {**outside["masks"], **core.masks}}), acting, metrics
+    What lies on the host stays there.
+    """
+    return jax.tree.map(
+        lambda *leaves: (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves), *members
+    )
 
 
 def _updates(
@@ -250,9 +240,38 @@ def noises(algorithm: Algorithm, state: AgentState, count: int, batch_shape: tup
     return jax.vmap(lambda number: algorithm.noise(jax.random.fold_in(key, number), batch_shape))(numbers)
 
 
-_jit = partial(jax.jit, donate_argnums=1, compiler_options=_COMPILER)
+# On CPUs XLA's own matrix products: for networks of this size YNNPACK's take a tenth longer.
+_jit = partial(jax.jit, donate_argnums=1, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
 _compiled = _jit(_updates)
 _compiled_population = _jit(jax.vmap(_updates, in_axes=(0, 0, 0, 0, 0, None)))
+
+
+def mean_absolute_gradients(algorithm: Algorithm, state: AgentState, batches: Batch) -> dict[str, Parameters]:
+    """Prunable network -> |dL/dw| averaged over K raw batches, (K, batch, ...): what each weight is worth.
+
+    The absolute value is taken of each batch's gradient: near an optimum the gradients of batches cancel, and
+    what is left of their mean is noise (Molchanov et al. 2017, section 2.2).
+    """
+    mean, scale = state.normalizer.scaling(algorithm.variance_floor)
+    return _mean_absolute(algorithm, state.replace(normalizer=None, env_steps=None), batches, mean, scale)
+
+
+@jax.jit
+def _mean_absolute(
+    algorithm: Algorithm, state: AgentState, batches: Batch, mean: jax.Array, scale: jax.Array
+) -> dict[str, Parameters]:
+    samples = algorithm.prepare(batches, mean, scale)
+    count = batches.action.shape[0]
+    keys = jax.random.split(jax.random.key(state.seed), count)
+    noise = jax.vmap(lambda key: algorithm.noise(key, batches.action.shape[1:]))(keys)
+
+    def add(total: dict[str, Parameters], each: tuple) -> tuple:
+        found = algorithm.gradients(state, *each)
+        return jax.tree.map(lambda t, g: t + jnp.abs(g), total, found), None
+
+    zero = {name: jax.tree.map(jnp.zeros_like, state.parameters[name]) for name in algorithm.prunable}
+    total, _ = jax.lax.scan(add, zero, (samples, noise))
+    return jax.tree.map(lambda t: t / count, total)
 
 
 def map_weights(
@@ -281,15 +300,18 @@ def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
     network for a mask that does not match its parameters, and for one of a network that is not prunable.
     """
     if masks is not None:
-        state = state.replace(masks=full_masks(state, masks))
+        if unknown := masks.keys() - state.masks.keys():
+            raise ValueError(f"masks of {', '.join(sorted(unknown))}; prunable are {', '.join(state.masks)}")
+        full = {}
+        for network in state.masks:
+            mask = masks.get(network) or mask_functions.full(state.parameters[network])
+            try:
+                mask_functions.check_matches(mask, state.parameters[network])
+            except ValueError as error:
+                raise ValueError(f"{network}: {error}") from error
+            full[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
+        state = state.replace(masks=full)
     return map_weights(state, lambda network, tree: mask_functions.apply(state.masks[network], tree))
-
-
-def pruned_networks(state: AgentState) -> tuple[str, ...]:
-    """The networks whose masks prune anything; waits for the masks."""
-    return tuple(
-        name for name, mask in state.masks.items() if not all(np.asarray(m).all() for m in mask.values())
-    )
 
 
 def densities(state: AgentState) -> dict[str, float]:
@@ -297,19 +319,9 @@ def densities(state: AgentState) -> dict[str, float]:
     return {name: 1 - mask_functions.sparsity(mask) for name, mask in state.masks.items()}
 
 
-def full_masks(state: AgentState, masks: Masks) -> dict[str, dict[str, jax.Array]]:
-    """Masks of every prunable network written out. Raises ValueError as ``masked`` does."""
-    if unknown := masks.keys() - state.masks.keys():
-        raise ValueError(f"masks of {', '.join(sorted(unknown))}; prunable are {', '.join(state.masks)}")
-    found = {}
-    for network in state.masks:
-        mask = masks.get(network) or mask_functions.full(state.parameters[network])
-        try:
-            mask_functions.check_matches(mask, state.parameters[network])
-        except ValueError as error:
-            raise ValueError(f"{network}: {error}") from error
-        found[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
-    return found
+def pruned_networks(state: AgentState) -> tuple[str, ...]:
+    """The networks whose masks prune anything; waits for the masks."""
+    return tuple(name for name, density in densities(state).items() if density < 1)
 
 
 def copied(state: AgentState) -> AgentState:

@@ -6,19 +6,18 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.base import AgentState, Network, adam, descend, follow
+from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
-from engine.networks import Parameters, fold_normalizer, init_actor, init_critic, mlp, q_values, tanh_gaussian
+from engine.networks import Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values, tanh_gaussian
 from engine.normalizer import Moments
-from engine.spaces import box_problems
 from engine.sparse import flops, masks
 
 _RANDOM_LOG_STD = np.float32(np.log(0.87))
@@ -70,14 +69,11 @@ class SACConfig:
         found = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
         if not self.hidden:
             found.append("hidden is empty; allowed: one width or more")
-        rates = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
-        above = {name: getattr(self, name) for name in rates}
-        if self.max_gradient_norm is not None:
-            above["max_gradient_norm"] = self.max_gradient_norm
+        above = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
         found += [
             f"{name} is {value}; allowed: a finite number above 0"
-            for name, value in above.items()
-            if not (value > 0 and math.isfinite(value))
+            for name in (*above, "max_gradient_norm")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
         if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
             found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
@@ -93,25 +89,14 @@ class SACConfig:
     def make(self, spec: Any, variance_floor: float) -> SAC:
         """The algorithm for an environment with these spaces."""
         actions = int(np.prod(spec.action.shape))
-        target_entropy = -float(actions) if self.target_entropy is None else self.target_entropy
-        numbers = {name: getattr(self, name) for name in _HYPERPARAMETERS}
-        return SAC(
-            config=Structure(self.hidden, spec.observation_shape[0], actions, self.batch_size),
-            max_gradient_norm=None if self.max_gradient_norm is None else jnp.float32(self.max_gradient_norm),
-            target_entropy=jnp.float32(target_entropy),
-            variance_floor=variance_floor,
-            **{name: jnp.float32(value) for name, value in numbers.items()},
-        )
+        entropy = -float(actions) if self.target_entropy is None else self.target_entropy
+        numbers = {**vars(self), "target_entropy": entropy}
+        leaves = {each.name: numbers[each.name] for each in fields(SAC) if each.name in numbers}
+        structure = Structure(self.hidden, spec.observation_shape[0], actions, self.batch_size)
+        return SAC(config=structure, variance_floor=variance_floor, **jax.tree.map(jnp.float32, leaves))
 
 
-_HYPERPARAMETERS = (
-    *("discount", "target_rate", "actor_learning_rate", "critic_learning_rate"),
-    *("temperature_learning_rate", "initial_temperature", "reward_scale"),
-)
-
-
-@dataclass(frozen=True)
-class Structure:
+class Structure(NamedTuple):
     """What fixes the shapes of everything, and so what is compiled."""
 
     hidden: tuple[int, ...]
@@ -139,9 +124,9 @@ class SAC(struct.PyTreeNode):
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, sizes = jax.random.key(np.uint32(seed)), (self.config.observations, self.config.actions)
-        actor = init_actor(jax.random.fold_in(key, 1), *sizes, self.config.hidden)
-        critic = init_critic(jax.random.fold_in(key, 2), *sizes, self.config.hidden)
+        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, 2 * actions))
+        critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
         parameters = {"actor": actor, "critic": critic, "temperature": temperature}
         return AgentState(
@@ -149,7 +134,7 @@ class SAC(struct.PyTreeNode):
             targets={"critic": jax.tree.map(jnp.copy, critic)},
             optimizer={name: adam(weights) for name, weights in parameters.items()},
             masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in self.prunable},
-            normalizer=Moments.empty(self.config.observations),
+            normalizer=Moments.empty(observations),
             seed=jnp.uint32(seed),
             updates=jnp.int32(0),
             env_steps=np.int64(0),
@@ -176,16 +161,13 @@ class SAC(struct.PyTreeNode):
 
         log_temperature = state.parameters["temperature"]["log_temperature"]
         temperature = jnp.exp(log_temperature)
+        actor, critic = state.parameters["actor"], state.parameters["critic"]
         (loss_pi, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-            state.parameters["actor"],
-            state.parameters["critic"],
-            temperature,
-            sample.observation,
-            noise[1],
+            actor, critic, temperature, sample.observation, noise[1]
         )
         state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
-        gradient = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
-        gradient = {"log_temperature": gradient}
+        slope = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
+        gradient = {"log_temperature": slope}
         state = descend(state, "temperature", gradient, self.temperature_learning_rate, pace)
         state = follow(state, "critic", self.target_rate)
         metrics = {
@@ -199,15 +181,13 @@ class SAC(struct.PyTreeNode):
 
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
         """See Algorithm; noise as in ``update``."""
-        parameters = state.parameters
+        actor, critic = state.parameters["actor"], state.parameters["critic"]
         targets = critic_targets(state, sample, noise[0])
-        temperature = jnp.exp(parameters["temperature"]["log_temperature"])
-        return {
-            "actor": jax.grad(actor_loss, has_aux=True)(
-                parameters["actor"], parameters["critic"], temperature, sample.observation, noise[1]
-            )[0],
-            "critic": jax.grad(critic_loss, has_aux=True)(parameters["critic"], sample, targets)[0],
-        }
+        temperature = jnp.exp(state.parameters["temperature"]["log_temperature"])
+        slope, _ = jax.grad(actor_loss, has_aux=True)(
+            actor, critic, temperature, sample.observation, noise[1]
+        )
+        return {"actor": slope, "critic": jax.grad(critic_loss, has_aux=True)(critic, sample, targets)[0]}
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm."""
@@ -222,9 +202,9 @@ class SAC(struct.PyTreeNode):
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
         """See Algorithm. An update takes 4 passes of the actor and 6 of the critics for each row of a batch.
 
-        With A and C those of a row forward through the actor and both critics, a backward pass being two
-        forward ones: targets A + C; critic loss C + 2 C; actor loss A + 2 A, and C + C for the critics, whose
-        weights need no gradient there.
+        Let A and C be a forward pass of a row through the actor and both critics; a backward pass is two of
+        those. Targets take A + C, the critic loss C + 2 C, the actor loss A + 2 A, and C + C for the critics,
+        whose weights need no gradient there.
         """
         actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in self.prunable)
         rows = self.config.batch_size

@@ -20,14 +20,12 @@ class Replay:
     """Raw transitions of ``num_envs`` environments: the oldest steps of each give way to new ones.
 
     capacity: transitions in all, rounded down to as many of each environment.
-
-    A ring has ``slots`` places, one more than ``steps``, because the newest step's next observation needs a
-    place too. Row e * slots + t % slots holds step t of environment e.
     """
 
     def __init__(self, capacity: int, num_envs: int, observations: int, actions: int, storage: str) -> None:
         self.capacity, self.num_envs = capacity, num_envs
         self.steps = capacity // num_envs
+        # The newest step's next observation needs a place too. Row e * slots + t % slots has step t of env e.
         self.slots = self.steps + 1
         self.written = np.zeros(num_envs, np.int64)  # steps of each environment that ever came in
         self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay had room for
@@ -43,11 +41,6 @@ class Replay:
     def added(self) -> int:
         """Transitions that ever came in."""
         return int(self.written.sum())
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of everything whose size follows the capacity or the number of episodes."""
-        return self._storage.nbytes + self._terminated.nbytes + self._reward.nbytes + self._final.nbytes
 
     def __len__(self) -> int:
         """Transitions held."""
@@ -70,7 +63,9 @@ class Replay:
         if not continues:
             self._end_before(base, first)
         at = base + (first + np.arange(count + 1)[:, None]) % self.slots
-        self._forget(at)
+        overwritten = self._final[at]
+        self._unused += overwritten[overwritten >= 0].tolist()
+        self._final[at] = -1
         flat = at.ravel()
         self._storage.write("observation", flat, rows["observation"].reshape(flat.size, -1))
         self._storage.write("action", flat[:-envs], rows["action"].reshape(count * envs, -1))
@@ -85,12 +80,6 @@ class Replay:
         newest, following = base + (first - 1) % self.slots, base + first % self.slots
         going = self._final[newest] < 0
         self._keep_final(newest[going], self._storage.read("observation", following[going]))
-
-    def _forget(self, rows: np.ndarray) -> None:
-        """Give back the final observations of steps that are overwritten."""
-        places = self._final[rows]
-        self._unused += places[places >= 0].tolist()
-        self._final[rows] = -1
 
     def _keep_final(self, rows: np.ndarray, observations: np.ndarray) -> None:
         more = max(0, len(rows) - len(self._unused))
@@ -153,8 +142,7 @@ class Replay:
         a row for each environment; "final_observation" has one for each of "ended".
         """
         held = self._held()
-        steps = [np.arange(w - h, w) for w, h in zip(self.written, held, strict=True)]
-        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        rows = self._rows(self.written, held)
         newest = np.arange(self.num_envs) * self.slots + self.written % self.slots
         places = self._final[rows]
         ended = places >= 0
@@ -178,13 +166,11 @@ class Replay:
         """
         held = self._check_state(state)
         envs = len(held)
-        starts = np.cumsum(held) - held
         kept = np.minimum(held, self.steps)
         self.written[:envs] = state["written"]
         self._first[:envs] = state["written"] - kept
-        chosen = np.concatenate([s + np.arange(h - k, h) for s, h, k in zip(starts, held, kept, strict=True)])
-        steps = [np.arange(w - k, w) for w, k in zip(state["written"], kept, strict=True)]
-        rows = np.concatenate([e * self.slots + s % self.slots for e, s in enumerate(steps)])
+        chosen = _last(kept, np.cumsum(held))
+        rows = self._rows(state["written"], kept)
         self._reward[rows] = state["reward"][chosen]
         self._terminated[rows] = state["terminated"][chosen]
         for name in ("observation", "action"):
@@ -202,10 +188,8 @@ class Replay:
                 f"a replay of {written.size} environments does not fit an empty one of {self.num_envs}"
             )
         observations, actions = self._sizes
-        expected = {
-            "reward": (total,),
-            "terminated": (total,),
-            "ended": (total,),
+        expected: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(("reward", "terminated", "ended"), (total,)),
             "observation": (total, observations),
             "action": (total, actions),
             "newest": (len(written), observations),
@@ -225,3 +209,12 @@ class Replay:
 
     def _held(self) -> np.ndarray:
         return np.minimum(self.written - self._first, self.steps)
+
+    def _rows(self, written: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Where each environment's newest ``count`` of ``written`` steps lie, from the oldest of them on."""
+        return np.repeat(np.arange(len(count)) * self.slots, count) + _last(count, written) % self.slots
+
+
+def _last(counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of each pair the ``count`` numbers before ``end``, one pair after the other."""
+    return np.concatenate([np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import abc
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,109 +32,75 @@ class Draw(NamedTuple):
     terminated: np.ndarray
 
 
-class Storage(Protocol):
-    """Rows of observations and actions, and a table of final observations that grows as it has to."""
+class Storage(abc.ABC):
+    """Rows of observations and actions, and a table of final observations that grows as it has to.
+
+    Everything is float32 and lies in arrays of ``_numpy``: NumPy's, or JAX's.
+    """
+
+    _numpy: Any
+
+    def __init__(self, rows: int, observations: int, actions: int) -> None:
+        widths = {"observation": (rows, observations), "action": (rows, actions)}
+        sizes = {**widths, "final": (_FIRST_FINALS, observations)}
+        self._arrays: dict[str, Any] = {n: self._numpy.zeros(size, np.float32) for n, size in sizes.items()}
 
     def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """Overwrite these rows of "observation", "action" or "final" with values (rows, width)."""
-
-    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Copies of these rows on the host, float32."""
-
-    def gather(self, draw: Draw) -> Batch:
-        """Arrays of their own, (K, batch, ...)."""
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that all of it takes."""
-
-
-class HostStorage:
-    """Batches are gathered by NumPy and sent to the device."""
-
-    def __init__(self, rows: int, observations: int, actions: int) -> None:
-        self._arrays = _zeros(np.zeros, rows, observations, actions)
-
-    def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """See Storage."""
-        if name == "final" and len(rows) and (more := _growth(rows, len(self._arrays[name]))):
-            self._arrays[name] = np.pad(self._arrays[name], ((0, more), (0, 0)))
-        self._arrays[name][rows] = values
-
-    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """See Storage."""
-        return self._arrays[name][rows]
-
-    def gather(self, draw: Draw) -> Batch:
-        """See Storage."""
-        following = self._arrays["observation"][draw.next_row]
-        ended = draw.final >= 0
-        following[ended] = self._arrays["final"][draw.final[ended]]
-        return Batch(
-            observation=self._arrays["observation"][draw.row],
-            action=self._arrays["action"][draw.row],
-            rewards=draw.rewards,
-            steps=draw.steps,
-            next_observation=following,
-            terminated=draw.terminated,
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """See Storage."""
-        return sum(array.nbytes for array in self._arrays.values())
-
-
-class DeviceStorage:
-    """Only indices, rewards and new rows travel."""
-
-    def __init__(self, rows: int, observations: int, actions: int) -> None:
-        self._arrays = _zeros(jnp.zeros, rows, observations, actions)
-
-    def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """See Storage."""
-        values = np.asarray(values, np.float32)
         if name == "final":
             if not len(rows):
                 return
-            size = len(self._arrays[name])
-            if more := _growth(rows, size):
-                self._arrays[name] = jnp.pad(self._arrays[name], ((0, more), (0, 0)))
+            longer = size = len(self._arrays[name])
+            while longer <= rows.max():
+                longer *= 2
+            if longer > size:
+                self._arrays[name] = self._numpy.pad(self._arrays[name], ((0, longer - size), (0, 0)))
+        self._set(name, rows, values)
+
+    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Copies of these rows on the host."""
+        return np.require(self._arrays[name][rows], requirements="W")
+
+    @abc.abstractmethod
+    def _set(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Overwrite rows that there are."""
+
+    @abc.abstractmethod
+    def gather(self, draw: Draw) -> Batch:
+        """Arrays of their own, (K, batch, ...)."""
+
+
+class _HostStorage(Storage):
+    """Batches are gathered by NumPy and sent to the device."""
+
+    _numpy = np
+
+    def _set(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        self._arrays[name][rows] = values
+
+    def gather(self, draw: Draw) -> Batch:
+        following = self._arrays["observation"][draw.next_row]
+        ended = draw.final >= 0
+        following[ended] = self._arrays["final"][draw.final[ended]]
+        return _batch(self._arrays, draw, following)
+
+
+class _DeviceStorage(Storage):
+    """Only indices, rewards and new rows travel."""
+
+    _numpy = jnp
+
+    def _set(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        values = np.asarray(values, np.float32)
+        if name == "final":
             # Compiled for powers of two, not for every number of ends: rows beyond the table are dropped.
             spare = (1 << (len(rows) - 1).bit_length()) - len(rows)
-            rows = np.concatenate([rows, size + more + np.arange(spare)])
+            rows = np.concatenate([rows, len(self._arrays[name]) + np.arange(spare)])
             values = np.pad(values, ((0, spare), (0, 0)))
         self._arrays[name] = _write(self._arrays[name], rows, values)
 
-    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """See Storage."""
-        return np.array(self._arrays[name][rows])
-
     def gather(self, draw: Draw) -> Batch:
-        """See Storage."""
         return _gather(self._arrays, draw)
-
-    @property
-    def nbytes(self) -> int:
-        """See Storage."""
-        return sum(array.nbytes for array in self._arrays.values())
-
-
-def _zeros(zeros: Callable, rows: int, observations: int, actions: int) -> dict[str, Any]:
-    sizes = {
-        "observation": (rows, observations),
-        "action": (rows, actions),
-        "final": (_FIRST_FINALS, observations),
-    }
-    return {name: zeros(size, np.float32) for name, size in sizes.items()}
-
-
-def _growth(rows: np.ndarray, size: int) -> int:
-    """How much longer a table of this size has to be to have these rows: it doubles until it does."""
-    longer = size
-    while longer <= rows.max():
-        longer *= 2
-    return longer - size
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -144,14 +111,19 @@ def _write(array: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
 @jax.jit
 def _gather(arrays: Mapping[str, jax.Array], draw: Draw) -> Batch:
     following = arrays["observation"][draw.next_row]
+    following = jnp.where(draw.final[..., None] >= 0, arrays["final"][draw.final], following)
+    return _batch(arrays, draw, following)
+
+
+def _batch(arrays: Mapping[str, Any], draw: Draw, following: Any) -> Batch:
     return Batch(
         observation=arrays["observation"][draw.row],
         action=arrays["action"][draw.row],
         rewards=draw.rewards,
         steps=draw.steps,
-        next_observation=jnp.where(draw.final[..., None] >= 0, arrays["final"][draw.final], following),
+        next_observation=following,
         terminated=draw.terminated,
     )
 
 
-STORAGES: dict[str, Callable[[int, int, int], Storage]] = {"host": HostStorage, "device": DeviceStorage}
+STORAGES: dict[str, type[Storage]] = {"host": _HostStorage, "device": _DeviceStorage}

@@ -1,4 +1,4 @@
-"""Sparse networks: masks, pruning, saliency, compact networks, operation counts.
+"""Sparse networks: masks, pruning, compact networks, operation counts.
 
-Imports nothing else of ``engine``; saliency names the types of ``algorithms`` and ``data``.
+Imports nothing else of ``engine``.
 """

@@ -22,16 +22,14 @@ class CompactMLP(NamedTuple):
 def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     """The network that gives the masked one's outputs with every unit that has no influence removed.
 
-    mask, parameters: of one network, names without a prefix (see ``masks.networks``). A hidden unit without
-    a kept incoming weight has the constant activation relu(bias), which goes into the next layer's bias (in
-    float64); one without a kept outgoing weight goes, and so do inputs without one. Removal is repeated
-    until every unit left lies on a path of kept weights from an input to an output. Outputs all stay.
+    mask, parameters: of one network, names without a prefix (see ``masks.networks``). Outputs all stay, as do
+    inputs and hidden units that lie on a path of kept weights from an input to an output. A unit without
+    kept incoming weights has the constant activation relu(bias), which goes into the next bias in float64.
     Raises ValueError if the mask does not match, or the names are not kernel_0, bias_0, kernel_1, ...
     """
     masks.check_matches(mask, parameters)
     depth = len(masks.kernels(parameters))
-    names = {f"{kind}_{i}" for i in range(depth) for kind in ("kernel", "bias")}
-    if not names or set(parameters) != names:
+    if not depth or set(parameters) != {f"{kind}_{i}" for i in range(depth) for kind in ("kernel", "bias")}:
         raise ValueError(f"names must be kernel_0, bias_0, kernel_1, ..., not {', '.join(parameters)}")
     mask = mask or masks.full(parameters)
     kept = [np.asarray(mask[f"kernel_{i}"]) for i in range(depth)]
@@ -39,8 +37,8 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     biases = [np.array(parameters[f"bias_{i}"], np.float64) for i in range(depth)]
     # alive[i]: units that layer i reads; alive[i + 1]: units that it writes.
     alive = [np.ones(kept[0].shape[0], bool), *(np.ones(kernel.shape[1], bool) for kernel in kept)]
-    # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: without
-    # a constant unit no other unit loses a reader, without an unread one no other unit loses an input.
+    # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: no unit
+    # loses a reader with a constant one, nor an input with an unread one.
     for i in range(1, depth):
         constant = ~kept[i - 1][alive[i - 1]].any(0)
         alive[i] &= ~constant

@@ -24,22 +24,15 @@ def forward(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> dict[str, in
     Raises ValueError if the mask does not match the parameters.
     """
     masks.check_matches(mask, parameters)
-    parts = masks.networks(mask)
-    small = [
-        compact(parts.get(prefix, {}), network).parameters
-        for prefix, network in masks.networks(parameters).items()
-    ]
-    biases = _biases(parameters)
-    weights = masks.counts(masks.full(parameters))[1]
-    kept = masks.counts(mask)[1] if mask else weights
+    full, parts = masks.full(parameters), masks.networks(mask)
+    small = [compact(parts.get(prefix, {}), part) for prefix, part in masks.networks(parameters).items()]
     return {
-        "dense": 2 * weights + biases,
-        "masked": 2 * kept + biases,
-        "compact": sum(2 * masks.counts(masks.full(leaves))[1] + _biases(leaves) for leaves in small),
+        "dense": _operations(full, parameters),
+        "masked": _operations(mask or full, parameters),
+        "compact": sum(_operations(masks.full(each.parameters), each.parameters) for each in small),
     }
 
 
-def _biases(parameters: Mapping[str, Any]) -> int:
-    return sum(np.size(leaf) for leaf in parameters.values()) - sum(
-        np.size(parameters[name]) for name in masks.kernels(parameters)
-    )
+def _operations(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> int:
+    biases = sum(np.size(leaf) for name, leaf in parameters.items() if name not in mask)
+    return 2 * masks.counts(mask)[1] + biases

@@ -22,30 +22,25 @@ _KERNEL = re.compile(r"(.*/)?kernel_(\d+)")
 
 
 class Overlap(NamedTuple):
-    """How far two masks keep the same weights; both shares are 1 where there is nothing to compare."""
+    """How far two masks keep the same weights.
+
+    shared: weights that both keep. jaccard: shared over kept by either. fraction: shared over kept by the
+    first. Both shares are 1 where there is nothing to compare.
+    """
 
     shared: int
-    """Weights that both keep."""
     jaccard: float
-    """Shared over kept by either."""
     fraction: float
-    """Shared over kept by the first."""
 
 
 def kernels(names: Iterable[str]) -> list[str]:
-    """The kernels among the names, by prefix and then layer.
-
-    A canonical order, because JAX sorts the keys of every dict that it returns.
-    """
+    """The kernels among the names, by prefix and then layer, because JAX sorts the keys of every dict."""
     matches = [match for name in names if (match := _KERNEL.fullmatch(name))]
     return [match[0] for match in sorted(matches, key=lambda match: (match[1] or "", int(match[2])))]
 
 
 def networks(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Prefix -> that network's leaves without the prefix: "" for an actor, "q0/" and "q1/" for a critic.
-
-    Of parameters as of a mask; a dense mask, which is empty, gives no network.
-    """
+    """Prefix ("" for an actor, "q0/" and "q1/" for a critic) -> parameters or masks without the prefix."""
     parts: dict[str, dict[str, Any]] = {}
     for name, leaf in tree.items():
         prefix, slash, own = name.rpartition("/")
@@ -64,7 +59,7 @@ def apply(mask: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
     For NumPy and JAX, inside ``jit`` too. Raises ValueError as ``check_matches`` does, except that leaves may
     lack a mask.
     """
-    _refuse(_misfits(mask, tree))
+    check_matches(mask, tree, partly=True)
     out = dict(tree)
     for name, kept in mask.items():
         leaf = tree[name]
@@ -74,36 +69,23 @@ def apply(mask: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def check_matches(mask: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+def check_matches(mask: Mapping[str, Any], parameters: Mapping[str, Any], *, partly: bool = False) -> None:
     """Raise ValueError with every leaf at fault, and both shapes, unless the mask is one of these parameters.
 
-    At fault are kernels without a mask (an empty mask is dense, and fits), masks without a kernel, shapes
-    that differ, and masks that are not bool.
+    At fault are kernels without a mask (unless all lack one, or ``partly``), masks without a kernel, other
+    shapes, and masks that are not bool.
     """
-    missing = [name for name in kernels(parameters) if mask and name not in mask]
-    _refuse(
-        [
-            *(f"{name}: no mask, parameters {np.shape(parameters[name])}" for name in missing),
-            *_misfits(mask, parameters),
-        ]
-    )
-
-
-def _misfits(mask: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
-    problems = []
+    missing = [] if partly or not mask else [name for name in kernels(parameters) if name not in mask]
+    problems = [f"{name}: no mask, parameters {np.shape(parameters[name])}" for name in missing]
     for name, kept in mask.items():
         if not _KERNEL.fullmatch(name):
             problems.append(f"{name}: mask {np.shape(kept)} of what is no kernel")
-        elif name not in tree:
+        elif name not in parameters:
             problems.append(f"{name}: mask {np.shape(kept)}, no such parameters")
-        elif np.shape(kept) != np.shape(tree[name]):
-            problems.append(f"{name}: mask {np.shape(kept)}, parameters {np.shape(tree[name])}")
+        elif np.shape(kept) != np.shape(parameters[name]):
+            problems.append(f"{name}: mask {np.shape(kept)}, parameters {np.shape(parameters[name])}")
         if getattr(kept, "dtype", None) != np.bool_:
             problems.append(f"{name}: mask of {getattr(kept, 'dtype', type(kept).__name__)}, not bool")
-    return problems
-
-
-def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("the mask does not match the parameters: " + "; ".join(problems))
 
@@ -122,10 +104,8 @@ def sparsity(mask: MaskLike) -> float:
 
 def overlap(first: MaskLike, second: MaskLike) -> tuple[dict[str, Overlap], Overlap]:
     """The overlap in each leaf, and in all. Raises ValueError if leaves or shapes differ."""
-    first, second = _written_out(first, second)
     leaves, sums = {}, np.zeros(3, int)
-    for name in kernels(first):
-        a, b = np.asarray(first[name]), np.asarray(second[name])
+    for name, a, b in _pairs(first, second):
         kept = np.array([np.count_nonzero(a & b), np.count_nonzero(a | b), np.count_nonzero(a)])
         leaves[name] = _overlap(*kept.tolist())
         sums += kept
@@ -138,49 +118,41 @@ def _overlap(shared: int, either: int, first: int) -> Overlap:
 
 def nested(inner: MaskLike, outer: MaskLike) -> bool:
     """Whether outer keeps all that inner keeps. Raises ValueError as ``overlap`` does."""
-    inner, outer = _written_out(inner, outer)
-    return not any(np.any(np.asarray(inner[name]) & ~np.asarray(outer[name])) for name in inner)
+    return not any((a & ~b).any() for _, a, b in _pairs(inner, outer))
 
 
-def _written_out(first: MaskLike, second: MaskLike) -> tuple[MaskLike, MaskLike]:
+def _pairs(first: MaskLike, second: MaskLike) -> list[tuple[str, np.ndarray, np.ndarray]]:
     first, second = first or full(second), second or full(first)
     check_matches(first, second)
     check_matches(second, first)
-    return first, second
+    return [(name, np.asarray(first[name]), np.asarray(second[name])) for name in kernels(first)]
 
 
 def random_like(rng: np.random.Generator, mask: MaskLike) -> Mask:
-    """A uniformly random mask that keeps exactly as many weights in each leaf.
+    """The mask permuted within each leaf: uniformly random, and it keeps as many weights in each.
 
-    That is the mask permuted within each leaf, so it serves both the "permuted" and the "random" mask of
-    Vischer, Lange and Sprekeler 2022 (arXiv:2105.01648, figure 1): the first takes the ticket's weights with
-    it, by ``permute_weights``, the second takes fresh ones.
+    It serves both the "permuted" and the "random" mask of Vischer, Lange and Sprekeler 2022
+    (arXiv:2105.01648, figure 1), with the ticket's weights (see ``permute_weights``) or with fresh ones.
     """
     return {name: rng.permutation(np.ravel(mask[name])).reshape(mask[name].shape) for name in kernels(mask)}
 
 
 def permute_weights(
-    rng: np.random.Generator,
-    parameters: Mapping[str, Any],
-    mask: MaskLike,
-    onto: MaskLike | None = None,
+    rng: np.random.Generator, parameters: Mapping[str, Any], mask: MaskLike, onto: MaskLike | None = None
 ) -> dict[str, np.ndarray]:
     """The weights that ``mask`` keeps, in random order within each kernel, at the places that ``onto`` keeps.
 
-    onto: default ``mask``, the control "mask/permuted" of Vischer, Lange and Sprekeler 2022; a mask of
+    onto: by default ``mask``, the control "mask/permuted" of Vischer, Lange and Sprekeler 2022; a mask of
     ``random_like`` gives "permuted/permuted". Every other weight is 0. Biases stay where they are: the paper
-    permutes the remaining weights only, and so control and ticket differ in nothing but the order of weights.
+    permutes the remaining weights only, so that control and ticket differ in nothing but their order.
     Raises ValueError if a mask does not match the parameters, or if the two keep different numbers in a leaf.
     """
     source = mask or full(parameters)
     onto = source if onto is None else onto or full(parameters)
     for one in (source, onto):
         check_matches(one, parameters)
-    unequal = [
-        f"{name}: {kept} and {counts(onto)[0][name]}"
-        for name, kept in counts(source)[0].items()
-        if kept != counts(onto)[0][name]
-    ]
+    before, after = counts(source)[0], counts(onto)[0]
+    unequal = [f"{name}: {kept} and {after[name]}" for name, kept in before.items() if kept != after[name]]
     if unequal:
         raise ValueError("the masks keep different numbers of weights: " + "; ".join(unequal))
     permuted = {name: np.array(value) for name, value in parameters.items()}
@@ -194,6 +166,6 @@ def permute_weights(
 def kept_inputs(mask: MaskLike) -> dict[str, np.ndarray]:
     """First kernel's name (one for an actor, one for each critic) -> (in,) bool, inputs that keep a weight.
 
-    A kept weight may still lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
+    A kept weight may lead nowhere; ``engine.sparse.compact`` says which inputs reach the output.
     """
     return {name: np.any(np.asarray(mask[name]), 1) for name in kernels(mask) if name.endswith("kernel_0")}

@@ -6,14 +6,31 @@ is pruned in one call and the actor in another. Everything is NumPy in float64, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from engine.sparse import masks
 
-CRITERIA = ("magnitude", "taylor", "gradient", "random")
+
+class Criterion(NamedTuple):
+    """What makes a weight worth keeping."""
+
+    importance: Callable[[np.ndarray, Any, Any], np.ndarray]
+    """Of |w| and |dL/dw| of one kernel, in float64, and a generator of random numbers."""
+    needs: Literal["gradients", "rng"] | None = None
+    """Which of the latter two it cannot do without."""
+
+
+CRITERIA = {
+    "magnitude": Criterion(lambda weight, slope, rng: weight),  # Han et al. 2015
+    # The first-order change of the loss if the weight is cut (Molchanov et al. 2017).
+    "taylor": Criterion(lambda weight, slope, rng: weight * slope, needs="gradients"),
+    "gradient": Criterion(lambda weight, slope, rng: slope, needs="gradients"),
+    "random": Criterion(lambda weight, slope, rng: rng.random(weight.shape), needs="rng"),
+}
+"""Every criterion, by the name that ``--prune.criterion`` takes."""
 SCOPES = ("global", "layer", "erk")
 
 
@@ -26,13 +43,12 @@ def schedule(target: float, rate: float) -> list[float]:
     _check_sparsity("target", target)
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}, must be in (0, 1]")
-    rounds, sparsity = [], 0.0
-    while sparsity < target:
-        sparsity += (1 - sparsity) * rate
+    rounds = [0.0]
+    while rounds[-1] < target:
+        sparsity = rounds[-1] + (1 - rounds[-1]) * rate
         # A target that the recurrence reaches exactly must not cost a round more for its rounding.
-        sparsity = sparsity if sparsity < target - 1e-9 else target
-        rounds.append(sparsity)
-    return rounds
+        rounds.append(sparsity if sparsity < target - 1e-9 else target)
+    return rounds[1:]
 
 
 def scores(
@@ -42,44 +58,30 @@ def scores(
     gradients: Mapping[str, Any] | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
-    """Kernel name -> float64 importance of each weight; the least important are pruned.
+    """Kernel name -> float64 importance of each weight by one of CRITERIA; the least important are pruned.
 
-    criterion: "magnitude" |w| (Han et al. 2015); "taylor" |w dL/dw|, the first-order change of the loss if
-        the weight is cut (Molchanov et al. 2017); "gradient" |dL/dw|; "random" uniform in [0, 1).
-    gradients: dL/dw, averaged over batches by the caller; of "taylor" and "gradient".
-    rng: of "random".
+    gradients: dL/dw, averaged over batches by the caller.
     Raises ValueError for another criterion, for one that lacks its input, and for gradients of other shapes.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}, must be one of {', '.join(CRITERIA)}")
-    names = masks.kernels(parameters)
-    if criterion == "random":
-        if rng is None:
-            raise ValueError("criterion 'random' needs rng")
-        return {name: rng.random(np.shape(parameters[name])) for name in names}
-    weights = {name: np.abs(np.asarray(parameters[name], np.float64)) for name in names}
-    if criterion == "magnitude":
-        return weights
-    if gradients is None:
-        raise ValueError(f"criterion {criterion!r} needs gradients")
-    slopes = {name: np.abs(np.asarray(gradients[name], np.float64)) for name in names if name in gradients}
+    importance, needs = CRITERIA[criterion]
+    if needs and {"gradients": gradients, "rng": rng}[needs] is None:
+        raise ValueError(f"criterion {criterion!r} needs {needs}")
+    weights = {name: np.abs(np.asarray(parameters[name], np.float64)) for name in masks.kernels(parameters)}
+    slopes = {n: np.abs(np.asarray(g, np.float64)) for n, g in (gradients or {}).items() if n in weights}
     wrong = [
-        f"{name}: gradient {slopes[name].shape if name in slopes else None}, weight {weights[name].shape}"
-        for name in names
-        if name not in slopes or slopes[name].shape != weights[name].shape
+        f"{name}: gradient {slopes[name].shape if name in slopes else None}, weight {weight.shape}"
+        for name, weight in weights.items()
+        if needs == "gradients" and (name not in slopes or slopes[name].shape != weight.shape)
     ]
     if wrong:
         raise ValueError("gradients do not match the parameters: " + "; ".join(wrong))
-    return slopes if criterion == "gradient" else {name: weights[name] * slopes[name] for name in names}
+    return {name: importance(weight, slopes.get(name), rng) for name, weight in weights.items()}
 
 
 def prune(
-    mask: masks.MaskLike,
-    scores: Mapping[str, np.ndarray],
-    sparsity: float,
-    scope: str,
-    *,
-    min_kept: int = 1,
+    mask: masks.MaskLike, scores: Mapping[str, np.ndarray], sparsity: float, scope: str, *, min_kept: int = 1
 ) -> masks.Mask:
     """The mask of exactly ``sparsity``, nested in ``mask``, that keeps the highest scores its scope allows.
 
@@ -102,8 +104,7 @@ def prune(
         raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
     names = masks.kernels(scores)
     values = [np.asarray(scores[name], np.float64) for name in names]
-    nans = [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]
-    if nans:
+    if nans := [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]:
         raise ValueError(f"nan scores in {', '.join(nans)}")
     masks.check_matches(mask, scores)
     present = [np.asarray(mask[name]) if mask else np.ones(np.shape(scores[name]), bool) for name in names]
@@ -121,12 +122,11 @@ def prune(
             f"must leave at least {least.sum()}, {min_kept} for each leaf"
         )
     if scope == "global":
-        chosen = _best_overall(values, present, least, total)
+        shares = _ranked_shares(values, present, least, total)
     else:
         weights = np.array([sum(v.shape) if scope == "erk" else v.size for v in values], np.float64)
         shares = _shares(weights, least, most, total)
-        chosen = [_best(*leaf) for leaf in zip(values, present, shares, strict=True)]
-    return dict(zip(names, chosen, strict=True))
+    return {name: _best(*leaf) for name, *leaf in zip(names, values, present, shares, strict=True)}
 
 
 def _check_sparsity(name: str, sparsity: float) -> None:
@@ -143,17 +143,14 @@ def _best(values: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
     return chosen.reshape(values.shape)
 
 
-def _best_overall(
+def _ranked_shares(
     values: list[np.ndarray], present: list[np.ndarray], least: np.ndarray, total: int
-) -> list[np.ndarray]:
-    """The ``total`` highest of all leaves, of which each leaf's ``least`` highest are certain."""
-    certain = [_best(*leaf) for leaf in zip(values, present, least, strict=True)]
-    flat, kept, sure = (
-        np.concatenate([leaf.ravel() for leaf in leaves]) for leaves in (values, present, certain)
-    )
-    chosen = sure | _best(flat, kept & ~sure, total - int(least.sum()))
-    parts = np.split(chosen, np.cumsum([value.size for value in values])[:-1])
-    return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
+) -> np.ndarray:
+    """How many of the ``total`` highest are in each leaf, of which its ``least`` highest are certain."""
+    rest = [np.sort(-v[kept])[certain:] for v, kept, certain in zip(values, present, least, strict=True)]
+    leaf = np.repeat(np.arange(len(rest)), [len(each) for each in rest])
+    best = np.argsort(np.concatenate(rest), kind="stable")[: total - int(least.sum())]
+    return least + np.bincount(leaf[best], minlength=len(rest))
 
 
 def _shares(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from fastcollect.policies.base import (
     POLICY_VERSION,
-    Parameters,
     Policy,
     PolicyConfig,
     cnn_policy,

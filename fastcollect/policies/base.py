@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,8 +25,8 @@ class Policy(Protocol):
     parameters: names, shapes and dtypes of its weights, in the order of the weights board.
     noise: ("normal" | "uniform", numbers per action), or None for a policy that draws nothing. The
         numbers are given to ``act``, so that they depend on (seed, environment, step) alone.
-    extras: what ``act`` writes beside the action, per environment and step. A policy that lists
-        POLICY_VERSION (shape (), int64) finds it filled in by the engine.
+    extras: what ``act`` writes beside the action, for each environment and step; POLICY_VERSION (shape (),
+        int64), if it is among them, is written by the engine.
     """
 
     parameters: Mapping[str, FieldSpec]
@@ -57,8 +58,8 @@ class PolicyConfig:
 
     name: what profiles and tables call it, widths included.
     inline: "module:factory" of the NumPy implementation: M = 0, and the reference for every shape.
-    batched: "module:factory" that model workers load, JAX usually; it must declare the same parameters,
-        noise and extras as ``inline``.
+    batched: "module:factory" that model workers load, JAX usually. It acts with the parameters, noise and
+        extras that ``inline`` declares; if it declares them too, they must be the same.
     kwargs: keyword arguments of both factories.
     """
 
@@ -68,22 +69,19 @@ class PolicyConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, spec: EnvSpec, *, batched: bool) -> Policy:
-        """The policy itself. Raises ImportError, naming the path, when it cannot be imported."""
+        """The policy itself. Raises ImportError, naming the path, where it cannot be imported."""
         return import_path(self.batched if batched else self.inline)(spec, **self.kwargs)
 
 
 def import_path(path: str) -> Any:
     """The object that "package.module:name" names. Raises ImportError that names the path."""
-    module, separator, name = path.partition(":")
-    if not separator or not module or not name:
+    module, _, name = path.partition(":")
+    if not module or not name:
         raise ImportError(f"{path!r} is not an import path of the form package.module:name")
     try:
-        target = importlib.import_module(module)
-        for part in name.split("."):
-            target = getattr(target, part)
+        return operator.attrgetter(name)(importlib.import_module(module))
     except Exception as error:  # whatever a user's module does when it is imported
         raise ImportError(f"cannot import {path!r}: {type(error).__name__}: {error}") from error
-    return target
 
 
 def random_policy() -> PolicyConfig:
@@ -97,9 +95,9 @@ def mlp_policy(
 ) -> PolicyConfig:
     """A multilayer perceptron: tanh-Gaussian for boxes, categorical for discrete actions.
 
-    extras: any of "log_prob", "mean_action", "value", "policy_version"; "value" adds a network of its own
-        with the same hidden widths, whose parameters are called "value/kernel_0" and so on. deterministic:
-        act without noise, and without extras.
+    extras: any of "log_prob", "mean_action", "value", "policy_version". "value" adds a network of its own
+        with the same hidden widths, whose parameters are called "value/kernel_0" and so on.
+    deterministic: act without noise and without extras.
     """
     return PolicyConfig(
         name="mlp-" + "x".join(map(str, hidden)),

@@ -14,7 +14,9 @@ def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
 
     Raises ConfigError.
     """
-    if text == "cnn" or (text is None and _gives_images(env_id)):
+    # By name, because building the environment would load its simulator into the calling process.
+    images = env_id in CRAFTER or env_id.startswith("gameboy:")
+    if text == "cnn" or (text is None and images):
         return cnn_policy()
     if text is None:
         wide = (256, 256) if env_id in METAWORLD_TASKS else (64, 64)
@@ -29,8 +31,3 @@ def parse_policy(text: str | None, env_id: str) -> PolicyConfig:
         allowed = '"cnn", "random", or hidden widths such as "256,256"'
         raise ConfigError([f"policy is {text!r}; allowed: {allowed}"])
     return mlp_policy(widths)
-
-
-def _gives_images(env_id: str) -> bool:
-    """By name, because building the environment would load its simulator into the calling process."""
-    return env_id in CRAFTER or env_id.startswith("gameboy:")

@@ -1,8 +1,4 @@
-"""A small convolutional policy for images in NumPy: the inline twin of ``engine.policies.CNNPolicy``.
-
-Two convolutions without padding and a dense layer, the widths of Mnih et al. 2013, "Playing Atari with Deep
-Reinforcement Learning"; pixels are scaled to [0, 1].
-"""
+"""A small convolutional policy for images in NumPy: the inline twin of ``engine.policies.CNNPolicy``."""
 
 from __future__ import annotations
 
@@ -12,52 +8,24 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import Parameters
-from fastcollect.policies.extras import own_networks
-from fastcollect.policies.heads import Layers, NetworkPolicy, head_width, network_fields
+from fastcollect.policies.network import NetworkPolicy
 
-CONVOLUTIONS = ((8, 4), (4, 2))
+_CONVOLUTIONS = ((8, 4), (4, 2))
 """Kernel size and stride of each."""
-SMALLEST = 20
+_SMALLEST = 20
 """Pixels on a side, below which the last convolution has nothing to see."""
 
 
-def cnn_parameters(
-    spec: EnvSpec, channels: Sequence[int], dense: int, extras: Sequence[str] = ()
-) -> dict[str, FieldSpec]:
-    """kernel_i (size, size, in, out) of the convolutions, then (in, out), and bias_i (out,), float32.
-
-    An extra with outputs of its own adds one layer on the dense one under its name ("value/kernel_0").
-    Raises ValueError where the observation is no (h, w, c) uint8 image of at least SMALLEST pixels a side, or
-    where ``channels`` does not fit the convolutions.
-    """
-    shape, dtype = spec.observation_shape, np.dtype(spec.observation_dtype)
-    if len(shape) != 3 or dtype != np.uint8 or min(shape[:2]) < SMALLEST or shape[2] < 1:
-        raise ValueError(
-            f"a CNN policy needs (h, w, c) uint8 images of at least {SMALLEST} x {SMALLEST} pixels, "
-            f"the observations are {dtype} of shape {shape}"
-        )
-    if len(channels) != len(CONVOLUTIONS) or min(*channels, dense) < 1:
-        raise ValueError(
-            f"channels is {tuple(channels)}, dense {dense}; allowed: two positive widths, and one"
-        )
-    height, width, fan_in = shape
-    shapes: list[tuple[int, ...]] = []
-    for (size, stride), fan_out in zip(CONVOLUTIONS, channels, strict=True):
-        shapes.append((size, size, fan_in, fan_out))
-        height, width, fan_in = (height - size) // stride + 1, (width - size) // stride + 1, fan_out
-    shapes += [(height * width * fan_in, dense), (dense, head_width(spec.action))]
-    fields = network_fields(shapes)
-    for name, outputs in own_networks(spec.action, extras).items():
-        fields |= network_fields([(dense, outputs)], f"{name}/")
-    return fields
-
-
 class CNNPolicy(NetworkPolicy):
-    """Convolutions of the widths ``channels``, a layer of the width ``dense``, ReLUs, the head.
+    """Two convolutions without padding, a dense layer, ReLUs, and the head on pixels scaled to [0, 1].
 
-    See cnn_parameters for the observations it takes, NetworkPolicy for the rest.
+    The kernel sizes and strides are those of Mnih et al. 2013 (arXiv:1312.5602). channels: the widths of the
+    convolutions, whose kernels are (size, size, in, out). dense: the width of the layer on them, on which the
+    head stands, and one more layer for each extra with outputs of its own.
+
+    Raises ValueError for observations other than (h, w, c) uint8 images of 20 pixels a side or more, and for
+    other widths; see NetworkPolicy for the rest.
     """
 
     def __init__(
@@ -69,28 +37,44 @@ class CNNPolicy(NetworkPolicy):
         extras: Sequence[str] = (),
         deterministic: bool = False,
     ) -> None:
-        super().__init__(spec, cnn_parameters(spec, channels, dense, extras), extras, deterministic)
-        self._image = tuple(spec.observation_shape)
-        self._layers: Layers = []
+        shape, dtype = spec.observation_shape, np.dtype(spec.observation_dtype)
+        if len(shape) != 3 or dtype != np.uint8 or min(shape[:2]) < _SMALLEST or shape[2] < 1:
+            raise ValueError(
+                f"a CNN policy needs (h, w, c) uint8 images of at least {_SMALLEST} x {_SMALLEST} pixels, "
+                f"the observations are {dtype} of shape {shape}"
+            )
+        if len(channels) != len(_CONVOLUTIONS) or min(*channels, dense) < 1:
+            raise ValueError(
+                f"channels is {tuple(channels)}, dense {dense}; allowed: two positive widths, and one"
+            )
+        height, width, fan_in = shape
+        convolutions: list[tuple[int, ...]] = []
+        self._sides: list[tuple[int, int]] = []  # of each convolution's outputs
+        for (size, stride), fan_out in zip(_CONVOLUTIONS, channels, strict=True):
+            convolutions.append((size, size, fan_in, fan_out))
+            height, width, fan_in = (height - size) // stride + 1, (width - size) // stride + 1, fan_out
+            self._sides.append((height, width))
+        below = [*convolutions, (height * width * fan_in, dense)]
+        super().__init__(
+            spec, lambda prefix, n: [*([] if prefix else below), (dense, n)], extras, deterministic
+        )
+        self._layers: list[tuple[np.ndarray, np.ndarray]] = []
         self._scratch: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
 
     def load(self, parameters: Parameters) -> None:
-        """Copy the weights; they are the engine's. The scale of the pixels goes into the first kernel."""
+        """Copy the weights. The scale of the pixels goes into the first kernel."""
         super().load(parameters)
+        first = self._networks[""][0][0]
+        first *= np.float32(1 / 255)
         self._layers = [(kernel.reshape(-1, kernel.shape[-1]), bias) for kernel, bias in self._networks[""]]
-        kernel = self._layers[0][0]
-        kernel *= np.float32(1 / 255)
 
     def _allocate(self, batch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Every convolution's windows, (b, rows, columns, size, size * in), and every layer's outputs."""
         windows, outputs = [], []
-        height, width, channels = self._image
-        for (size, stride), (_, bias) in zip(CONVOLUTIONS, self._layers, strict=False):
-            height, width = (height - size) // stride + 1, (width - size) // stride + 1
-            windows.append(np.empty((batch, height, width, size, size * channels), np.float32))
-            channels = len(bias)
-            outputs.append(np.empty((batch, height, width, channels), np.float32))
-        outputs += [np.empty((batch, len(bias)), np.float32) for _, bias in self._layers[len(CONVOLUTIONS) :]]
+        for (size, _), sides, (kernel, bias) in zip(_CONVOLUTIONS, self._sides, self._layers, strict=False):
+            windows.append(np.empty((batch, *sides, size, len(kernel) // size), np.float32))
+            outputs.append(np.empty((batch, *sides, len(bias)), np.float32))
+        outputs += [np.empty((batch, len(bias)), np.float32) for _, bias in self._layers[len(windows) :]]
         return windows, outputs
 
     def _forward(self, observation: np.ndarray, prefix: str = "") -> np.ndarray:
@@ -104,9 +88,9 @@ class CNNPolicy(NetworkPolicy):
         windows, outputs = scratch
         x = np.ascontiguousarray(observation)
         for i, ((kernel, bias), out) in enumerate(zip(self._layers, outputs, strict=True)):
-            if i < len(CONVOLUTIONS):
-                # One pass gathers the windows and, of the pixels, makes numbers.
-                np.copyto(windows[i], _windows(x, windows[i].shape, CONVOLUTIONS[i][1]))
+            if i < len(windows):
+                # One pass gathers the windows and turns pixels into floats.
+                np.copyto(windows[i], _windows(x, windows[i].shape, _CONVOLUTIONS[i][1]))
                 x = windows[i]
             flat = out.reshape(-1, len(bias))
             np.matmul(x.reshape(-1, len(kernel)), kernel, out=flat)

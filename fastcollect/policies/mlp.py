@@ -1,4 +1,4 @@
-"""A multilayer perceptron policy in NumPy: the inline twin of ``engine.policies``."""
+"""A multilayer perceptron policy in NumPy: the inline twin of ``engine.policies.MLPPolicy``."""
 
 from __future__ import annotations
 
@@ -9,38 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
-from fastcollect.memory.segment import FieldSpec
-from fastcollect.policies.extras import own_networks
-from fastcollect.policies.heads import NetworkPolicy, head_width, network_fields
-
-
-def mlp_parameters(spec: EnvSpec, hidden: Sequence[int], extras: Sequence[str] = ()) -> dict[str, FieldSpec]:
-    """kernel_i (in, out) and bias_i (out,), float32; the last layer is (mean, log std) or logits.
-
-    An extra with a network of its own adds one of the same hidden widths under its name ("value/kernel_0").
-    """
-
-    def kernels(outputs: int) -> list[tuple[int, int]]:
-        return list(itertools.pairwise([math.prod(spec.observation_shape), *hidden, outputs]))
-
-    fields = network_fields(kernels(head_width(spec.action)))
-    for name, outputs in own_networks(spec.action, extras).items():
-        fields |= network_fields(kernels(outputs), f"{name}/")
-    return fields
+from fastcollect.policies.network import NetworkPolicy
 
 
 class MLPPolicy(NetworkPolicy):
-    """ReLU layers of the widths ``hidden``; see NetworkPolicy for the rest."""
+    """ReLU layers of the widths ``hidden``, in every network; see NetworkPolicy for the rest."""
 
     def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        hidden: Sequence[int],
-        extras: Sequence[str] = (),
-        deterministic: bool = False,
+        self, spec: EnvSpec, *, hidden: Sequence[int], extras: Sequence[str] = (), deterministic: bool = False
     ) -> None:
-        super().__init__(spec, mlp_parameters(spec, hidden, extras), extras, deterministic)
+        def kernels(prefix: str, outputs: int) -> list[tuple[int, int]]:
+            return list(itertools.pairwise([math.prod(spec.observation_shape), *hidden, outputs]))
+
+        super().__init__(spec, kernels, extras, deterministic)
         self._scratch: dict[tuple[str, int], list[np.ndarray]] = {}
 
     def _forward(self, observation: np.ndarray, prefix: str = "") -> np.ndarray:

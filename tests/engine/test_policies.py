@@ -7,8 +7,11 @@ import pytest
 from support.specs import act, box_spec, discrete_spec, random_weights, reference_head
 
 from engine import policies as in_jax
+from fastcollect.control.config import CollectorConfig, build_policy
+from fastcollect.envs.registry import EnvConfig
+from fastcollect.policies import cnn_policy, mlp_policy
 from fastcollect.policies import mlp as in_numpy
-from fastcollect.policies import mlp_policy
+from fastcollect.support.errors import ConfigError
 
 BOXES = {
     "unit": ([-1, -1, -1], [1, 1, 1]),
@@ -148,28 +151,36 @@ def test_extras_are_written_only_where_they_are_wanted():
 
 
 @pytest.mark.parametrize(
-    ("spec", "extras"),
+    ("spec", "policy", "text"),
     [
-        (box_spec(*BOXES["matrix"], observation_shape=(3, 2)), ("mean_action", "policy_version", "log_prob")),
-        (box_spec(*BOXES["unit"]), ()),
-        (discrete_spec(4), ("log_prob", "policy_version")),
+        (box_spec([0, -math.inf], [1, 1]), mlp_policy((4,)), "needs a bounded action space.*inf"),
+        (box_spec([-1], [1]), mlp_policy((4,), ("advantage",)), r"\['advantage'\].*log_prob.*value"),
+        (box_spec([-1], [1]), mlp_policy((4,), ("log_prob",), deterministic=True), "no extras.*log_prob"),
+        (box_spec([-1], [1]), cnn_policy(), "uint8 images of at least 20 x 20.*float32 of shape"),
     ],
+    ids=["unbounded", "unknown extra", "deterministic", "no images"],
+)
+def test_what_the_numpy_twin_refuses_no_model_worker_is_given(spec, policy, text):
+    config = CollectorConfig(env=EnvConfig(id="CartPole-v1"), policy=policy, num_model_workers=1)
+    with pytest.raises(ConfigError, match=text):
+        build_policy(config, spec)
+
+
+@pytest.mark.parametrize(
+    "spec", [box_spec(*BOXES["matrix"], observation_shape=(3, 2)), discrete_spec(4)], ids=["box", "discrete"]
 )
 @pytest.mark.parametrize("hidden", [(), (8,), (16, 9)])
-def test_twins_declare_the_same(spec, extras, hidden):
-    config = mlp_policy(hidden, extras)
+def test_the_jax_twin_takes_the_parameters_that_the_numpy_twin_declares(spec, hidden):
+    config = mlp_policy(hidden, ("policy_version", "value", "log_prob"))
     reference, policy = (config.build(spec, batched=batched) for batched in (False, True))
     assert type(policy) is in_jax.MLPPolicy
-    assert policy.noise == reference.noise
-    for got, expected in ((policy.parameters, reference.parameters), (policy.extras, reference.extras)):
-        declared = [[(n, f.shape, f.dtype) for n, f in fields.items()] for fields in (got, expected)]
-        assert declared[0] == declared[1]
-    policy.load(reference.initial_parameters(0))
-
-
-def test_an_unbounded_box_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"needs a bounded action space.*inf"):
-        in_jax.MLPPolicy(box_spec([0, -math.inf], [1, 1]), hidden=(4,))
+    weights = random_weights(reference.parameters, 2)
+    observation, noise = inputs(spec, reference.noise, 5, seed=4)
+    results = []
+    for each in (policy, reference):
+        each.load(weights)
+        results.append(act(each, spec, observation, noise, ("value", "log_prob")))
+    agree(*results)
 
 
 @pytest.mark.parametrize("width", [8, 1024])
@@ -203,17 +214,10 @@ def test_deterministic_twins_take_the_mean_or_the_most_probable_action(spec):
     else:
         low, high = spec.action.low, spec.action.high
         expected = (low + high) / 2 + (high - low) / 2 * np.tanh(head[:, : len(low)])
+    assert config.build(spec, batched=False).noise is None
     for batched in (False, True):
         policy = config.build(spec, batched=batched)
-        assert policy.noise is None
         policy.load(weights)
         action = np.zeros((6, *spec.action.shape), spec.action.dtype)
         policy.act(observation.astype(spec.observation_dtype), None, action, {})
         np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_deterministic_policy_refuses_extras_in_both_twins():
-    config = mlp_policy((8,), ("log_prob",), deterministic=True)
-    for batched in (False, True):
-        with pytest.raises(ValueError, match="log_prob"):
-            config.build(box_spec([-1.0], [1.0]), batched=batched)

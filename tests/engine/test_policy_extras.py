@@ -8,7 +8,7 @@ from support.specs import act, box_spec, discrete_spec, random_weights, referenc
 from engine import policies as in_jax
 from fastcollect.control.collector import Collector
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import cnn, cnn_policy, extras, mlp, mlp_policy
+from fastcollect.policies import cnn, mlp, mlp_policy, network
 
 BOX, DISCRETE = box_spec([-3, 0.5], [5, 0.75], (2, 3)), discrete_spec(5, (2, 3))
 IMAGE = discrete_spec(4, (23, 37, 2), np.uint8)
@@ -34,25 +34,15 @@ def draw(policy, spec, batch=7):
     return observation, (rng.random if kind == "uniform" else rng.standard_normal)((batch, size), np.float32)
 
 
-def test_both_twins_have_the_same_table():
-    assert list(extras.EXTRAS) == list(in_jax.EXTRAS)
-    for name, entry in extras.EXTRAS.items():
-        twin = in_jax.EXTRAS[name]
-        assert (entry.network, entry.compute is None) == (twin.network, twin.compute is None)
-        for spec in (BOX, DISCRETE):
-            try:
-                field = entry.field(spec.action)
-            except ValueError as error:
-                with pytest.raises(ValueError, match=str(error)):
-                    twin.field(spec.action)
-            else:
-                got = twin.field(spec.action)
-                assert (got.shape, got.dtype) == (field.shape, field.dtype)
+def test_both_twins_compute_the_same_extras():
+    box = np.zeros(2, np.float32), np.ones(2, np.float32)
+    known = in_jax.drawn(np.zeros((3, 4), np.float32), np.zeros((3, 2), np.float32), box)
+    assert {name for name, entry in network.EXTRAS.items() if entry.compute} == known.keys() - {"action"}
 
 
 def computed(spec):
     """Every extra of the table that a policy computes in this space."""
-    names = [n for n, entry in extras.EXTRAS.items() if entry.compute or entry.network]
+    names = [n for n, entry in network.EXTRAS.items() if entry.compute or entry.network]
     return tuple(n for n in names if n != "mean_action" or not spec.action.discrete)
 
 
@@ -84,18 +74,18 @@ def test_a_value_network_is_one_of_its_own(spec, hidden):
     observation, noise = draw(pair[0], spec)
     expected = reference_head(weights, observation, "value/")[:, 0]
     alone, _ = build("MLPPolicy", spec, ("log_prob",), hidden=hidden)
+    assert list(alone[0].parameters) == [name for name in pair[0].parameters if "value/" not in name]
+    own = {n: f.shape for n, f in pair[0].parameters.items() if n.startswith("value/")}
+    widths = [6, *hidden, 1]
+    assert own == {
+        f"value/{kind}_{i}": shape
+        for i in range(len(widths) - 1)
+        for kind, shape in (("kernel", (widths[i], widths[i + 1])), ("bias", (widths[i + 1],)))
+    }
     for policy, without in zip(pair, alone, strict=True):
-        own = {n: f.shape for n, f in policy.parameters.items() if n.startswith("value/")}
-        widths = [6, *hidden, 1]
-        assert own == {
-            f"value/{kind}_{i}": shape
-            for i in range(len(widths) - 1)
-            for kind, shape in (("kernel", (widths[i], widths[i + 1])), ("bias", (widths[i + 1],)))
-        }
-        assert policy.parameters.keys() - own.keys() == without.parameters.keys()
         action, values = act(policy, spec, observation, noise, ("value",))
         np.testing.assert_allclose(values["value"], expected, rtol=1e-5, atol=1e-5)
-        without.load({n: weights[n] for n in without.parameters})
+        without.load({n: weights[n] for n in alone[0].parameters})
         assert np.array_equal(action, act(without, spec, observation, noise)[0])
     # The actor's first weights are those of a policy without a value.
     first, other = pair[0].initial_parameters(4), alone[0].initial_parameters(4)
@@ -106,8 +96,8 @@ def test_a_value_of_images_stands_on_the_shared_features():
     pair, weights = build("CNNPolicy", IMAGE, ("value",), **SMALL)
     observation, noise = draw(pair[0], IMAGE)
     headless = {n: a for n, a in weights.items() if not n.startswith("value/")}
+    assert {n for n in pair[0].parameters if n.startswith("value/")} == {"value/kernel_0", "value/bias_0"}
     for policy in pair:
-        assert {n for n in policy.parameters if n.startswith("value/")} == {"value/kernel_0", "value/bias_0"}
         _, first = act(policy, IMAGE, observation, noise, ("value",))
         # Of the dense layer's outputs only the first one counts, with the weight one.
         kernel = np.zeros((11, 1), np.float32)
@@ -119,23 +109,15 @@ def test_a_value_of_images_stands_on_the_shared_features():
         assert not np.array_equal(first["value"], feature["value"])
 
 
-@pytest.mark.parametrize("config", [mlp_policy((9,), ("value",)), cnn_policy((5, 7), 11, ("value",))])
-def test_twins_declare_the_same_networks(config):
-    spec = IMAGE if config.name.startswith("cnn") else BOX
-    reference, policy = (config.build(spec, batched=batched) for batched in (False, True))
-    for got, expected in ((policy.parameters, reference.parameters), (policy.extras, reference.extras)):
-        declared = [[(n, f.shape, f.dtype) for n, f in fields.items()] for fields in (got, expected)]
-        assert declared[0] == declared[1]
-
-
 def test_adding_an_extra_is_one_entry_in_each_table(monkeypatch):
-    scalar = extras.EXTRAS["log_prob"].field
     new = ("surprise", "cost")
-    for module, field in ((extras, scalar), (in_jax, in_jax.EXTRAS["log_prob"].field)):
-        log_prob = module.EXTRAS["log_prob"].compute
-        surprise = module.Extra(field, lambda drawn, log_prob=log_prob: -log_prob(drawn))
-        monkeypatch.setitem(module.EXTRAS, "surprise", surprise)
-        monkeypatch.setitem(module.EXTRAS, "cost", module.Extra(field, network=True))
+    monkeypatch.setitem(network.EXTRAS, "surprise", network.Extra(lambda head: -head.log_prob()))
+    monkeypatch.setitem(network.EXTRAS, "cost", network.Extra(network=True))
+
+    def drawn(*given, drawn=in_jax.drawn):
+        return {**(known := drawn(*given)), "surprise": -known["log_prob"]}
+
+    monkeypatch.setattr(in_jax, "drawn", drawn)
     pair, weights = build("MLPPolicy", BOX, ("log_prob", *new), hidden=(9,))
     observation, noise = draw(pair[0], BOX)
     for policy in pair:
@@ -143,13 +125,6 @@ def test_adding_an_extra_is_one_entry_in_each_table(monkeypatch):
         assert np.array_equal(got["surprise"], -got["log_prob"])
         expected = reference_head(weights, observation, "cost/")[:, 0]
         np.testing.assert_allclose(got["cost"], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_an_unknown_extra_is_refused_by_both_twins():
-    config = mlp_policy((8,), ("log_prob", "advantage"))
-    for batched in (False, True):
-        with pytest.raises(ValueError, match=r"\['advantage'\].*log_prob.*value"):
-            config.build(BOX, batched=batched)
 
 
 @pytest.mark.parametrize("models", (0, 1))

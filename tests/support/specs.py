@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
+from fastcollect.policies.network import EXTRAS
 
 
 def _spec(action, observation_shape, observation_dtype):
@@ -30,7 +31,7 @@ def act(policy, spec, observation, noise, extras=()):
     """(action, extras by name) of a policy, in buffers that held nonsense before."""
     batch = len(observation)
     action = np.full((batch, *spec.action.shape), 77, spec.action.dtype)
-    fields = policy.extras
+    fields = {name: EXTRAS[name].field(name, spec.action) for name in extras}
     out = {name: np.full((batch, *fields[name].shape), 77, fields[name].dtype) for name in extras}
     policy.act(observation, noise, action, out)
     return action, out

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.base import AgentState, Network, adam, descend, follow
+from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
-from engine.networks import Parameters, fold_normalizer, init_actor, init_mlp, mlp
+from engine.networks import Parameters, fold_normalizer, init_mlp, mlp
 from engine.normalizer import Moments
-from engine.spaces import box_problems
 from engine.sparse import flops, masks
 
 
@@ -98,7 +97,8 @@ class Tiny(struct.PyTreeNode):
     def init(self, seed: int) -> AgentState:
         """The half of the actor's last layer that the deviations come from never changes."""
         config, key = self.config, jax.random.key(np.uint32(seed))
-        actor = init_actor(jax.random.fold_in(key, 1), config.observations, config.actions, config.hidden)
+        widths = (config.observations, *config.hidden, 2 * config.actions)
+        actor = init_mlp(jax.random.fold_in(key, 1), widths)
         last = len(config.hidden)
         actor[f"kernel_{last}"] = actor[f"kernel_{last}"].at[:, config.actions :].set(0)
         actor[f"bias_{last}"] = actor[f"bias_{last}"].at[config.actions :].set(jnp.log(self.exploration))

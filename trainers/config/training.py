@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.sparse.pruning import CRITERIA, SCOPES
@@ -13,6 +13,10 @@ from fastcollect.memory.tokens import TokenChannel
 from fastcollect.support.errors import ConfigError
 
 Stage = Literal["dense", "ticket", "transfer", "all"]
+if TYPE_CHECKING:
+    CriterionName = str
+else:
+    CriterionName = Literal[tuple(CRITERIA)]
 ALGORITHM = next(iter(CONFIGS))
 """The algorithm that a run has unless another one is chosen."""
 
@@ -71,7 +75,7 @@ class PruneConfig:
     """Sparsity of the critics' kernels at the end."""
     rate: float = 0.33
     """Share of what is left that a round prunes; 1 prunes in one round."""
-    criterion: Literal["magnitude", "taylor", "gradient", "random"] = "magnitude"
+    criterion: CriterionName = "magnitude"
     """What makes a weight worth keeping: |w|, |w dL/dw|, |dL/dw|, or chance."""
     scope: Literal["global", "layer", "erk"] = "global"
     """Which weights compete: all of a network, those of a layer, or layers by Erdos-Renyi densities."""

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import AgentState, Masks
+from engine.algorithms.base import AgentState, Masks, mean_absolute_gradients
 from engine.data.transition import Batch
 from engine.networks import Parameters
 from engine.sparse import masks as mask_functions
 from engine.sparse import pruning
-from engine.sparse.saliency import mean_absolute_gradients
 from fastcollect import ConfigError
 from fastcollect.control.config import resolve_env
 from fastcollect.support.plain import plain
@@ -36,7 +35,6 @@ from trainers.study.rewind import Source, Ticket, open_source
 
 RESULTS = ("success_any", "success_last", "return_mean", "env_steps", "updates", "wall_seconds")
 """What every summary says at its top; of a stage, the seconds of all that is inside it."""
-_NEED_GRADIENTS = ("taylor", "gradient")
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def _check_ticket(config: TrainConfig, prune: PruneConfig, matrix: RewindConfig,
     needs = ["final", "anchor"]
     needs += ["initial"] if matrix.parameters == "initial" else []
     needs += ["anchor-replay"] if matrix.replay == "anchor" else []
-    needs += ["saliency"] if prune.criterion in _NEED_GRADIENTS else []
+    needs += ["saliency"] if pruning.CRITERIA[prune.criterion].needs == "gradients" else []
     like = source.check(config, needs)
     its, mine = read_config(source.path), plain(config)
     # A count of steps that goes on has to have been counted in the same way.
@@ -227,7 +225,7 @@ def _pruned(
     """What the weights of the round before leave over; nested in its masks. Raises ConfigError."""
     found: dict[str, mask_functions.Mask] = {}
     gradients: dict[str, Parameters] = {}
-    if prune.criterion in _NEED_GRADIENTS:
+    if pruning.CRITERIA[prune.criterion].needs == "gradients":
         batches = Batch(**drawn.source.arrays("saliency"))
         gradients = mean_absolute_gradients(drawn.algorithm, drawn.last, batches)
     for kind in drawn.algorithm.prunable:

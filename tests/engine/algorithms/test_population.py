@@ -47,7 +47,7 @@ def assert_population_equals_members(configs, calls=2):
     inputs = base.stacked(algorithms), base.stacked(batches)
     singles = [(state, None, None) for state in states]
     for _ in range(calls):
-        together, acting, metrics = base.learn_population(inputs[0], together, inputs[1], 0.7)
+        together, acting, metrics = base.learn(inputs[0], together, inputs[1], 0.7)
         singles = [
             base.learn(algorithm, single[0], batch, 0.7)
             for algorithm, single, batch in zip(algorithms, singles, batches, strict=True)
@@ -111,15 +111,13 @@ def test_members_vary_in_their_hyperparameters():
 def test_nothing_is_compiled_again_for_other_members():
     algorithms, states, batches, _ = members([CLIPPED] * 3)
     inputs = base.stacked(algorithms), base.stacked(batches)
-    state, _, _ = base.learn_population(inputs[0], base.stacked(states), inputs[1])
+    state, _, _ = base.learn(inputs[0], base.stacked(states), inputs[1])
     compiled = base._compiled_population._cache_size()
     other = [dataclasses.replace(CLIPPED, discount=discount) for discount in (0.1, 0.2, 0.3)]
     algorithms, states, batches, _ = members(other)
     for population in (state, base.stacked(states[::-1])):
         for pace in (1.0, np.float32(0.5)):
-            population, _, _ = base.learn_population(
-                base.stacked(algorithms), population, base.stacked(batches), pace
-            )
+            population, _, _ = base.learn(base.stacked(algorithms), population, base.stacked(batches), pace)
     assert base._compiled_population._cache_size() == compiled
 
 

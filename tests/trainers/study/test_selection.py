@@ -6,8 +6,8 @@ from support.stages import CONFIG, LAYERS, files, kept, masks_of, pretend, probl
 from support.tiny_env import spec
 from support.training import artifact, assert_same
 
+from engine.algorithms.base import mean_absolute_gradients
 from engine.data.transition import Batch
-from engine.sparse.saliency import mean_absolute_gradients
 from trainers.config.training import PruneConfig
 from trainers.store.states import from_arrays
 from trainers.study import stages
