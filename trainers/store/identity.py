@@ -105,9 +105,14 @@ def dense_identity(config: TrainConfig) -> Identity:
     return Identity(kind="dense", config={"stage": "dense", **plain(config)})
 
 
-def _digest(content: Any) -> str:
+def as_json(content: Any, what: str = "the configuration", **form: Any) -> str:
+    """The content as JSON of this form. Raises ConfigError saying what is not plain data."""
     try:
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return json.dumps(content, **form)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError([f"the configuration is not plain data: {error}"]) from None
+        raise ConfigError([f"{what} is not plain data: {error}"]) from None
+
+
+def _digest(content: Any) -> str:
+    text = as_json(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

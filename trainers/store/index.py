@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +17,8 @@ from fastcollect.support.files import write_file
 from trainers.config.build import build
 from trainers.config.merge import Merged
 from trainers.store.identity import KINDS, Identity
-from trainers.store.manifest import MANIFEST, SUMMARY, read_identity
+from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, relative
+from trainers.store.rows import read_lines
 
 INDEX = "index.jsonl"
 
@@ -39,16 +39,8 @@ class Entry:
 
 def entry(root: Path, folder: Path, identity: Identity, config_hash: str) -> Entry:
     """What the index of this root says of a run folder."""
-    return Entry(
-        path=Path(os.path.relpath(folder.resolve(), root.resolve())).as_posix(),
-        config_hash=config_hash,
-        kind=identity.kind,
-        name=identity.name,
-        round=identity.round,
-        env=identity.env,
-        seed=identity.seed,
-        finished=(folder / SUMMARY).exists(),
-    )
+    where, finished = relative(folder, root), (folder / SUMMARY).exists()
+    return Entry(path=where, config_hash=config_hash, finished=finished, **identity.facts()["run"])
 
 
 def add(root: Path, new: Entry) -> None:
@@ -77,47 +69,32 @@ def entries(root: Path) -> list[Entry]:
 
     Raises ConfigError naming the file and the line of what is no entry.
     """
-    file = root / INDEX
-    try:
-        *whole, _ = file.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if not (root / INDEX).exists():
         return scan(root)
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
-    found: dict[str, Entry] = {}
-    for number, line in enumerate(whole, 1):
-        try:
-            one = _parsed(line)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            advice = "remove the file, and the manifests are searched instead"
-            raise ConfigError([f"{str(file)!r}, line {number} is no entry: {error}; {advice}"]) from None
-        found[one.path] = one
-    return list(found.values())
+    advice = "; remove the file, and the manifests are searched instead"
+    return list({one.path: one for one in read_lines(root / INDEX, _parsed, "entry", advice)}.values())
 
 
 def scan(root: Path) -> list[Entry]:
     """The entries that the manifests below a folder give. Raises ConfigError naming what was changed."""
-    found, problems = [], []
+    found: list[tuple[str, str, Entry]] = []
+    problems: list[str] = []
     for file in sorted(root.rglob(MANIFEST)):
         try:
             identity, manifest = read_identity(file.parent)
         except ConfigError as error:
             problems += error.problems
-            continue
-        found.append((manifest["started"], entry(root, file.parent, identity, manifest["config_hash"])))
+        else:
+            one = entry(root, file.parent, identity, manifest["config_hash"])
+            found.append((manifest["started"], one.path, one))
     if problems:
         raise ConfigError(problems)
-    return [each for _, each in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
+    return [one for *_, one in sorted(found)]
 
 
 def rebuild(root: Path) -> None:
     """Write the index anew from the manifests; for the process that holds the root. Raises ConfigError."""
     write_file(root / INDEX, b"".join(map(_line, scan(root))))
-
-
-def below(found: Iterable[Entry], path: str) -> list[Entry]:
-    """The entries of a folder and of everything in it."""
-    return [each for each in found if path in (".", each.path) or each.path.startswith(f"{path}/")]
 
 
 def _line(one: Entry) -> bytes:
