@@ -23,33 +23,35 @@ def build(cls: type, merged: Merged, **missing: Any) -> Any:
     that no field has and every value of another type, with what is allowed and where it was given.
     """
     problems: list[str] = []
-    settings = dict(merged.settings)
+    settings, kinds = merged.settings, get_type_hints(cls)
     algo = settings.get("algo", getattr(cls, "algo", None))
     if algo in CONFIGS:
         # Which class the settings of an algorithm have depends on a value, not on a type.
-        own = _dataclass(CONFIGS[algo], settings.pop("algorithm", {}), "algorithm.", problems, {})
-        missing = {**missing, "algorithm": own}
-    built = _dataclass(cls, settings, "", problems, missing)
+        settings, kinds = {"algorithm": {}, **settings}, {**kinds, "algorithm": CONFIGS[algo]}
+    built = _dataclass(cls, kinds, settings, "", problems, missing)
     if problems:
         raise ConfigError(merged.explained(problems))
     return built
 
 
 def _dataclass(
-    cls: type, settings: Mapping[str, Any], at: str, problems: list[str], missing: Mapping[str, Any]
+    cls: type,
+    kinds: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    at: str,
+    problems: list[str],
+    missing: Mapping[str, Any],
 ) -> Any:
-    hints = get_type_hints(cls)
-    names = [each.name for each in dataclasses.fields(cls)]
     values = dict(missing)
     for key, value in settings.items():
-        name = f"{at}{key}"
-        if key not in names:
-            problems.append(f"{name} is no setting; allowed: {', '.join(names)}")
-        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            values[key] = _dataclass(hints[key], value, f"{name}.", problems, {})
+        name, kind = f"{at}{key}", kinds.get(key)
+        if kind is None:
+            problems.append(f"{name} is no setting; allowed: {', '.join(kinds)}")
+        elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            values[key] = _dataclass(kind, get_type_hints(kind), value, f"{name}.", problems, {})
         else:
             try:
-                values[key] = _value(hints[key], value)
+                values[key] = _value(kind, value)
             except TypeError as error:
                 problems.append(f"{name} is {value!r}; allowed: {error}")
     return None if problems else cls(**values)

@@ -40,12 +40,8 @@ class Merged:
 
     def explained(self, problems: Sequence[str]) -> list[str]:
         """Problems that begin with the dotted name of a setting, with the place that it comes from."""
-        return [f"{problem}{self._place(problem)}" for problem in problems]
-
-    def _place(self, problem: str) -> str:
-        name = re.split(r"[\s\[;]", problem, maxsplit=1)[0]
-        origin = self.origins.get(name)
-        return f" (given by {origin})" if origin else ""
+        origins = [self.origins.get(re.split(r"[\s\[;]", each, maxsplit=1)[0]) for each in problems]
+        return [f"{p} (given by {o})" if o else p for p, o in zip(problems, origins, strict=True)]
 
 
 def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = None) -> Merged:
@@ -56,11 +52,12 @@ def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = N
     has neither by default nor from its own task file, and no budget; another algorithm none of its settings.
     Raises ConfigError for a task file that cannot be read.
     """
-    upper = [each for each in (file, flags) if each is not None]
     inherited = {} if source is None else _inherited(source.settings)
-    lowest = {"env": TrainConfig.env, "algo": TrainConfig.algo}
-    named = [lowest, inherited, *(each.settings for each in upper)]
-    env, algo = str(_last(named, "env")), str(_last(named, "algo"))
+    upper = [each for each in (file, flags) if each is not None]
+    named = {"env": TrainConfig.env, "algo": TrainConfig.algo, **inherited}
+    for each in upper:
+        named |= each.settings
+    env, algo = str(named["env"]), str(named["algo"])
     layers = [task_layer(env, algo)]
     if source is not None:
         if env != inherited.get("env", env):
@@ -83,7 +80,8 @@ def _chosen(inherited: Mapping[str, Any]) -> dict[str, Any]:
     algo = inherited.get("algo", TrainConfig.algo)
     task = task_layer(inherited["env"], algo)
     kept = differences(inherited, merge(Layer("", defaults(algo)), task).settings)
-    kept["env_kwargs"] = _without(inherited.get("env_kwargs"), task.settings.get("env_kwargs"))
+    own = _texts(task.settings.get("env_kwargs"))
+    kept["env_kwargs"] = [each for each in _texts(inherited.get("env_kwargs")) if each not in own]
     return {key: value for key, value in kept.items() if key not in _BUDGET} | {"algo": algo}
 
 
@@ -116,25 +114,14 @@ def _add(into: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], 
 
 def task_layer(env: str, algo: str) -> Layer:
     """What differs for one environment: ``tasks/ENV.yaml``, if there is one, with this algorithm's part."""
-    file = TASKS / f"{env}.yaml"
     # By the list, as an environment's name may be an import path or anything else that is no file's name.
     if f"{env}.yaml" not in os.listdir(TASKS):
         return Layer("no task file")
-    settings = yaml_file.read(file)
-    algorithms = settings.pop("algorithm", {})
-    if algo in algorithms:
-        settings["algorithm"] = algorithms[algo]
-    return Layer(f"the task file {str(file)!r}", settings)
-
-
-def _last(layers: Sequence[Mapping[str, Any]], name: str) -> Any:
-    return [layer[name] for layer in layers if layer.get(name) is not None][-1]
+    settings = yaml_file.read(TASKS / f"{env}.yaml")
+    own = settings.get("algorithm", {}).get(algo, {})
+    return Layer(f"the task file {str(TASKS / f'{env}.yaml')!r}", {**settings, "algorithm": own})
 
 
 def _texts(value: Any) -> list[str]:
     values = value if isinstance(value, (list, tuple)) else [value]
     return [str(each) for each in values if each is not None]
-
-
-def _without(values: Any, others: Any) -> list[str]:
-    return [each for each in _texts(values) if each not in _texts(others)]

@@ -28,7 +28,7 @@ def read(file: Path) -> dict[str, Any]:
         raise _problem(file, line, f"the character {chr(error.character)!r} is not allowed") from None
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-        raise _problem(file, error.problem_mark.line, problem) from None
+        raise _problem(file, error.problem_mark.line if error.problem_mark else 0, problem) from None
     except RecursionError:
         raise _problem(file, 0, "it is nested too deeply") from None
     if not isinstance(mapping, dict):
