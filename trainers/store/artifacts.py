@@ -90,14 +90,17 @@ def load(folder: Path | str, name: str, config_hash: str | None = None, *, store
 
     Raises ConfigError naming the file, whatever is in it; nothing in it is ever executed.
     """
-    at = Path(folder) / store
-    entry = _entry(at, name)
+    at, entry = Path(folder) / store, None
+    called = _called(at, name)
     while True:
+        earlier, entry = entry, _read_index(at).get(name)
+        if entry is None:
+            why = "the index lists no such artifact" if at.parent.is_dir() else "the folder does not exist"
+            raise ConfigError([f"{called} does not exist ({str(at / f'{name}.npz')!r}): {why}"])
         try:
-            return _load_entry(at, name, entry, config_hash)
+            return _load_entry(called, at / entry["file"], entry, config_hash)
         except ConfigError:
             # The run that owns the folder may have saved it again while it was being read.
-            earlier, entry = entry, _entry(at, name)
             if entry == earlier:
                 raise
 
@@ -131,18 +134,12 @@ def _checked(
     ]
     text = ""
     try:
-        text = json.dumps(dict(meta or {}), allow_nan=False, default=_python_value)
+        text = json.dumps(dict(meta or {}), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         problems.append(f"{where}: its metadata is no JSON: {error}")
     if problems:
         raise ConfigError(problems)
     return plain, text.encode()
-
-
-def _python_value(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{value!r} has no place in JSON")
 
 
 def _read_index(at: Path) -> dict[str, dict[str, Any]]:
@@ -155,25 +152,11 @@ def _read_index(at: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError([f"{str(file)!r} cannot be read: {error}"]) from None
     if not isinstance(index, dict):
         raise ConfigError([f"{str(file)!r} is no index of artifacts"])
-    if spoiled := {name: entry for name, entry in index.items() if not _is_entry(name, entry)}:
-        raise ConfigError([f"{str(file)!r} is no index of artifacts: {spoiled!r}"])
+    for name, entry in index.items():
+        whole = isinstance(entry, dict) and entry.keys() == _FIELDS
+        if not (whole and _NAME.fullmatch(name) and entry["file"] in (f"{name}.npz", f"{name}~.npz")):
+            raise ConfigError([f"{str(file)!r} is no index of artifacts: its entry {name!r} is {entry!r}"])
     return index
-
-
-def _is_entry(name: str, entry: Any) -> bool:
-    if not (_NAME.fullmatch(name) and isinstance(entry, dict) and entry.keys() == _FIELDS):
-        return False
-    texts = all(isinstance(entry[field], str) for field in ("file", "sha256", "config_hash"))
-    return texts and entry["file"] in (f"{name}.npz", f"{name}~.npz")
-
-
-def _entry(at: Path, name: str) -> dict[str, Any]:
-    called = _called(at, name)
-    index = _read_index(at)
-    if name not in index:
-        why = "the index lists no such artifact" if at.parent.is_dir() else "the folder does not exist"
-        raise ConfigError([f"{called} does not exist ({str(at / f'{name}.npz')!r}): {why}"])
-    return index[name]
 
 
 def _regular(file: Path) -> Path:
@@ -183,24 +166,23 @@ def _regular(file: Path) -> Path:
     return file
 
 
-def _load_entry(at: Path, name: str, entry: dict[str, Any], config_hash: str | None) -> Artifact:
-    file, where = at / entry["file"], _called(at, name)
+def _load_entry(called: str, file: Path, entry: Mapping[str, Any], config_hash: str | None) -> Artifact:
     if config_hash not in (None, entry["config_hash"]):
         its = f"its hash is {entry['config_hash']}, this one's is {config_hash}"
-        raise ConfigError([f"{where} ({str(file)!r}) was made with another configuration: {its}"])
+        raise ConfigError([f"{called} ({str(file)!r}) was made with another configuration: {its}"])
     try:
         with open(_regular(file), "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if digest != entry["sha256"]:
-                says = f"sha256 is {digest}, the index says {entry['sha256']}"
-                raise ConfigError([f"{where} was changed: {says} ({str(file)!r})"])
-            # From the stream that was hashed, so that no other file can slip in between.
-            return npz.read(stream, file.stat().st_size)
+            if digest == entry["sha256"]:
+                # From the stream that was hashed, so that no other file can slip in between.
+                return npz.read(stream, file.stat().st_size)
     except FileNotFoundError:
-        raise ConfigError([f"{where} is gone: the index lists {str(file)!r}, which does not exist"]) from None
-    except ConfigError:
-        raise
+        raise ConfigError(
+            [f"{called} is gone: the index lists {str(file)!r}, which does not exist"]
+        ) from None
     except Exception as error:
         # The parsers of zip and npy raise anything at all for content that is neither.
         why = f"{type(error).__name__}: {error}"
-        raise ConfigError([f"{where} cannot be read: {str(file)!r} is no artifact: {why}"]) from error
+        raise ConfigError([f"{called} cannot be read: {str(file)!r} is no artifact: {why}"]) from error
+    says = f"sha256 is {digest}, the index says {entry['sha256']}"
+    raise ConfigError([f"{called} was changed: {says} ({str(file)!r})"])

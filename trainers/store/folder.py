@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,7 @@ from trainers.config.defaults import VERSION
 from trainers.store import index
 from trainers.store.checkpoints import FOLDER as CHECKPOINTS
 from trainers.store.identity import Identity, as_json
-from trainers.store.manifest import (
-    MANIFEST,
-    RESERVED,
-    SUMMARY,
-    differences,
-    read_identity,
-    read_summary,
-    relative,
-    root_of,
-)
+from trainers.store.manifest import MANIFEST, RESERVED, SUMMARY, differences, read_identity, read_summary
 
 README = "README.md"
 _LOCK = ".lock"
@@ -85,7 +75,10 @@ class RunFolder:
         ``finished``. Raises ConfigError, and leaves nothing new behind, if it is another run's, in use,
         unfinished, or cannot be written.
         """
-        path, identity = Path(path), _with_plain_config(identity)
+        path = Path(path)
+        identity.hash()  # which refuses what is not plain data before anything is made
+        if RESERVED in identity.config:
+            raise ConfigError([f"a configuration has no key {RESERVED!r}: a run folder's manifest needs it"])
         with _made(path), _locked(path) as lock:
             if (path / MANIFEST).exists():
                 run = cls._again(path, identity, command, resume)
@@ -105,7 +98,7 @@ class RunFolder:
             "config_hash": identity.hash(),
             "defaults": VERSION,
             **identity.facts(),
-            "parent": None if parent is None else relative(parent.path, path),
+            "parent": None if parent is None else index.relative(parent.path, path),
             "command": shlex.join(command),
             "started": _now(),
             "machine": machine(),
@@ -114,8 +107,7 @@ class RunFolder:
         }
         run = cls(path, identity, manifest)
         try:
-            run._write_manifest()
-            run._explain()
+            run._write(manifest)
             run._add_to_index()
         except BaseException:
             for name in (MANIFEST, README, index.INDEX):
@@ -140,15 +132,14 @@ class RunFolder:
             # What it begins from may lie elsewhere now.
             run.identity, manifest["sources"] = identity, identity.facts()["sources"]
             manifest["resumed"].append({"time": _now(), "command": shlex.join(command), "commit": commit()})
-            run._write_manifest()
-            run._explain()
+            run._write(manifest)
         run._mend_index()
         return run
 
     @cached_property
     def root(self) -> Path:
         """The folder of the study that this run is in, or the run's own."""
-        return root_of(self.path)
+        return index.root_of(self.path)
 
     @property
     def config_hash(self) -> str:
@@ -157,10 +148,9 @@ class RunFolder:
 
     def annotate(self, **facts: Any) -> None:
         """Add facts to the manifest, such as a rewind matrix; one of the same name is replaced."""
-        facts = {**self._manifest["facts"], **json.loads(as_json(plain(facts), "a fact"))}
-        manifest = {**self._manifest, "facts": facts}
-        self._write_manifest(manifest)
-        self._manifest = manifest
+        facts = plain(facts)
+        as_json(facts, "a fact")
+        self._write({**self._manifest, "facts": {**self._manifest["facts"], **facts}})
 
     def finished(self) -> bool:
         """Whether the run has its summary. Raises ConfigError if that cannot be read."""
@@ -202,23 +192,16 @@ class RunFolder:
         if index.entry(root, self.path, self.identity, self.config_hash) not in index.entries(root):
             self._add_to_index()
 
-    def _write_manifest(self, manifest: dict[str, Any] | None = None) -> None:
-        content = {**self.identity.config, RESERVED: manifest or self._manifest}
-        write_file(self.path / MANIFEST, yaml_file.dump(content))
-
-    def _explain(self) -> None:
-        text = _EXPLANATION.format(name=self.path.resolve().name, command=self._manifest["command"])
+    def _write(self, manifest: dict[str, Any]) -> None:
+        """The manifest, and the text that explains the folder."""
+        write_file(self.path / MANIFEST, yaml_file.dump({**self.identity.config, RESERVED: manifest}))
+        text = _EXPLANATION.format(name=self.path.resolve().name, command=manifest["command"])
         write_file(self.path / README, text)
+        self._manifest = manifest
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _with_plain_config(identity: Identity) -> Identity:
-    if RESERVED in identity.config:
-        raise ConfigError([f"a configuration has no key {RESERVED!r}: a run folder's manifest needs it"])
-    return replace(identity, config=json.loads(as_json(dict(identity.config))))
 
 
 @contextlib.contextmanager

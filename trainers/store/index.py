@@ -14,10 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
-from trainers.config.build import build
-from trainers.config.merge import Merged
-from trainers.store.identity import KINDS, Identity
-from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, relative
+from trainers.config.build import Merged, build
+from trainers.store.identity import KINDS, Identity, SourceRef
+from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, read_manifest
 from trainers.store.rows import read_lines
 
 INDEX = "index.jsonl"
@@ -45,23 +44,14 @@ def entry(root: Path, folder: Path, identity: Identity, config_hash: str) -> Ent
 
 def add(root: Path, new: Entry) -> None:
     """Append an entry, whoever else does. Raises ConfigError, with the index as it was, for a full disk."""
-    file, line = root / INDEX, _line(new)
+    file, lock = root / INDEX, os.open(root, os.O_RDONLY)
     try:
-        with open(file, "a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            stream.seek(0)
-            content = stream.read()
-            end = content.rfind(b"\n") + 1
-            stream.truncate(end)  # a line that a killed process had not finished
-            try:
-                while line:
-                    line = line[stream.write(line) :]
-            except OSError:
-                stream.truncate(end)
-                raise
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"]) from error
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = file.read_bytes() if file.exists() else b""
+        # Without a line that was cut off.
+        write_file(file, content[: content.rfind(b"\n") + 1] + _line(new))
+    finally:
+        os.close(lock)
 
 
 def entries(root: Path) -> list[Entry]:
@@ -107,3 +97,30 @@ def _parsed(line: bytes) -> Entry:
     if one.kind not in KINDS or {"..", "/"} & {*parts} or "\0" in one.path:
         raise ValueError(f"kind is {one.kind!r} and path {one.path!r}")
     return one
+
+
+def root_of(folder: Path) -> Path:
+    """The folder of the study that a run folder was made in; its own if that is not around it any more."""
+    while (parent := read_manifest(folder).get("parent")) is not None:
+        # Only ever upwards, whatever is written there.
+        if set(Path(str(parent)).parts) != {".."} or not (folder / parent / MANIFEST).is_file():
+            break
+        folder = Path(os.path.normpath(folder.absolute() / parent))
+    return folder
+
+
+def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
+    """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
+    identity, manifest = read_identity(folder)
+    return SourceRef(
+        role=role,
+        path=relative(Path(folder), root),
+        config_hash=manifest["config_hash"],
+        settings=identity.settings(manifest["defaults"]),
+        env=identity.env,
+    )
+
+
+def relative(folder: Path, root: Path) -> str:
+    """The path of a folder from a root, both resolved."""
+    return os.path.relpath(folder.resolve(), root.resolve())

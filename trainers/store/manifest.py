@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
-from trainers.store.identity import Identity, SourceRef
+from trainers.store.identity import Identity
 
 MANIFEST = "manifest.yaml"
 SUMMARY = "summary.json"
@@ -63,16 +62,6 @@ def read_identity(folder: Path | str) -> tuple[Identity, dict[str, Any]]:
     return identity, manifest
 
 
-def root_of(folder: Path) -> Path:
-    """The folder of the study that a run folder was made in; its own if that is not around it any more."""
-    while (parent := read_manifest(folder).get("parent")) is not None:
-        # Only ever upwards, whatever is written there.
-        if set(Path(str(parent)).parts) != {".."} or not (folder / parent / MANIFEST).is_file():
-            break
-        folder = Path(os.path.normpath(folder.absolute() / parent))
-    return folder
-
-
 def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any]:
     """The results of a finished run. needs: names that must be in it, nested ones with dots.
 
@@ -119,20 +108,3 @@ def _shown(settings: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str
             yield from _shown(value, f"{at}{key}.")
         else:
             yield f"{at}{key}", json.dumps(value, sort_keys=True)
-
-
-def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
-    """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
-    identity, manifest = read_identity(folder)
-    return SourceRef(
-        role=role,
-        path=relative(Path(folder), root),
-        config_hash=manifest["config_hash"],
-        settings=identity.settings(manifest["defaults"]),
-        env=identity.env,
-    )
-
-
-def relative(folder: Path, root: Path) -> str:
-    """The path of a folder from a root, both resolved."""
-    return os.path.relpath(folder.resolve(), root.resolve())

@@ -58,18 +58,15 @@ def read(stream: BinaryIO, size: int) -> Artifact:
             raise ValueError("it is compressed")
         if sum(m.file_size for m in members) > size:
             raise ValueError("its members are larger than the file")
-        if len({m.filename for m in members}) != len(members):
+        named = {m.filename: m for m in members}
+        if len(named) != len(members):
             raise ValueError("it holds two members of one name")
-        meta = json.loads(archive.read(_META))
+        meta = json.loads(archive.read(named.pop(_META)))
         if not isinstance(meta, dict):
             raise ValueError("its metadata is no JSON object")
-        arrays = {}
-        for member in members:
-            if member.filename == _META:
-                continue
-            if not member.filename.endswith(".npy"):
-                raise ValueError(f"{member.filename!r} is no array")
-            arrays[member.filename.removesuffix(".npy")] = _read_array(archive, member)
+        if strange := [name for name in named if not name.endswith(".npy")]:
+            raise ValueError(f"{strange[0]!r} is no array")
+        arrays = {name.removesuffix(".npy"): _read_array(archive, member) for name, member in named.items()}
     return Artifact(arrays, meta)
 
 

@@ -17,15 +17,7 @@ from fastcollect.support.errors import ConfigError
 from trainers.store import artifacts, index
 from trainers.store.identity import CONTAINERS, Identity, SourceRef
 from trainers.store.layout import NETWORKS, network
-from trainers.store.manifest import (
-    MANIFEST,
-    SUMMARY,
-    read_identity,
-    read_manifest,
-    read_summary,
-    relative,
-    root_of,
-)
+from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, read_manifest, read_summary
 from trainers.store.rows import EVALUATIONS, read_rows
 
 _RESULTS = (
@@ -112,8 +104,8 @@ def _inside(path: Path) -> list[Path]:
     """The folder, and if it holds several runs every run folder in it, in the order of their beginnings."""
     if identify(path)[0].kind not in CONTAINERS:
         return [path]
-    root = root_of(path)
-    at, listed = relative(path, root), [Path(each.path) for each in index.entries(root)]
+    root = index.root_of(path)
+    at, listed = index.relative(path, root), [Path(each.path) for each in index.entries(root)]
     if Path(at) not in listed:  # another study's root, which knows nothing of it
         at, listed = ".", [Path(each.path) for each in index.entries(path)]
     inside = [path / each.relative_to(at) for each in listed if each.is_relative_to(at)]
@@ -138,7 +130,7 @@ def find_source(path: Path, source: SourceRef) -> Path | None:
 
     path: the folder of the run. Raises ConfigError if the source's configuration was changed since.
     """
-    here, root, wanted = path.resolve(), root_of(path), source.config_hash
+    here, root, wanted = path.resolve(), index.root_of(path), source.config_hash
     candidates = [folder / source.path for folder in (here, *here.parents)]
     if (root / index.INDEX).exists():
         candidates += [root / each.path for each in index.entries(root) if each.config_hash == wanted]

@@ -83,7 +83,7 @@ def test_names_that_numpys_own_savez_cannot_take(tmp_path):
 
 
 def test_numpy_reads_the_file_and_so_does_unzip(tmp_path):
-    file = artifacts.save(tmp_path, "dense", ARRAYS, {"best": np.float32(0.5)}, config_hash=HASH)
+    file = artifacts.save(tmp_path, "dense", ARRAYS, {"best": 0.5}, config_hash=HASH)
     assert file == tmp_path / "artifacts" / "dense.npz"
     with np.load(file) as loaded:
         assert loaded["actor/kernel"].tobytes() == ARRAYS["actor/kernel"].tobytes()
