@@ -163,7 +163,7 @@ def _dataclass(
         name, kind = f"{at}{key}", kinds.get(key)
         if kind is None:
             problems.append(f"{name} is no setting; allowed: {', '.join(kinds)}")
-        elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
             values[key] = _dataclass(kind, get_type_hints(kind), value, f"{name}.", problems, {})
         else:
             try:
@@ -206,6 +206,7 @@ def with_algorithm(cls: type, algo: str) -> type:
         ("algo", Literal[tuple(CONFIGS)], field(default=algo)),
         ("algorithm", CONFIGS[algo], field(default_factory=CONFIGS[algo])),
     ]
-    made = dataclasses.make_dataclass(cls.__name__, own, bases=(cls,), frozen=True, kw_only=True)
-    made.__doc__ = cls.__doc__
-    return made
+    doc = {"__doc__": cls.__doc__}
+    return dataclasses.make_dataclass(
+        cls.__name__, own, bases=(cls,), namespace=doc, frozen=True, kw_only=True
+    )

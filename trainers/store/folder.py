@@ -49,15 +49,15 @@ A file `.NAME.tmp` is what a killed process had not finished writing; it means n
 """
 
 
-class RunFolder:
+class RunFolder(contextlib.ExitStack):
     """A run folder that this process alone may write to, until it is closed or the process ends.
 
-    Comes from ``create``. path: the folder. identity: what the run is. root: of the study that it is in.
+    It comes from ``create``. path: the folder. identity: what the run is. root: of the study that it is in.
     """
 
     def __init__(self, path: Path, identity: Identity, manifest: dict[str, Any]) -> None:
+        super().__init__()
         self.path, self.identity, self._manifest = path, identity, manifest
-        self._lock = contextlib.ExitStack()
 
     @classmethod
     def create(
@@ -84,7 +84,7 @@ class RunFolder:
                 run = cls._again(path, identity, command, resume)
             else:
                 run = cls._new(path, identity, command, parent)
-            run._lock = lock.pop_all()
+            run.callback(os.close, lock)
             return run
 
     @classmethod
@@ -166,16 +166,6 @@ class RunFolder:
         # Only ever after the summary is on the disk: from then on nothing reads them, and they are large.
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
-    def close(self) -> None:
-        """Let another process write here."""
-        self._lock.close()
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _add_to_index(self) -> None:
         index.add(self.root, index.entry(self.root, self.path, self.identity, self.config_hash))
 
@@ -195,9 +185,9 @@ class RunFolder:
     def _write(self, manifest: dict[str, Any]) -> None:
         """The manifest, and the text that explains the folder."""
         write_file(self.path / MANIFEST, yaml_file.dump({**self.identity.config, RESERVED: manifest}))
+        self._manifest = manifest
         text = _EXPLANATION.format(name=self.path.resolve().name, command=manifest["command"])
         write_file(self.path / README, text)
-        self._manifest = manifest
 
 
 def _now() -> str:
@@ -221,31 +211,26 @@ def _made(folder: Path) -> Iterator[None]:
         raise ConfigError([says]) from error
 
 
-def _locked(folder: Path) -> contextlib.ExitStack:
-    """Lock the folder for this process until what is returned is closed."""
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Lock the folder for this process: for good, or until the rest fails."""
     file = folder / _LOCK
     with contextlib.ExitStack() as undo:
         lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         undo.callback(os.close, lock)
-        if not _taken(lock, file):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever fails to create a folder takes the lock file away, perhaps after it was opened here.
+            taken = file.exists() and os.path.samestat(os.fstat(lock), file.stat())
+        except BlockingIOError:
+            taken = False
+        if not taken:
             holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
             raise ConfigError([f"run folder {str(folder)!r} is in use by process {holder}"])
-        undo.callback(_forget, folder, file)
+        if not (folder / MANIFEST).exists():
+            # While it is held, as nobody else can be creating a run here.
+            undo.callback(file.unlink, missing_ok=True)
         os.truncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
-        return undo.pop_all()
-
-
-def _forget(folder: Path, lock_file: Path) -> None:
-    # While the lock is held, as nobody else can be creating a run here.
-    if not (folder / MANIFEST).exists():
-        lock_file.unlink(missing_ok=True)
-
-
-def _taken(lock: int, file: Path) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    # Whoever fails to create a folder takes the lock file away, perhaps after it was opened here.
-    return file.exists() and os.path.samestat(os.fstat(lock), file.stat())
+        yield lock
+        undo.pop_all()

@@ -21,8 +21,6 @@ KINDS = ("study", "dense", "ticket", "round", "control", "transfer", "variant")
 """A study holds dense runs, tickets, transfers; a ticket its rounds and controls; a transfer its variants."""
 CONTAINERS = ("study", "ticket", "transfer")
 """Kinds that are no training run themselves."""
-_PLACES = ("from",)
-"""Where something lies: needed to give a manifest back, and no part of what the run is."""
 _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
 """What may differ between runs that are repetitions of each other."""
 
@@ -74,7 +72,7 @@ class Identity:
         """16 digits that name the run. Raises ConfigError for a configuration that is not plain data."""
         sources = [[each.role, each.config_hash, each.settings, each.env] for each in self.sources]
         place = [self.kind, self.name, self.round]
-        return _digest([version, self._differences(_PLACES, version), place, sources])
+        return _digest([version, self._differences(("from",), version), place, sources])
 
     def settings(self, version: int = VERSION) -> str:
         """6 digits that repetitions with other seeds share: of their settings, and of their sources'."""

@@ -88,7 +88,7 @@ def _has(value: Any, name: str) -> bool:
 
 def differences(folder: Path, there: Identity, here: Identity) -> list[str]:
     """One sentence for every value in which two runs differ, nested ones by their dotted name."""
-    old, new = (dict(_shown({**each.config, **_place(each)})) for each in (there, here))
+    old, new = _values(there), _values(here)
     another = f"run folder {str(folder)!r} holds a run of another configuration"
     return [
         f"{another}: {key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
@@ -97,9 +97,9 @@ def differences(folder: Path, there: Identity, here: Identity) -> list[str]:
     ] or [another]
 
 
-def _place(identity: Identity) -> dict[str, Any]:
-    sources = {f"the hash of the {each.role} source": each.config_hash for each in identity.sources}
-    return {"kind": identity.kind, "name": identity.name, "round": identity.round, **sources}
+def _values(identity: Identity) -> dict[str, str]:
+    hashes = {f"the hash of the {each.role} source": each.config_hash for each in identity.sources}
+    return dict(_shown({**identity.config, **identity.facts()["run"], **hashes}))
 
 
 def _shown(settings: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
