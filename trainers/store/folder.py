@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from fastcollect.support.files import write_file
 from fastcollect.support.machine import commit, machine
 from fastcollect.support.plain import plain
 from trainers.config import yaml_file
-from trainers.config.defaults import VERSION
 from trainers.store import index
 from trainers.store.checkpoints import FOLDER as CHECKPOINTS
 from trainers.store.identity import Identity, as_json
@@ -96,7 +96,6 @@ class RunFolder(contextlib.ExitStack):
             raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}, but other files"])
         manifest = {
             "config_hash": identity.hash(),
-            "defaults": VERSION,
             **identity.facts(),
             "parent": None if parent is None else index.relative(parent.path, path),
             "command": shlex.join(command),
@@ -120,7 +119,8 @@ class RunFolder(contextlib.ExitStack):
     def _again(cls, path: Path, identity: Identity, command: Sequence[str], resume: bool) -> RunFolder:
         there, manifest = read_identity(path)
         # By the defaults of its time, as what counts is that all values are the same.
-        if manifest["config_hash"] != identity.hash(manifest["defaults"]):
+        identity = replace(identity, defaults=there.defaults)
+        if identity.hash() != there.hash():
             raise ConfigError(differences(path, there, identity))
         run = cls(path, there, manifest)
         if run.finished():

@@ -45,7 +45,8 @@ class Identity:
     """What a run is.
 
     config: its whole configuration, plain data that ``--config`` takes. kind: one of KINDS. name: of a
-    control or variant. round: of a round or control, counted from 1.
+    control or variant. round: of a round or control, counted from 1. defaults: the version of the defaults
+    from which it is told what differs.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Identity:
     name: str = ""
     round: int = 0
     sources: tuple[SourceRef, ...] = ()
+    defaults: int = VERSION
 
     @property
     def env(self) -> str:
@@ -68,25 +70,25 @@ class Identity:
         """The run of this role that it begins from, if there is one."""
         return next((each for each in self.sources if each.role == role), None)
 
-    def hash(self, version: int = VERSION) -> str:
+    def hash(self) -> str:
         """16 digits that name the run. Raises ConfigError for a configuration that is not plain data."""
         sources = [[each.role, each.config_hash, each.settings, each.env] for each in self.sources]
         place = [self.kind, self.name, self.round]
-        return _digest([version, self._differences(("from",), version), place, sources])
+        return _digest([self.defaults, self._differences(("from",)), place, sources])
 
-    def settings(self, version: int = VERSION) -> str:
+    def settings(self) -> str:
         """6 digits that repetitions with other seeds share: of their settings, and of their sources'."""
         sources = [each.settings for each in self.sources]
-        return _digest([version, self._differences(_NOT_SETTINGS, version), sources])[:6]
+        return _digest([self.defaults, self._differences(_NOT_SETTINGS), sources])[:6]
 
-    def _differences(self, but: tuple[str, ...], version: int) -> dict[str, Any]:
+    def _differences(self, but: tuple[str, ...]) -> dict[str, Any]:
         kept = {key: value for key, value in self.config.items() if key not in but}
-        return differences(kept, defaults(str(kept.get("algo", TrainConfig.algo)), version))
+        return differences(kept, defaults(str(kept.get("algo", TrainConfig.algo)), self.defaults))
 
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it beside the configuration."""
         own = {"kind": self.kind, "name": self.name, "round": self.round, "env": self.env, "seed": self.seed}
-        return {"run": own, "sources": [asdict(each) for each in self.sources]}
+        return {"defaults": self.defaults, "run": own, "sources": [asdict(each) for each in self.sources]}
 
     @classmethod
     def of(cls, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Identity:
@@ -95,7 +97,8 @@ class Identity:
         if run["kind"] not in KINDS or type(run["round"]) is not int or not isinstance(run["name"], str):
             raise ValueError(f"its run is {run!r}")
         sources = tuple(SourceRef(**{k: str(v) for k, v in each.items()}) for each in manifest["sources"])
-        return cls(kind=run["kind"], config=config, name=run["name"], round=run["round"], sources=sources)
+        place = {name: run[name] for name in ("kind", "name", "round")}
+        return cls(config=config, sources=sources, defaults=manifest["defaults"], **place)
 
 
 def dense_identity(config: TrainConfig) -> Identity:

@@ -111,12 +111,12 @@ def root_of(folder: Path) -> Path:
 
 def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
     """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
-    identity, manifest = read_identity(folder)
+    identity, _ = read_identity(folder)
     return SourceRef(
         role=role,
         path=relative(Path(folder), root),
-        config_hash=manifest["config_hash"],
-        settings=identity.settings(manifest["defaults"]),
+        config_hash=identity.hash(),
+        settings=identity.settings(),
         env=identity.env,
     )
 

@@ -56,7 +56,7 @@ def read_identity(folder: Path | str) -> tuple[Identity, dict[str, Any]]:
             raise ValueError("it does not say when it was started and resumed")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError([f"{changed}: {type(error).__name__}: {error}"]) from None
-    if (actual := identity.hash(manifest.get("defaults", 0))) != manifest.get("config_hash"):
+    if (actual := identity.hash()) != manifest.get("config_hash"):
         says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
         raise ConfigError([f"{changed}: {says}"])
     return identity, manifest
