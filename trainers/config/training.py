@@ -210,7 +210,7 @@ def problems_of(config: TrainConfig) -> list[str]:
 
 
 def prune_problems(config: PruneConfig) -> list[str]:
-    """As ``problems_of``, for how a ticket is drawn."""
+    """The same for how a ticket is drawn."""
     problems = _out_of_range(config, _ALLOWED_PRUNING, "prune.")
     if config.actor == config.critic == 0:
         problems.append("prune.actor and prune.critic are 0; a ticket needs one of them above")

@@ -52,7 +52,7 @@ A file `.NAME.tmp` is what a killed process had not finished writing; it means n
 class RunFolder(contextlib.ExitStack):
     """A run folder that this process alone may write to, until it is closed or the process ends.
 
-    It comes from ``create``. path: the folder. identity: what the run is. root: of the study that it is in.
+    It comes from ``create``. path: the folder. identity: what the run is.
     """
 
     def __init__(self, path: Path, identity: Identity, manifest: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
 class SourceRef:
     """A run that another one begins from.
 
-    role: "dense" or "ticket". path: of its folder, relative to the root of the study that refers to it.
-    config_hash, settings, env: its own.
+    role: "dense" or "ticket". path: that of its folder, relative to the root of the study that refers to it.
+    config_hash, settings, env: those of the run.
     """
 
     role: str
@@ -44,9 +44,9 @@ class SourceRef:
 class Identity:
     """What a run is.
 
-    config: its whole configuration, plain data that ``--config`` takes. kind: one of KINDS. name: of a
-    control or variant. round: of a round or control, counted from 1. defaults: the version of the defaults
-    from which it is told what differs.
+    kind: one of KINDS. config: the whole configuration, plain data that ``--config`` takes. name: that of a
+    control or variant. round: the number of a round or control, counted from 1. defaults: the version of the
+    defaults that its hash is made with.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Identity:
 
     @property
     def env(self) -> str:
-        """Name of the environment; of a study, of its first runs."""
+        """The environment's name; a study has that of its first runs."""
         return str(self.config.get("env", ""))
 
     @property
@@ -102,7 +102,7 @@ class Identity:
 
 
 def dense_identity(config: TrainConfig) -> Identity:
-    """Of a dense run with this configuration."""
+    """The identity of a dense run with this configuration."""
     return Identity(kind="dense", config={"stage": "dense", **plain(config)})
 
 

@@ -24,7 +24,7 @@ INDEX = "index.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One run. path: of its folder, relative to the root, which itself is "."."""
+    """One run. path: that of its folder, relative to the root, which itself is "."."""
 
     path: str
     config_hash: str

@@ -1,4 +1,4 @@
-"""How saved arrays are named: of an agent's state, and of masks."""
+"""How the saved arrays of an agent's state and of masks are named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastcollect.support.errors import ConfigError
 from fastcollect.support.named import below
 
 NETWORKS = ("actor", "critic")
-"""Those that can be pruned."""
+"""The networks that can be pruned."""
 
 
 def network(arrays: Mapping[str, np.ndarray], name: str, kind: str = "parameters") -> dict[str, np.ndarray]:
@@ -37,7 +37,7 @@ def _names(state: AgentState) -> list[str]:
 
 
 def to_arrays(state: AgentState) -> dict[str, np.ndarray]:
-    """Flat and plain: "parameters/actor/kernel_0", "optimizer/critic/mu/q0/kernel_1", "normalizer/mean"."""
+    """A state's leaves, by names such as "optimizer/critic/mu/q0/kernel_1" and "normalizer/mean"."""
     leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(state))]
     return dict(zip(_names(state), leaves, strict=True))
 

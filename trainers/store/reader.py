@@ -113,7 +113,7 @@ def _inside(path: Path) -> list[Path]:
 
 
 def identify(path: Path) -> tuple[Identity, dict[str, Any]]:
-    """As ``read_identity``, what it returned before if the file is the same. Not to be changed."""
+    """What ``read_identity`` returns, remembered while the file is the same. Nobody may change it."""
     file = path / MANIFEST
     now = file.stat() if file.is_file() else None
     return _remembered(path, now and (now.st_mtime_ns, now.st_size, now.st_ino))
