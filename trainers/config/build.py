@@ -144,33 +144,29 @@ def build(cls: type, merged: Merged, **missing: Any) -> Any:
     if algo in CONFIGS:
         # Which class the settings of an algorithm have depends on a value, not on a type.
         settings, kinds = {"algorithm": {}, **settings}, {**kinds, "algorithm": CONFIGS[algo]}
-    built = _dataclass(cls, kinds, settings, "", problems, missing)
+    values = {**missing, **_values(kinds, settings, "", problems)}
     if problems:
         raise ConfigError(merged.explained(problems))
-    return built
+    return cls(**values)
 
 
-def _dataclass(
-    cls: type,
-    kinds: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    at: str,
-    problems: list[str],
-    missing: Mapping[str, Any],
-) -> Any:
-    values = dict(missing)
+def _values(
+    kinds: Mapping[str, Any], settings: Mapping[str, Any], at: str, problems: list[str]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in settings.items():
         name, kind = f"{at}{key}", kinds.get(key)
         if kind is None:
             problems.append(f"{name} is no setting; allowed: {', '.join(kinds)}")
-        elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            values[key] = _dataclass(kind, get_type_hints(kind), value, f"{name}.", problems, {})
+        elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            inner = _values(get_type_hints(kind), value, f"{name}.", problems)
+            values[key] = None if problems else kinds[key](**inner)
         else:
             try:
                 values[key] = _value(kind, value)
             except TypeError as error:
                 problems.append(f"{name} is {value!r}; allowed: {error}")
-    return None if problems else cls(**values)
+    return values
 
 
 def _value(kind: Any, value: Any) -> Any:

@@ -122,16 +122,12 @@ def _checked(
     where: str, arrays: Mapping[str, Any], meta: Mapping[str, Any] | None
 ) -> tuple[dict[str, np.ndarray], bytes]:
     plain = {key: np.asarray(value) for key, value in arrays.items()}
-    problems = [
-        f"{where}: an array is named {key!r}; allowed: up to 255 printable characters"
-        for key in plain
-        if not (0 < len(key) <= 255 and key.isprintable())
-    ]
-    problems += [
-        f"{where}: {key!r} holds {array.dtype}; allowed: {npz.ALLOWED}"
-        for key, array in plain.items()
-        if array.dtype.kind not in npz.KINDS
-    ]
+    problems = []
+    for key, array in plain.items():
+        if not (0 < len(key) <= 255 and key.isprintable()):
+            problems.append(f"{where}: an array is named {key!r}; allowed: up to 255 printable characters")
+        if array.dtype.kind not in npz.KINDS:
+            problems.append(f"{where}: {key!r} holds {array.dtype}; allowed: {npz.ALLOWED}")
     text = ""
     try:
         text = json.dumps(dict(meta or {}), allow_nan=False)
