@@ -12,8 +12,7 @@ import tyro
 
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
-from trainers.config.build import build, with_algorithm
-from trainers.config.merge import Layer, combine
+from trainers.config.build import Layer, build, combine, with_algorithm
 from trainers.config.training import (
     ALGORITHM,
     Stage,

@@ -121,15 +121,17 @@ def check_observations(chosen: SavedRun) -> np.ndarray:
 
     Raises ConfigError where neither can be found.
     """
-    source = chosen.identity.source("dense")
+    source = chosen.source("dense")
     found = find_source(chosen.path, source) if source else None
     for folder in filter(None, (chosen.path, found)):
         hashed = identify(folder)[1]["config_hash"]
         for name, key in (("saliency", "observation"), ("anchor-replay", "replay/observation")):
-            if artifacts.exists(folder, name, hashed):
+            try:
                 rows = artifacts.load(folder, name, hashed).arrays[key]
-                rows = rows.reshape(-1, rows.shape[-1])
-                return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
+            except ConfigError:
+                continue
+            rows = rows.reshape(-1, rows.shape[-1])
+            return rows[:: max(1, len(rows) // _ROWS)][:_ROWS]
     where = f" nor its source {source.path!r}" if source else ""
     raise ConfigError([f"neither {str(chosen.path)!r}{where} has observations to check the outputs on"])
 

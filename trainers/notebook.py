@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fastcollect.support.errors import ConfigError
-from trainers.config.build import build
-from trainers.config.merge import Layer, combine
+from trainers.config.build import Layer, build, combine
 from trainers.config.training import TrainConfig, problems_of
 from trainers.run.policy import TrainedPolicy, load_policy
 from trainers.run.progress import Progress

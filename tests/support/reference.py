@@ -9,7 +9,7 @@ from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies import mlp_policy
-from trainers.store.states import from_arrays, to_arrays
+from trainers.store.layout import from_arrays, to_arrays
 
 
 def reference_run(config, start=None, masks=None, replay=None):

@@ -13,8 +13,7 @@ from trainers.config.training import PruneConfig, RewindConfig
 from trainers.run import training as loop
 from trainers.store import artifacts
 from trainers.store.identity import dense_identity
-from trainers.store.layout import unpack_masks
-from trainers.store.states import to_arrays
+from trainers.store.layout import to_arrays, unpack_masks
 from trainers.study import rewind, stages
 from trainers.study.identities import study_root, ticket_identity, transfer_identity
 

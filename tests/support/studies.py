@@ -12,7 +12,7 @@ from trainers.run.metrics import MetricsWriter
 from trainers.run.policy import save_policy
 from trainers.run.training import acting_policy
 from trainers.store import artifacts
-from trainers.store.states import to_arrays
+from trainers.store.layout import to_arrays
 from trainers.study import stages
 
 OBSERVATIONS, ACTIONS = 39, 4

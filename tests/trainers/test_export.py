@@ -200,6 +200,19 @@ def test_what_cannot_be_exported_is_one_error(study, tmp_path):
         exportable(broken)
 
 
+def test_observations_that_were_changed_or_are_gone_are_passed_over(study, tmp_path):
+    folder = shutil.copytree(study / "dense", tmp_path / "dense")
+    seen = artifacts.load(folder, "anchor-replay").arrays["replay/observation"]
+    file = folder / "artifacts" / "saliency.npz"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    np.testing.assert_array_equal(exporting.check_observations(exportable(folder)), seen)
+    file.unlink()
+    np.testing.assert_array_equal(exporting.check_observations(exportable(folder)), seen)
+    (folder / "artifacts" / "anchor-replay.npz").unlink()
+    with pytest.raises(ConfigError, match="has observations to check"):
+        exporting.check_observations(exportable(folder))
+
+
 def test_the_command_ends_with_2_for_a_changed_artifact(study, tmp_path):
     folder = shutil.copytree(study / "dense", tmp_path / "dense")
     file = folder / "artifacts" / "final.npz"

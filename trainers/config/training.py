@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.algorithms import CONFIGS, AlgorithmConfig
-from engine.sparse.pruning import CRITERIA, SCOPES
+from engine.sparse.pruning import CRITERIA
 from fastcollect.memory.tokens import TokenChannel
-from fastcollect.support.errors import ConfigError
 
 Stage = Literal["dense", "ticket", "transfer", "all"]
 if TYPE_CHECKING:
@@ -161,49 +162,50 @@ class StudyConfig(TrainConfig):
     """Stage all: tasks to transfer each ticket to."""
 
 
-def train_config(config: Any, cls: type = TrainConfig) -> Any:
+def train_config(config: TrainConfig, cls: type = TrainConfig) -> Any:
     """The part of a configuration that one training run has, or that another class says."""
     return cls(**{each.name: getattr(config, each.name) for each in dataclasses.fields(cls)})
 
 
+Allowed = Sequence[tuple[str, Callable[[Any], bool], str]]
+"""What is allowed in words, whether a value is, and the dotted names of the settings that this is about."""
+
+_ALLOWED: Allowed = (
+    ("1 and more", lambda v: v >= 1, "env_steps updates_per_dispatch anchor_steps stop_patience"),
+    ("1 and more", lambda v: v >= 1, "replay.capacity evaluation.every evaluation.episodes"),
+    ("a finite number above 0", lambda v: 0 < v < math.inf, "updates_per_step variance_floor"),
+    ("above 0, up to 1", lambda v: v is None or 0 < v <= 1, "final_learning_rate stop_success"),
+    (f"0 to {2**31 - 1}", lambda v: 0 <= v < 2**31, "seed"),
+)
+_ALLOWED_PRUNING: Allowed = (
+    ("sparsity in [0, 1)", lambda v: 0 <= v < 1, "actor critic"),
+    ("above 0, up to 1", lambda v: 0 < v <= 1, "rate"),
+    ("0 and more", lambda v: v >= 0, "min_kept"),
+)
+
+
+def _out_of_range(config: object, allowed: Allowed, at: str = "") -> list[str]:
+    return [
+        f"{at}{name} is {value}; allowed: {words}"
+        for words, fits, names in allowed
+        for name in names.split()
+        if not fits(value := attrgetter(name)(config))
+    ]
+
+
 def problems_of(config: TrainConfig) -> list[str]:
     """Every value that is out of range, by its dotted name, and what is allowed."""
-    collect = config.collect
-    counts = {
-        "env_steps": config.env_steps,
-        "updates_per_dispatch": config.updates_per_dispatch,
-        "anchor_steps": config.anchor_steps,
-        "stop_patience": config.stop_patience,
-        "replay.capacity": config.replay.capacity,
-        "evaluation.every": config.evaluation.every,
-        "evaluation.episodes": config.evaluation.episodes,
-    }
-    problems = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
-    problems += [
-        f"{name} is {value}; allowed: a finite number above 0"
-        for name, value in {
-            "updates_per_step": config.updates_per_step,
-            "variance_floor": config.variance_floor,
-        }.items()
-        if not (value > 0 and math.isfinite(value))
-    ]
-    shares = {"final_learning_rate": config.final_learning_rate}
-    shares |= {} if config.stop_success is None else {"stop_success": config.stop_success}
-    problems += [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
+    collect, problems = config.collect, _out_of_range(config, _ALLOWED)
     if not 0 <= config.start_steps < config.env_steps:
         problems.append(f"start_steps is {config.start_steps}; allowed: 0 to env_steps - 1")
-    if not 0 <= config.seed < 2**31:
-        problems.append(f"seed is {config.seed}; allowed: 0 to {2**31 - 1}")
     if collect.reproducible and collect.schedule != "rounds":
         problems.append(
             f"collect.reproducible is True and collect.schedule is {collect.schedule!r}; allowed: "
             "reproducible with the schedule 'rounds' only"
         )
-    if config.replay.capacity < collect.n * collect.N * collect.block_length:
-        problems.append(
-            f"replay.capacity is {config.replay.capacity}; allowed: n x N x block_length = "
-            f"{collect.n * collect.N * collect.block_length} and more"
-        )
+    if config.replay.capacity < (least := collect.n * collect.N * collect.block_length):
+        says = f"allowed: n x N x block_length = {least} and more"
+        problems.append(f"replay.capacity is {config.replay.capacity}; {says}")
     if type(config.algorithm) is not CONFIGS.get(config.algo):
         problems.append(
             f"algo is {config.algo!r} with settings of {type(config.algorithm).__name__}; "
@@ -212,24 +214,9 @@ def problems_of(config: TrainConfig) -> list[str]:
     return problems + [f"algorithm.{problem}" for problem in config.algorithm.problems()]
 
 
-def check(config: TrainConfig) -> None:
-    """Raises ConfigError naming every value that is out of range, and what is allowed."""
-    if problems := problems_of(config):
-        raise ConfigError(problems)
-
-
 def prune_problems(config: PruneConfig) -> list[str]:
-    """As ``problems_of``, for how a ticket is drawn."""
-    targets = {"prune.actor": config.actor, "prune.critic": config.critic}
-    problems = [f"{n} is {v}; allowed: sparsity in [0, 1)" for n, v in targets.items() if not 0 <= v < 1]
-    if not problems and not any(targets.values()):
+    """The same for how a ticket is drawn."""
+    problems = _out_of_range(config, _ALLOWED_PRUNING, "prune.")
+    if config.actor == config.critic == 0:
         problems.append("prune.actor and prune.critic are 0; a ticket needs one of them above")
-    if not 0 < config.rate <= 1:
-        problems.append(f"prune.rate is {config.rate}; allowed: above 0, up to 1")
-    if config.criterion not in CRITERIA:
-        problems.append(f"prune.criterion is {config.criterion!r}; allowed: {', '.join(CRITERIA)}")
-    if config.scope not in SCOPES:
-        problems.append(f"prune.scope is {config.scope!r}; allowed: {', '.join(SCOPES)}")
-    if config.min_kept < 0:
-        problems.append(f"prune.min_kept is {config.min_kept}; allowed: 0 and more")
     return problems

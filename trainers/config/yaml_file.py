@@ -15,20 +15,18 @@ from fastcollect.support.errors import ConfigError
 def read(file: Path) -> dict[str, Any]:
     """The mapping in a file. Raises ConfigError naming the file and the line of what cannot be read."""
     try:
-        content = file.read_bytes()
+        text = file.read_bytes().decode()
+        mapping = yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
-    try:
-        text = content.decode()
-        mapping = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
-        raise _problem(file, content[: error.start].count(b"\n"), "it is no UTF-8 text") from None
+        raise _problem(file, error.object[: error.start].count(b"\n"), "it is no UTF-8 text") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n")
         raise _problem(file, line, f"the character {chr(error.character)!r} is not allowed") from None
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
-        raise _problem(file, error.problem_mark.line, problem) from None
+        raise _problem(file, error.problem_mark.line if error.problem_mark else 0, problem) from None
     except RecursionError:
         raise _problem(file, 0, "it is nested too deeply") from None
     if not isinstance(mapping, dict):

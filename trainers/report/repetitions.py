@@ -57,7 +57,7 @@ def repetitions(runs: Sequence[SavedRun]) -> list[Repetitions]:
     envs = list(dict.fromkeys(run.env for run in runs))
     found: dict[tuple[str, str, str, str], list[SavedRun]] = {}
     for run in sorted(runs, key=lambda r: (envs.index(r.env), _ORDER.index(r.kind), r.round, r.seed)):
-        found.setdefault((run.env, run.kind, run.label, run.settings), []).append(run)
+        found.setdefault((run.env, run.kind, run.label, run.settings()), []).append(run)
     labels = Counter((env, label) for env, _, label, _ in found)
     groups = []
     for (env, kind, label, settings), members in found.items():

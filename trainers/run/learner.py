@@ -14,7 +14,7 @@ from engine.networks import Parameters
 from fastcollect import Block, ConfigError, EnvSpec
 from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
-from trainers.store.states import from_arrays, to_arrays
+from trainers.store.layout import from_arrays, to_arrays
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Self
 from fastcollect import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.plain import plain
-from trainers.store.rows import EVALUATIONS, METRICS, read_lines
+from trainers.store.rows import EVALUATIONS, METRICS, read_lines, read_row
 
 TENSORBOARD = "tensorboard"
 _REQUIRED = ("env_steps", "updates", "wall_seconds")
@@ -110,7 +110,8 @@ class MetricsWriter:
 
 def _keep(file: Path, resume_at: int | None) -> list[dict[str, Any]]:
     """Rewrite the file without the rows beyond this step; returns the rows that stay."""
-    found = read_lines(file) if resume_at is not None and file.exists() else []
+    there = resume_at is not None and file.exists()
+    found = read_lines(file, lambda line: (line, read_row(line)), "row") if there else []
     problems = [
         f"{str(file)!r}, line {number}: env_steps is {row.get('env_steps')!r} and wall_seconds "
         f"{row.get('wall_seconds')!r}; allowed: a count and a number"

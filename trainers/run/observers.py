@@ -12,7 +12,7 @@ from trainers.run.session import Observer, Session
 from trainers.store import artifacts
 from trainers.store.checkpoints import Checkpoints
 from trainers.store.folder import RunFolder
-from trainers.store.states import to_arrays
+from trainers.store.layout import to_arrays
 
 SALIENCY_BATCHES = 100
 _CHECKPOINT_SECONDS = 120.0

@@ -17,11 +17,10 @@ from fastcollect.support.errors import ConfigError
 from trainers.store import artifacts
 
 FOLDER = "checkpoints"
-_KEPT = 2
 
 
 class Checkpoints:
-    """The newest checkpoints of one run folder.
+    """The two newest checkpoints of one run folder.
 
     For the process that alone may write there: what a save that was killed left behind is removed.
     """
@@ -31,30 +30,28 @@ class Checkpoints:
         self._folder, self._inside = folder, folder / FOLDER
         try:
             self._inside.mkdir(exist_ok=True)
-            artifacts.sweep(folder, FOLDER)
+            known = {artifacts.INDEX, *(file.name for file in artifacts.files(folder, FOLDER).values())}
+            for file in self._inside.iterdir():
+                if file.name not in known and not file.is_dir():
+                    file.unlink()
         except OSError as error:
-            raise ConfigError(
-                [f"checkpoints cannot be written to {str(self._inside)!r}: {error.strerror or error}"]
-            ) from error
+            says = f"checkpoints cannot be written to {str(self._inside)!r}: {error.strerror or error}"
+            raise ConfigError([says]) from error
         except ConfigError as error:
             advice = f"remove {str(self._inside)!r} to begin this run anew"
             raise ConfigError([f"{problem}; {advice}" for problem in error.problems]) from None
 
     def latest(self) -> int | None:
         """Environment steps of the newest one whose file is there, None if there is none."""
-        return max(self._there(), default=None)
-
-    def _there(self) -> dict[int, Path]:
-        listed = artifacts.files(self._folder, FOLDER)
-        return {int(name): file for name, file in listed.items() if name.isdecimal() and file.exists()}
+        listed = artifacts.files(self._folder, FOLDER).items()
+        return max((int(name) for name, file in listed if name.isdecimal() and file.exists()), default=None)
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Save named arrays and plain data. Raises ConfigError for a full disk; earlier ones stay."""
-        there = sorted(self._there())
-        if there and step == there[-1]:
+        newest = self.latest()
+        if step == newest:
             return
-        kept = {str(each) for each in there[-(_KEPT - 1) :]}
-        drop = [name for name in artifacts.files(self._folder, FOLDER) if name not in kept]
+        drop = [name for name in artifacts.files(self._folder, FOLDER) if name != str(newest)]
         # As a text, which unlike the store's own metadata may hold a return that is no finite number. Whose
         # checkpoint it is says the folder's manifest, which was compared before the run goes on.
         run = {"run": json.dumps(dict(meta))}
@@ -62,13 +59,13 @@ class Checkpoints:
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and plain data of the newest one. Raises ConfigError if it is damaged or there is none."""
-        there = self._there()
-        if not there:
+        name = str(self.latest())
+        file = artifacts.files(self._folder, FOLDER).get(name)
+        if file is None:
             raise ConfigError([f"{str(self._inside)!r} holds no checkpoint to resume from"])
-        step = max(there)
         try:
-            found = artifacts.load(self._folder, str(step), store=FOLDER)
+            arrays, meta = artifacts.load(self._folder, name, store=FOLDER)
         except ConfigError as error:
-            advice = f"remove {str(there[step])!r} to go on from the checkpoint before it"
+            advice = f"remove {str(file)!r} to go on from the checkpoint before it"
             raise ConfigError([f"{problem}; {advice}" for problem in error.problems]) from None
-        return found.arrays, json.loads(found.meta["run"])
+        return arrays, json.loads(meta["run"])

@@ -20,19 +20,10 @@ from fastcollect.support.files import write_file
 from fastcollect.support.machine import commit, machine
 from fastcollect.support.plain import plain
 from trainers.config import yaml_file
-from trainers.config.defaults import VERSION
 from trainers.store import index
 from trainers.store.checkpoints import FOLDER as CHECKPOINTS
-from trainers.store.identity import Identity
-from trainers.store.manifest import (
-    MANIFEST,
-    RESERVED,
-    SUMMARY,
-    differences,
-    read_identity,
-    read_summary,
-    root_of,
-)
+from trainers.store.identity import Identity, as_json
+from trainers.store.manifest import MANIFEST, RESERVED, SUMMARY, differences, read_identity, read_summary
 
 README = "README.md"
 _LOCK = ".lock"
@@ -58,14 +49,15 @@ A file `.NAME.tmp` is what a killed process had not finished writing; it means n
 """
 
 
-class RunFolder:
+class RunFolder(contextlib.ExitStack):
     """A run folder that this process alone may write to, until it is closed or the process ends.
 
-    Comes from ``create``. path: the folder. identity: what the run is. root: of the study that it is in.
+    It comes from ``create``. path: the folder. identity: what the run is.
     """
 
-    def __init__(self, path: Path, identity: Identity, manifest: dict[str, Any], lock: int) -> None:
-        self.path, self.identity, self._manifest, self._lock = path, identity, manifest, lock
+    def __init__(self, path: Path, identity: Identity, manifest: dict[str, Any]) -> None:
+        super().__init__()
+        self.path, self.identity, self._manifest = path, identity, manifest
 
     @classmethod
     def create(
@@ -83,34 +75,38 @@ class RunFolder:
         ``finished``. Raises ConfigError, and leaves nothing new behind, if it is another run's, in use,
         unfinished, or cannot be written.
         """
-        path, identity = Path(path), _with_plain_config(identity)
-        with _os_errors(path), _new_folders(path), _locked(path) as lock:
+        path = Path(path)
+        identity.hash()  # which refuses what is not plain data before anything is made
+        if RESERVED in identity.config:
+            raise ConfigError([f"a configuration has no key {RESERVED!r}: a run folder's manifest needs it"])
+        with _made(path), _locked(path) as lock:
             if (path / MANIFEST).exists():
-                return cls._again(path, identity, command, resume, lock)
-            return cls._new(path, identity, command, parent, lock)
+                run = cls._again(path, identity, command, resume)
+            else:
+                run = cls._new(path, identity, command, parent)
+            run.callback(os.close, lock)
+            return run
 
     @classmethod
     def _new(
-        cls, path: Path, identity: Identity, command: Sequence[str], parent: RunFolder | None, lock: int
+        cls, path: Path, identity: Identity, command: Sequence[str], parent: RunFolder | None
     ) -> RunFolder:
         # A creation that was killed leaves at most these.
         if set(os.listdir(path)) - {_LOCK, f".{MANIFEST}.tmp"}:
             raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}, but other files"])
         manifest = {
             "config_hash": identity.hash(),
-            "defaults": VERSION,
             **identity.facts(),
-            "parent": None if parent is None else os.path.relpath(parent.path.resolve(), path.resolve()),
+            "parent": None if parent is None else index.relative(parent.path, path),
             "command": shlex.join(command),
             "started": _now(),
             "machine": machine(),
             "resumed": [],
             "facts": {},
         }
-        run = cls(path, identity, manifest, lock)
+        run = cls(path, identity, manifest)
         try:
-            run._write_manifest()
-            run._explain()
+            run._write(manifest)
             run._add_to_index()
         except BaseException:
             for name in (MANIFEST, README, index.INDEX):
@@ -120,50 +116,41 @@ class RunFolder:
         return run
 
     @classmethod
-    def _again(
-        cls, path: Path, identity: Identity, command: Sequence[str], resume: bool, lock: int
-    ) -> RunFolder:
+    def _again(cls, path: Path, identity: Identity, command: Sequence[str], resume: bool) -> RunFolder:
         there, manifest = read_identity(path)
         # By the defaults of its time, as what counts is that all values are the same.
-        if manifest["config_hash"] != identity.hash(manifest["defaults"]):
+        identity = replace(identity, defaults=there.defaults)
+        if identity.hash() != there.hash():
             raise ConfigError(differences(path, there, identity))
-        run = cls(path, there, manifest, lock)
+        run = cls(path, there, manifest)
         if run.finished():
             run._remove_checkpoints()  # where the process ended between the summary and their removal
-            run._mend_index()
-            return run
-        if not resume:
-            raise ConfigError(
-                [f"run folder {str(path)!r} holds an unfinished run; go on with it by --resume"]
-            )
-        # What it begins from may lie elsewhere now.
-        run.identity, manifest["sources"] = identity, identity.facts()["sources"]
-        manifest["resumed"].append({"time": _now(), "command": shlex.join(command), "commit": commit()})
-        run._write_manifest()
-        run._explain()
+        elif not resume:
+            says = f"run folder {str(path)!r} holds an unfinished run; go on with it by --resume"
+            raise ConfigError([says])
+        else:
+            # What it begins from may lie elsewhere now.
+            run.identity, manifest["sources"] = identity, identity.facts()["sources"]
+            manifest["resumed"].append({"time": _now(), "command": shlex.join(command), "commit": commit()})
+            run._write(manifest)
         run._mend_index()
         return run
 
     @cached_property
     def root(self) -> Path:
         """The folder of the study that this run is in, or the run's own."""
-        return root_of(self.path)
+        return index.root_of(self.path)
 
     @property
     def config_hash(self) -> str:
         """The hash that the run's artifacts carry."""
         return self._manifest["config_hash"]
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What was annotated so far."""
-        return dict(self._manifest["facts"])
-
     def annotate(self, **facts: Any) -> None:
         """Add facts to the manifest, such as a rewind matrix; one of the same name is replaced."""
-        manifest = {**self._manifest, "facts": {**self._manifest["facts"], **_plain(plain(facts), "a fact")}}
-        self._write_manifest(manifest)
-        self._manifest = manifest
+        facts = plain(facts)
+        as_json(facts, "a fact")
+        self._write({**self._manifest, "facts": {**self._manifest["facts"], **facts}})
 
     def finished(self) -> bool:
         """Whether the run has its summary. Raises ConfigError if that cannot be read."""
@@ -179,42 +166,27 @@ class RunFolder:
         # Only ever after the summary is on the disk: from then on nothing reads them, and they are large.
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
-    def close(self) -> None:
-        """Let another process write here."""
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = -1
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _add_to_index(self) -> None:
-        root = self.root
-        index.add(root, index.entry(root, self.path, self.identity, self.config_hash))
+        index.add(self.root, index.entry(self.root, self.path, self.identity, self.config_hash))
 
     def _mend_index(self) -> None:
         """Have the index say what is so, whenever its last writer ended."""
         root = self.root
         if root == self.path:
             try:
-                complete = (root / index.INDEX).exists() and bool(index.entries(root))
+                complete = (root / index.INDEX).exists() and index.entries(root)
             except ConfigError:
-                complete = False
+                complete = []
             if not complete:
                 index.rebuild(root)
-        now = index.entry(root, self.path, self.identity, self.config_hash)
-        if now not in index.entries(root):
-            index.add(root, now)
+        if index.entry(root, self.path, self.identity, self.config_hash) not in index.entries(root):
+            self._add_to_index()
 
-    def _write_manifest(self, manifest: dict[str, Any] | None = None) -> None:
-        content = {**self.identity.config, RESERVED: manifest or self._manifest}
-        write_file(self.path / MANIFEST, yaml_file.dump(content))
-
-    def _explain(self) -> None:
-        text = _EXPLANATION.format(name=self.path.resolve().name, command=self._manifest["command"])
+    def _write(self, manifest: dict[str, Any]) -> None:
+        """The manifest, and the text that explains the folder."""
+        write_file(self.path / MANIFEST, yaml_file.dump({**self.identity.config, RESERVED: manifest}))
+        self._manifest = manifest
+        text = _EXPLANATION.format(name=self.path.resolve().name, command=manifest["command"])
         write_file(self.path / README, text)
 
 
@@ -222,70 +194,43 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError([f"{what} is not plain data: {error}"]) from None
-
-
-def _with_plain_config(identity: Identity) -> Identity:
-    if RESERVED in identity.config:
-        raise ConfigError([f"a configuration has no key {RESERVED!r}: a run folder's manifest needs it"])
-    return replace(identity, config=_plain(dict(identity.config), "the configuration"))
-
-
 @contextlib.contextmanager
-def _os_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            [f"run folder {str(folder)!r} cannot be written: {error.strerror or error}"]
-        ) from error
-
-
-@contextlib.contextmanager
-def _new_folders(folder: Path) -> Iterator[None]:
+def _made(folder: Path) -> Iterator[None]:
     """Make a folder and its parents; if the rest fails, those that were not there go again."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.exists(parent)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
+    except BaseException as error:
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        says = f"run folder {str(folder)!r} cannot be written: {error.strerror or error}"
+        raise ConfigError([says]) from error
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int]:
     """Lock the folder for this process: for good, or until the rest fails."""
     file = folder / _LOCK
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if not _taken(lock, file):
+    with contextlib.ExitStack() as undo:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        undo.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever fails to create a folder takes the lock file away, perhaps after it was opened here.
+            taken = file.exists() and os.path.samestat(os.fstat(lock), file.stat())
+        except BlockingIOError:
+            taken = False
+        if not taken:
             holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
             raise ConfigError([f"run folder {str(folder)!r} is in use by process {holder}"])
-        try:
-            os.truncate(lock, 0)
-            os.write(lock, f"{os.getpid()}\n".encode())
-            yield lock
-        except BaseException:
+        if not (folder / MANIFEST).exists():
             # While it is held, as nobody else can be creating a run here.
-            if not (folder / MANIFEST).exists():
-                file.unlink(missing_ok=True)
-            raise
-    except BaseException:
-        os.close(lock)
-        raise
-
-
-def _taken(lock: int, file: Path) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    # Whoever fails to create a folder takes the lock file away, perhaps after it was opened here.
-    return file.exists() and os.path.samestat(os.fstat(lock), file.stat())
+            undo.callback(file.unlink, missing_ok=True)
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        yield lock
+        undo.pop_all()

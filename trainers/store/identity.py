@@ -21,8 +21,6 @@ KINDS = ("study", "dense", "ticket", "round", "control", "transfer", "variant")
 """A study holds dense runs, tickets, transfers; a ticket its rounds and controls; a transfer its variants."""
 CONTAINERS = ("study", "ticket", "transfer")
 """Kinds that are no training run themselves."""
-_PLACES = ("from",)
-"""Where something lies: needed to give a manifest back, and no part of what the run is."""
 _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
 """What may differ between runs that are repetitions of each other."""
 
@@ -31,8 +29,8 @@ _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")
 class SourceRef:
     """A run that another one begins from.
 
-    role: "dense" or "ticket". path: of its folder, relative to the root of the study that refers to it.
-    config_hash, settings, env: its own.
+    role: "dense" or "ticket". path: that of its folder, relative to the root of the study that refers to it.
+    config_hash, settings, env: those of the run.
     """
 
     role: str
@@ -46,8 +44,9 @@ class SourceRef:
 class Identity:
     """What a run is.
 
-    config: its whole configuration, plain data that ``--config`` takes. kind: one of KINDS. name: of a
-    control or variant. round: of a round or control, counted from 1.
+    kind: one of KINDS. config: the whole configuration, plain data that ``--config`` takes. name: that of a
+    control or variant. round: the number of a round or control, counted from 1. defaults: the version of the
+    defaults that its hash is made with.
     """
 
     kind: str
@@ -55,10 +54,11 @@ class Identity:
     name: str = ""
     round: int = 0
     sources: tuple[SourceRef, ...] = ()
+    defaults: int = VERSION
 
     @property
     def env(self) -> str:
-        """Name of the environment; of a study, of its first runs."""
+        """The environment's name; a study has that of its first runs."""
         return str(self.config.get("env", ""))
 
     @property
@@ -70,25 +70,25 @@ class Identity:
         """The run of this role that it begins from, if there is one."""
         return next((each for each in self.sources if each.role == role), None)
 
-    def hash(self, version: int = VERSION) -> str:
+    def hash(self) -> str:
         """16 digits that name the run. Raises ConfigError for a configuration that is not plain data."""
         sources = [[each.role, each.config_hash, each.settings, each.env] for each in self.sources]
         place = [self.kind, self.name, self.round]
-        return _digest([version, self._differences(_PLACES, version), place, sources])
+        return _digest([self.defaults, self._differences(("from",)), place, sources])
 
-    def settings(self, version: int = VERSION) -> str:
+    def settings(self) -> str:
         """6 digits that repetitions with other seeds share: of their settings, and of their sources'."""
         sources = [each.settings for each in self.sources]
-        return _digest([version, self._differences(_NOT_SETTINGS, version), sources])[:6]
+        return _digest([self.defaults, self._differences(_NOT_SETTINGS), sources])[:6]
 
-    def _differences(self, but: tuple[str, ...], version: int) -> dict[str, Any]:
+    def _differences(self, but: tuple[str, ...]) -> dict[str, Any]:
         kept = {key: value for key, value in self.config.items() if key not in but}
-        return differences(kept, defaults(str(kept.get("algo", TrainConfig.algo)), version))
+        return differences(kept, defaults(str(kept.get("algo", TrainConfig.algo)), self.defaults))
 
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it beside the configuration."""
         own = {"kind": self.kind, "name": self.name, "round": self.round, "env": self.env, "seed": self.seed}
-        return {"run": own, "sources": [asdict(each) for each in self.sources]}
+        return {"defaults": self.defaults, "run": own, "sources": [asdict(each) for each in self.sources]}
 
     @classmethod
     def of(cls, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Identity:
@@ -97,17 +97,23 @@ class Identity:
         if run["kind"] not in KINDS or type(run["round"]) is not int or not isinstance(run["name"], str):
             raise ValueError(f"its run is {run!r}")
         sources = tuple(SourceRef(**{k: str(v) for k, v in each.items()}) for each in manifest["sources"])
-        return cls(kind=run["kind"], config=config, name=run["name"], round=run["round"], sources=sources)
+        place = {name: run[name] for name in ("kind", "name", "round")}
+        return cls(config=config, sources=sources, defaults=manifest["defaults"], **place)
 
 
 def dense_identity(config: TrainConfig) -> Identity:
-    """Of a dense run with this configuration."""
+    """The identity of a dense run with this configuration."""
     return Identity(kind="dense", config={"stage": "dense", **plain(config)})
 
 
-def _digest(content: Any) -> str:
+def as_json(content: Any, what: str = "the configuration", **form: Any) -> str:
+    """The content as JSON of this form. Raises ConfigError saying what is not plain data."""
     try:
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return json.dumps(content, **form)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError([f"the configuration is not plain data: {error}"]) from None
+        raise ConfigError([f"{what} is not plain data: {error}"]) from None
+
+
+def _digest(content: Any) -> str:
+    text = as_json(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,23 +9,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
-from trainers.config.build import build
-from trainers.config.merge import Merged
-from trainers.store.identity import KINDS, Identity
-from trainers.store.manifest import MANIFEST, SUMMARY, read_identity
+from trainers.config.build import Merged, build
+from trainers.store.identity import KINDS, Identity, SourceRef
+from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, read_manifest
+from trainers.store.rows import read_lines
 
 INDEX = "index.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One run. path: of its folder, relative to the root, which itself is "."."""
+    """One run. path: that of its folder, relative to the root, which itself is "."."""
 
     path: str
     config_hash: str
@@ -39,37 +38,20 @@ class Entry:
 
 def entry(root: Path, folder: Path, identity: Identity, config_hash: str) -> Entry:
     """What the index of this root says of a run folder."""
-    return Entry(
-        path=Path(os.path.relpath(folder.resolve(), root.resolve())).as_posix(),
-        config_hash=config_hash,
-        kind=identity.kind,
-        name=identity.name,
-        round=identity.round,
-        env=identity.env,
-        seed=identity.seed,
-        finished=(folder / SUMMARY).exists(),
-    )
+    where, finished = relative(folder, root), (folder / SUMMARY).exists()
+    return Entry(path=where, config_hash=config_hash, finished=finished, **identity.facts()["run"])
 
 
 def add(root: Path, new: Entry) -> None:
     """Append an entry, whoever else does. Raises ConfigError, with the index as it was, for a full disk."""
-    file, line = root / INDEX, _line(new)
+    file, lock = root / INDEX, os.open(root, os.O_RDONLY)
     try:
-        with open(file, "a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            stream.seek(0)
-            content = stream.read()
-            end = content.rfind(b"\n") + 1
-            stream.truncate(end)  # a line that a killed process had not finished
-            try:
-                while line:
-                    line = line[stream.write(line) :]
-            except OSError:
-                stream.truncate(end)
-                raise
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be written: {error.strerror or error}"]) from error
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = file.read_bytes() if file.exists() else b""
+        # Without a line that was cut off.
+        write_file(file, content[: content.rfind(b"\n") + 1] + _line(new))
+    finally:
+        os.close(lock)
 
 
 def entries(root: Path) -> list[Entry]:
@@ -77,47 +59,32 @@ def entries(root: Path) -> list[Entry]:
 
     Raises ConfigError naming the file and the line of what is no entry.
     """
-    file = root / INDEX
-    try:
-        *whole, _ = file.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if not (root / INDEX).exists():
         return scan(root)
-    except OSError as error:
-        raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
-    found: dict[str, Entry] = {}
-    for number, line in enumerate(whole, 1):
-        try:
-            one = _parsed(line)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            advice = "remove the file, and the manifests are searched instead"
-            raise ConfigError([f"{str(file)!r}, line {number} is no entry: {error}; {advice}"]) from None
-        found[one.path] = one
-    return list(found.values())
+    advice = "; remove the file, and the manifests are searched instead"
+    return list({one.path: one for one in read_lines(root / INDEX, _parsed, "entry", advice)}.values())
 
 
 def scan(root: Path) -> list[Entry]:
     """The entries that the manifests below a folder give. Raises ConfigError naming what was changed."""
-    found, problems = [], []
+    found: list[tuple[str, str, Entry]] = []
+    problems: list[str] = []
     for file in sorted(root.rglob(MANIFEST)):
         try:
             identity, manifest = read_identity(file.parent)
         except ConfigError as error:
             problems += error.problems
-            continue
-        found.append((manifest["started"], entry(root, file.parent, identity, manifest["config_hash"])))
+        else:
+            one = entry(root, file.parent, identity, manifest["config_hash"])
+            found.append((manifest["started"], one.path, one))
     if problems:
         raise ConfigError(problems)
-    return [each for _, each in sorted(found, key=lambda pair: (pair[0], pair[1].path))]
+    return [one for *_, one in sorted(found)]
 
 
 def rebuild(root: Path) -> None:
     """Write the index anew from the manifests; for the process that holds the root. Raises ConfigError."""
     write_file(root / INDEX, b"".join(map(_line, scan(root))))
-
-
-def below(found: Iterable[Entry], path: str) -> list[Entry]:
-    """The entries of a folder and of everything in it."""
-    return [each for each in found if path in (".", each.path) or each.path.startswith(f"{path}/")]
 
 
 def _line(one: Entry) -> bytes:
@@ -130,3 +97,30 @@ def _parsed(line: bytes) -> Entry:
     if one.kind not in KINDS or {"..", "/"} & {*parts} or "\0" in one.path:
         raise ValueError(f"kind is {one.kind!r} and path {one.path!r}")
     return one
+
+
+def root_of(folder: Path) -> Path:
+    """The folder of the study that a run folder was made in; its own if that is not around it any more."""
+    while (parent := read_manifest(folder).get("parent")) is not None:
+        # Only ever upwards, whatever is written there.
+        if set(Path(str(parent)).parts) != {".."} or not (folder / parent / MANIFEST).is_file():
+            break
+        folder = Path(os.path.normpath(folder.absolute() / parent))
+    return folder
+
+
+def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
+    """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
+    identity, _ = read_identity(folder)
+    return SourceRef(
+        role=role,
+        path=relative(Path(folder), root),
+        config_hash=identity.hash(),
+        settings=identity.settings(),
+        env=identity.env,
+    )
+
+
+def relative(folder: Path, root: Path) -> str:
+    """The path of a folder from a root, both resolved."""
+    return os.path.relpath(folder.resolve(), root.resolve())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
-from trainers.store.identity import Identity, SourceRef
+from trainers.store.identity import Identity
 
 MANIFEST = "manifest.yaml"
 SUMMARY = "summary.json"
 RESERVED = "manifest"
-_ABSENT = object()
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
@@ -50,29 +48,18 @@ def read_identity(folder: Path | str) -> tuple[Identity, dict[str, Any]]:
 
     Raises ConfigError if it is none, or if it has not the hash that the manifest says.
     """
-    file = Path(folder) / MANIFEST
     config, manifest = _split(folder)
+    changed = f"{str(Path(folder) / MANIFEST)!r} was changed"
     try:
         identity = Identity.of(config, manifest)
         if not isinstance(manifest["resumed"], list) or not isinstance(manifest["started"], str):
             raise ValueError("it does not say when it was started and resumed")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError([f"{str(file)!r} was changed: {type(error).__name__}: {error}"]) from None
-    if (actual := identity.hash(manifest.get("defaults", 0))) != manifest.get("config_hash"):
+        raise ConfigError([f"{changed}: {type(error).__name__}: {error}"]) from None
+    if (actual := identity.hash()) != manifest.get("config_hash"):
         says = f"the hash of its configuration is {actual}, it says {manifest.get('config_hash')}"
-        raise ConfigError([f"{str(file)!r} was changed: {says}"])
+        raise ConfigError([f"{changed}: {says}"])
     return identity, manifest
-
-
-def root_of(folder: Path) -> Path:
-    """The folder of the study that a run folder was made in; its own if that is not around it any more."""
-    folder = Path(folder)
-    while (parent := read_manifest(folder).get("parent")) is not None:
-        # Only ever upwards, whatever is written there.
-        if set(Path(str(parent)).parts) != {".."} or not (folder / parent / MANIFEST).is_file():
-            break
-        folder = Path(os.path.normpath(folder.absolute() / parent))
-    return folder
 
 
 def read_summary(folder: Path | str, needs: Sequence[str] = ()) -> dict[str, Any]:
@@ -101,40 +88,23 @@ def _has(value: Any, name: str) -> bool:
 
 def differences(folder: Path, there: Identity, here: Identity) -> list[str]:
     """One sentence for every value in which two runs differ, nested ones by their dotted name."""
-    old, new = ({**dict(_flat(each.config)), **dict(_flat(_place(each)))} for each in (there, here))
-    pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in {**old, **new} if key != "from"]
+    old, new = _values(there), _values(here)
+    another = f"run folder {str(folder)!r} holds a run of another configuration"
     return [
-        f"run folder {str(folder)!r} holds a run of another configuration: "
-        f"{key} is {_shown(before)} there and {_shown(after)} here"
-        for key, before, after in pairs
-        if _shown(before) != _shown(after)
-    ] or [f"run folder {str(folder)!r} holds a run of another configuration"]
+        f"{another}: {key} is {old.get(key, 'absent')} there and {new.get(key, 'absent')} here"
+        for key in {**old, **new}
+        if key != "from" and old.get(key) != new.get(key)
+    ] or [another]
 
 
-def _place(identity: Identity) -> dict[str, Any]:
-    sources = {f"the hash of the {each.role} source": each.config_hash for each in identity.sources}
-    return {"kind": identity.kind, "name": identity.name, "round": identity.round, **sources}
+def _values(identity: Identity) -> dict[str, str]:
+    hashes = {f"the hash of the {each.role} source": each.config_hash for each in identity.sources}
+    return dict(_shown({**identity.config, **identity.facts()["run"], **hashes}))
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not name):
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value, sort_keys=True)
-
-
-def reference(role: str, folder: Path | str, root: Path) -> SourceRef:
-    """A run as another one in the study at ``root`` refers to it. Raises ConfigError if it is none."""
-    identity, manifest = read_identity(folder)
-    return SourceRef(
-        role=role,
-        path=Path(os.path.relpath(Path(folder).resolve(), root.resolve())).as_posix(),
-        config_hash=manifest["config_hash"],
-        settings=identity.settings(manifest["defaults"]),
-        env=identity.env,
-    )
+def _shown(settings: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _shown(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", json.dumps(value, sort_keys=True)

@@ -7,6 +7,7 @@ promises before the file was found to hold it.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zipfile
@@ -27,35 +28,26 @@ class Artifact(NamedTuple):
     meta: dict[str, Any]
 
 
-class Writer:
-    """Writes one file and then knows its ``sha256`` and its ``size``."""
+class _Hashed(io.RawIOBase):
+    """Hashes what it hands on. There is no way back in it, so that what was hashed stays."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], meta: bytes) -> None:
-        self._arrays, self._meta = arrays, meta
-        self.sha256, self.size = hashlib.sha256(), 0
+    def __init__(self, stream: BinaryIO, sha256: hashlib._Hash) -> None:
+        self._stream, self._sha256 = stream, sha256
 
-    def __call__(self, stream: BinaryIO) -> None:
-        """Write all of it."""
-        self._stream = stream
-        # By hand, as numpy.savez takes arrays as keyword arguments and cannot save one called "file".
-        with zipfile.ZipFile(self, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
-            with archive.open(_META, "w") as member:
-                member.write(self._meta)
-            for name, array in self._arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-
-    # What a zip file asks of its stream. There is no way back in it, so that what was hashed stays.
-
-    def write(self, data: Any) -> int:
-        """Hash and hand on."""
-        self.sha256.update(data)
-        self.size += memoryview(data).nbytes
+    def write(self, data: Any, /) -> int:
+        self._sha256.update(data)
         return self._stream.write(data)
 
-    def flush(self) -> None:
-        """Hand on."""
-        self._stream.flush()
+
+def write(stream: BinaryIO, arrays: Mapping[str, np.ndarray], meta: bytes, sha256: hashlib._Hash) -> None:
+    """Write a file, hashed on the way, in small pieces: an array may be as large as a replay."""
+    # By hand, as numpy.savez takes arrays as keyword arguments and cannot save one called "file".
+    with zipfile.ZipFile(_Hashed(stream, sha256), "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(_META, "w") as member:
+            member.write(meta)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
 
 
 def read(stream: BinaryIO, size: int) -> Artifact:
@@ -66,18 +58,15 @@ def read(stream: BinaryIO, size: int) -> Artifact:
             raise ValueError("it is compressed")
         if sum(m.file_size for m in members) > size:
             raise ValueError("its members are larger than the file")
-        if len({m.filename for m in members}) != len(members):
+        named = {m.filename: m for m in members}
+        if len(named) != len(members):
             raise ValueError("it holds two members of one name")
-        meta = json.loads(archive.read(_META))
+        meta = json.loads(archive.read(named.pop(_META)))
         if not isinstance(meta, dict):
             raise ValueError("its metadata is no JSON object")
-        arrays = {}
-        for member in members:
-            if member.filename == _META:
-                continue
-            if not member.filename.endswith(".npy"):
-                raise ValueError(f"{member.filename!r} is no array")
-            arrays[member.filename.removesuffix(".npy")] = _read_array(archive, member)
+        if strange := [name for name in named if not name.endswith(".npy")]:
+            raise ValueError(f"{strange[0]!r} is no array")
+        arrays = {name.removesuffix(".npy"): _read_array(archive, member) for name, member in named.items()}
     return Artifact(arrays, meta)
 
 

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastcollect.support.errors import ConfigError
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 
+Row = TypeVar("Row")
+
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines, without a last line that was cut off while it was written.
+    """The rows of a file of JSON lines; see ``read_lines``."""
+    return read_lines(Path(path), read_row, "row")
 
-    Raises ConfigError naming the file and the line of anything else that is no row.
+
+def read_lines(file: Path, parsed: Callable[[bytes], Row], what: str, advice: str = "") -> list[Row]:
+    """What the lines of a file say, without a last line that was cut off while it was written.
+
+    Raises ConfigError naming the file and the line of anything else that is not ``what`` it should be.
     """
-    return [row for _, row in read_lines(Path(path))]
-
-
-def read_lines(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """As ``read_rows``, each row behind the line that it was read from."""
     try:
-        content = file.read_bytes()
+        *whole, _ = file.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from None
-    *whole, _ = content.split(b"\n")
-    out = []
+    found = []
     for number, line in enumerate(whole, 1):
         try:
-            row = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError([f"{str(file)!r}, line {number} is no JSON: {error}"]) from None
-        if not isinstance(row, dict):
-            raise ConfigError([f"{str(file)!r}, line {number} is no row: {line[:80]!r}"])
-        out.append((line, row))
-    return out
+            found.append(parsed(line))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ConfigError([f"{str(file)!r}, line {number} is no {what}: {error}{advice}"]) from None
+    return found
+
+
+def read_row(line: bytes) -> dict[str, Any]:
+    """The row that one line says. Raises ValueError if it is none."""
+    row = json.loads(line, parse_constant=_no_constant)
+    if not isinstance(row, dict):
+        raise ValueError(repr(line[:80]))
+    return row
 
 
 def _no_constant(text: str) -> None:

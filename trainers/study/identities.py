@@ -6,7 +6,8 @@ from fastcollect import ConfigError
 from fastcollect.support.plain import plain
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
 from trainers.store.identity import Identity
-from trainers.store.manifest import MANIFEST, read_identity, reference, root_of
+from trainers.store.index import reference, root_of
+from trainers.store.manifest import MANIFEST, read_identity
 from trainers.store.reader import find_source
 from trainers.study.rewind import Source, open_source
 

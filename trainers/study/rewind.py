@@ -15,8 +15,8 @@ from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.learner import Start, make_algorithm
 from trainers.run.policy import load_policy
 from trainers.store import artifacts
+from trainers.store.layout import from_arrays
 from trainers.store.manifest import read_identity, read_summary
-from trainers.store.states import from_arrays
 
 _STATES = ("initial", "anchor", "best", "final")
 _FRESH_SEED = 7_919

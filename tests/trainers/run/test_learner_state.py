@@ -9,7 +9,7 @@ from support.training import assert_same
 from engine.algorithms import base
 from fastcollect.support.errors import ConfigError
 from trainers.run.learner import Start, as_numpy
-from trainers.store.states import from_arrays, to_arrays
+from trainers.store.layout import from_arrays, to_arrays
 
 
 def test_a_copied_state_outlives_later_updates():

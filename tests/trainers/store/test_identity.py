@@ -105,4 +105,4 @@ def test_a_manifest_gives_the_identity_back():
 @pytest.mark.parametrize("version", [VERSION + 1, 0, "1", None, "../1"])
 def test_defaults_of_another_version_are_one_error(version):
     with pytest.raises(ConfigError, match="are not known here"):
-        identity({}).hash(version)
+        identity({}, defaults=version).hash()

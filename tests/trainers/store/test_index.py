@@ -18,7 +18,8 @@ from trainers import command
 from trainers.store import index, reader
 from trainers.store.folder import RunFolder
 from trainers.store.identity import Identity
-from trainers.store.manifest import read_identity, root_of
+from trainers.store.index import root_of
+from trainers.store.manifest import read_identity
 from trainers.study import stages
 
 ROOT = Path(__file__).resolve().parents[3]

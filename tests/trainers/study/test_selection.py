@@ -9,7 +9,7 @@ from support.training import artifact, assert_same
 from engine.algorithms.base import mean_absolute_gradients
 from engine.data.transition import Batch
 from trainers.config.training import PruneConfig
-from trainers.store.states import from_arrays
+from trainers.store.layout import from_arrays
 from trainers.study import stages
 
 pytestmark = pytest.mark.usefixtures("one_launcher")

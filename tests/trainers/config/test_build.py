@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from engine.algorithms import CONFIGS
 from fastcollect.support.plain import plain
-from trainers.config.build import build
-from trainers.config.merge import TASKS, Layer, combine, merge, task_layer
+from trainers.config.build import TASKS, Layer, build, combine, merge, task_layer
 from trainers.config.training import StudyConfig, TrainConfig, problems_of
 
 NESTED = st.recursive(
