@@ -3,8 +3,6 @@
 A twin critic is one flat dict whose names carry the prefixes "q0/" and "q1/".
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", equation 2.1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,11 @@ class Moments(struct.PyTreeNode):
     squares: Any
 
     @classmethod
-    def empty(cls, size: int) -> Moments:
+    def empty(cls, size: int) -> "Moments":
         """Nothing seen yet."""
         return cls(0, np.zeros(size), np.zeros(size))
 
-    def update(self, rows: np.ndarray) -> Moments:
+    def update(self, rows: np.ndarray) -> "Moments":
         """After these rows, (n, o), too."""
         if not len(rows):
             return self

@@ -4,8 +4,6 @@ The NumPy twin declares parameters, noise and extras, and refuses what cannot be
 The one here does the same arithmetic with the parameters that it is given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

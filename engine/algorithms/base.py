@@ -5,8 +5,6 @@ population can vary them under ``jax.vmap`` (as in rejax). Its state is one pytr
 always full, so that its structure does not depend on how sparse a network is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -77,7 +75,7 @@ class Config(Protocol):
     def space_problems(self, spec: Any) -> list[str]:
         """What it cannot learn with in an environment's spaces, in words; see ``box_problems``."""
 
-    def make(self, spec: Any, variance_floor: float) -> Algorithm:
+    def make(self, spec: Any, variance_floor: float) -> "Algorithm":
         """The algorithm for an environment with these spaces."""
 
 

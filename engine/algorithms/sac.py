@@ -3,8 +3,6 @@
 Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned temperature.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
@@ -86,7 +84,7 @@ class SACConfig:
         """What this algorithm cannot learn with of an environment's spaces, in words."""
         return box_problems(spec)
 
-    def make(self, spec: Any, variance_floor: float) -> SAC:
+    def make(self, spec: Any, variance_floor: float) -> "SAC":
         """The algorithm for an environment with these spaces."""
         actions = int(np.prod(spec.action.shape))
         entropy = -float(actions) if self.target_entropy is None else self.target_entropy

@@ -6,8 +6,6 @@ last observation stands in a table of its own. What decides a batch (which rows,
 whether it bootstraps) is drawn here in NumPy from counters alone; the wide arrays are only gathered from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -128,7 +126,7 @@ class Replay:
         draws = [self.draw(seed, first + k, batch_size, n_step) for k in range(count)]
         return self._storage.gather(Draw(*(np.stack(field) for field in zip(*draws, strict=True))))
 
-    def resized(self, num_envs: int) -> Replay:
+    def resized(self, num_envs: int) -> "Replay":
         """The same capacity for more environments, with the newest steps of those that were there."""
         wider = Replay(self.capacity, num_envs, *self._sizes, self._kind)
         wider.set_state(self.get_state())

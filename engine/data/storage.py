@@ -1,7 +1,5 @@
 """Where a replay's wide arrays lie: in the host's memory or in the device's."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Mapping
 from functools import partial

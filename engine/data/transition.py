@@ -1,7 +1,5 @@
 """Transitions as learners read them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

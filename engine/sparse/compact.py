@@ -1,7 +1,5 @@
 """Masked networks as small dense ones: units and inputs that cannot matter are taken out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -6,8 +6,6 @@ count with dense kernels; the compact one is what dense kernels do reach. A back
 forward passes: one for the gradient of the inputs, one for that of the weights (as in Evci et al. 2020).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

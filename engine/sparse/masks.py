@@ -5,8 +5,6 @@ dict is a dense network. Biases are never pruned, and sparsity is pruned over pr
 All but ``apply`` is NumPy.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Masks are those of ``engine.sparse.masks``; the leaves of one call compete with 
 is pruned in one call and the actor in another. Everything is NumPy in float64, and deterministic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a policy is to the engine, and how it travels: by import path."""
 
-from __future__ import annotations
-
 import importlib
 import operator
 from collections.abc import Mapping

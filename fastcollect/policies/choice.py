@@ -1,7 +1,5 @@
 """Which policy a command line means."""
 
-from __future__ import annotations
-
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS
 from fastcollect.policies.base import PolicyConfig, cnn_policy, mlp_policy, random_policy
 from fastcollect.support.errors import ConfigError

@@ -1,7 +1,5 @@
 """A small convolutional policy for images in NumPy: the inline twin of ``engine.policies.CNNPolicy``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

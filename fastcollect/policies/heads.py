@@ -1,7 +1,5 @@
 """Heads: what the outputs of a network's last layer mean as actions."""
 
-from __future__ import annotations
-
 import abc
 import math
 

@@ -1,7 +1,5 @@
 """A multilayer perceptron policy in NumPy: the inline twin of ``engine.policies.MLPPolicy``."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the network policies in NumPy share: parameters, the head, and what they write beside each action."""
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Uniform random actions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

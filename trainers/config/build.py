@@ -5,8 +5,6 @@ one environment or algorithm does not take over from another; ``build`` checks e
 its field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """What a user chooses about training, and the checks that need nothing but the choice itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Configurations as YAML: plain mappings, read strictly."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

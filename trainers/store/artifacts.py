@@ -9,8 +9,6 @@ name overwrites it. ``checkpoints`` keeps the same store in a folder of its own.
 At most one process may write: the one that holds the run folder's lock. Any number may read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

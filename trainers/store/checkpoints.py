@@ -4,8 +4,6 @@ A checkpoint counts once the index names it, and in the same moment the oldest o
 at any moment leaves the newest complete one to go on from.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run's folder: what was run, whether it is finished, and that no two processes write there at once."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import fcntl
@@ -66,9 +64,9 @@ class RunFolder(contextlib.ExitStack):
         identity: Identity,
         command: Sequence[str],
         *,
-        parent: RunFolder | None = None,
+        parent: "RunFolder" | None = None,
         resume: bool = False,
-    ) -> RunFolder:
+    ) -> "RunFolder":
         """A new run folder, or with ``resume`` one of the same identity if it is there.
 
         parent: the run that it is a part of. A finished one is returned with or without ``resume``: ask
@@ -89,8 +87,8 @@ class RunFolder(contextlib.ExitStack):
 
     @classmethod
     def _new(
-        cls, path: Path, identity: Identity, command: Sequence[str], parent: RunFolder | None
-    ) -> RunFolder:
+        cls, path: Path, identity: Identity, command: Sequence[str], parent: "RunFolder" | None
+    ) -> "RunFolder":
         # A creation that was killed leaves at most these.
         if set(os.listdir(path)) - {_LOCK, f".{MANIFEST}.tmp"}:
             raise ConfigError([f"{str(path)!r} is no run folder: it has no {MANIFEST}, but other files"])
@@ -116,7 +114,7 @@ class RunFolder(contextlib.ExitStack):
         return run
 
     @classmethod
-    def _again(cls, path: Path, identity: Identity, command: Sequence[str], resume: bool) -> RunFolder:
+    def _again(cls, path: Path, identity: Identity, command: Sequence[str], resume: bool) -> "RunFolder":
         there, manifest = read_identity(path)
         # By the defaults of its time, as what counts is that all values are the same.
         identity = replace(identity, defaults=there.defaults)

@@ -4,8 +4,6 @@ A hash covers the version of the defaults, the settings that differ from them, t
 and the hashes of the runs that it begins from. It does not cover where anything lies.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -91,7 +89,7 @@ class Identity:
         return {"defaults": self.defaults, "run": own, "sources": [asdict(each) for each in self.sources]}
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Identity:
+    def of(cls, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> "Identity":
         """The inverse of ``facts``. Raises KeyError, TypeError or ValueError for what is no manifest's."""
         run = manifest["run"]
         if run["kind"] not in KINDS or type(run["round"]) is not int or not isinstance(run["name"], str):

@@ -4,8 +4,6 @@ The manifests are the truth, and the index says where they are: the last line of
 was cut off does not, and where there is no index the manifests are searched for.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

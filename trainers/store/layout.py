@@ -1,7 +1,5 @@
 """How the saved arrays of an agent's state and of masks are named."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

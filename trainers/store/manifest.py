@@ -1,7 +1,5 @@
 """What a run folder says of itself: the manifest with the configuration, and the summary."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Reading takes nothing on trust: no pickle, no compression, and no memory is set 
 promises before the file was found to hold it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -31,7 +29,7 @@ class Artifact(NamedTuple):
 class _Hashed(io.RawIOBase):
     """Hashes what it hands on. There is no way back in it, so that what was hashed stays."""
 
-    def __init__(self, stream: BinaryIO, sha256: hashlib._Hash) -> None:
+    def __init__(self, stream: BinaryIO, sha256: "hashlib._Hash") -> None:
         self._stream, self._sha256 = stream, sha256
 
     def write(self, data: Any, /) -> int:
@@ -39,7 +37,7 @@ class _Hashed(io.RawIOBase):
         return self._stream.write(data)
 
 
-def write(stream: BinaryIO, arrays: Mapping[str, np.ndarray], meta: bytes, sha256: hashlib._Hash) -> None:
+def write(stream: BinaryIO, arrays: Mapping[str, np.ndarray], meta: bytes, sha256: "hashlib._Hash") -> None:
     """Write a file, hashed on the way, in small pieces: an array may be as large as a replay."""
     # By hand, as numpy.savez takes arrays as keyword arguments and cannot save one called "file".
     with zipfile.ZipFile(_Hashed(stream, sha256), "w", zipfile.ZIP_STORED) as archive:

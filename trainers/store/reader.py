@@ -1,7 +1,5 @@
 """Training runs as others read them: found by the index of a study, with every hash checked."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Rows of JSON lines: what training and evaluations measured, as a run folder keeps it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@ hashes of older runs as they are. A new setting is added to the newest file; for
 is a new file, and the old one stays as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
