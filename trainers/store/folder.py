@@ -64,7 +64,7 @@ class RunFolder(contextlib.ExitStack):
         identity: Identity,
         command: Sequence[str],
         *,
-        parent: "RunFolder" | None = None,
+        parent: "RunFolder | None" = None,
         resume: bool = False,
     ) -> "RunFolder":
         """A new run folder, or with ``resume`` one of the same identity if it is there.
@@ -87,7 +87,7 @@ class RunFolder(contextlib.ExitStack):
 
     @classmethod
     def _new(
-        cls, path: Path, identity: Identity, command: Sequence[str], parent: "RunFolder" | None
+        cls, path: Path, identity: Identity, command: Sequence[str], parent: "RunFolder | None"
     ) -> "RunFolder":
         # A creation that was killed leaves at most these.
         if set(os.listdir(path)) - {_LOCK, f".{MANIFEST}.tmp"}:
