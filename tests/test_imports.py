@@ -10,10 +10,10 @@ import pytest
 from support import witness_env
 from support.modules import PACKAGES, ROOT, module_paths, named_in_strings, sources
 
+from fastcollect import mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import mlp_policy
 
 MAY_IMPORT = {
     "fastcollect": {"fastcollect"},
@@ -182,7 +182,7 @@ def test_the_collectors_process_loads_no_simulator_and_no_jax():
         from fastcollect.control.collector import Collector
         from fastcollect.control.config import CollectorConfig
         from fastcollect.envs.registry import EnvConfig
-        from fastcollect.policies import mlp_policy
+        from fastcollect import mlp_policy
 
         config = CollectorConfig(
             env=EnvConfig(id="reach-v3"), policy=mlp_policy(hidden=(8,)), num_envs=2, num_env_workers=1

@@ -7,10 +7,10 @@ import pytest
 from support.specs import act, box_spec, discrete_spec, random_weights, reference_head
 
 from engine import policies as in_jax
+from fastcollect import cnn_policy, mlp_policy
+from fastcollect import mlp as in_numpy
 from fastcollect.control.config import CollectorConfig, build_policy
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import cnn_policy, mlp_policy
-from fastcollect.policies import mlp as in_numpy
 from fastcollect.support.errors import ConfigError
 
 BOXES = {

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
+from fastcollect import POLICY_VERSION, PolicyConfig
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.policies import POLICY_VERSION, PolicyConfig
 
 SPEC = EnvSpec(
     observation_shape=(3,),

@@ -5,10 +5,10 @@ from support import tiny_env
 
 from engine.algorithms import base
 from engine.data.replay import Replay
+from fastcollect import mlp_policy
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import mlp_policy
 from trainers.store.layout import from_arrays, to_arrays
 
 

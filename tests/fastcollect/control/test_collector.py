@@ -9,11 +9,11 @@ import pytest
 from support import coded_env
 from support.coded_env import echo, echo_policy, episode_length
 
+from fastcollect import PolicyConfig, mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import PolicyConfig, mlp_policy
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.groups import env_seeds

@@ -19,10 +19,10 @@ from support.coded_collector import config
 from support.coded_env import CodedEnv, EchoPolicy, echo
 from support.processes import wait_until_gone
 
+from fastcollect import PolicyConfig
 from fastcollect.control.collector import Collector
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.tokens import TokenChannel, exchange
-from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import StallError, WorkerError
 from fastcollect.workers.groups import env_seeds
 

@@ -10,10 +10,10 @@ from support.coded_collector import config
 from support.coded_env import CodedEnv, EchoPolicy, echo, echo_policy
 from support.processes import wait_until_gone
 
+from fastcollect import PolicyConfig
 from fastcollect.control.collector import Collector
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.tokens import Kind
-from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import StallError
 
 _armed = False

@@ -10,12 +10,12 @@ import pytest
 from support.coded_env import CodedEnv, EchoPolicy, echo
 from support.collectors import in_rounds, one_round, reproducible
 
+from fastcollect import PolicyConfig, mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.policies import PolicyConfig, mlp_policy
 from fastcollect.support.errors import ConfigError, WorkerError
 from fastcollect.workers.groups import env_seeds
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from support.collectors import asynchronous, content, in_rounds, one_round, reproducible
 
+from fastcollect import mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.control.source import BlockSource
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import mlp_policy
 from fastcollect.support.errors import ConfigError
 from fastcollect.workers.groups import env_seeds
 

@@ -8,10 +8,10 @@ import pytest
 from support.coded_env import EchoPolicy, echo_policy
 from support.collectors import CODED, asynchronous, content, one_round, reproducible
 
+from fastcollect import PolicyConfig, mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import PolicyConfig, mlp_policy
 from fastcollect.workers.groups import env_seeds
 
 SHAPES = ((8, 1, 0, SerialCollector), (2, 4, 0, Collector), (4, 2, 1, Collector), (8, 1, 2, Collector))

@@ -10,12 +10,12 @@ import pytest
 from support.coded_env import CodedEnv, EchoPolicy, echo
 from support.collectors import CODED, asynchronous, one_round, reproducible
 
+from fastcollect import PolicyConfig
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.base import StateUnsupportedError
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.segment import FieldSpec
-from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import ConfigError, StallError, WorkerError
 from fastcollect.workers.groups import env_seeds
 

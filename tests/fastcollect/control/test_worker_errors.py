@@ -11,12 +11,12 @@ from support.coded_collector import coded, config
 from support.coded_env import CodedEnv, EchoPolicy, echo, echo_policy
 from threadpoolctl import threadpool_info
 
+from fastcollect import PolicyConfig
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.base import EnvStepError
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import PolicyConfig
 from fastcollect.support.errors import ConfigError, WorkerError
 from fastcollect.workers.groups import env_seeds
 

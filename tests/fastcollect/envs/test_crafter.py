@@ -9,13 +9,13 @@ from crafter import engine, objects, worldgen
 from opensimplex import OpenSimplex
 from support.collectors import one_round, reproducible
 
+from fastcollect import cnn_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs import crafter_world
 from fastcollect.envs.base import BatchedEnv, EnvStepError, StateUnsupportedError, StepBuffers
 from fastcollect.envs.crafter_world import noise, note_places
 from fastcollect.envs.registry import EnvConfig, make_env
-from fastcollect.policies import cnn_policy
 
 REWARD = "CrafterReward-v1"
 TINY = {"area": (16, 12)}  # a small world is made quickly

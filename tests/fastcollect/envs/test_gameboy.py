@@ -14,12 +14,12 @@ from support.collectors import one_round, reproducible
 from support.processes import wait_until_gone
 
 from bench.cartridge import ADDRESSES
+from fastcollect import random_policy
 from fastcollect.control.collector import Collector
 from fastcollect.control.serial import SerialCollector
 from fastcollect.envs.base import BatchedEnv, EnvStepError, StateUnsupportedError, StepBuffers
 from fastcollect.envs.gameboy import make
 from fastcollect.envs.registry import EnvConfig, make_env, resolve
-from fastcollect.policies import random_policy
 
 pyboy = pytest.importorskip("pyboy")
 

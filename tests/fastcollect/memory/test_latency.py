@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastcollect import PolicyConfig
 from fastcollect.control.collector import Collector
 from fastcollect.control.config import CollectorConfig
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.memory.latency import BUCKETS, Latencies, bucket
-from fastcollect.policies import PolicyConfig
 
 _STEP = 2 ** (1 / 8)
 

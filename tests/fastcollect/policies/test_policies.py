@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.specs import act, box_spec, discrete_spec, random_weights, reference_head
 
-from fastcollect.policies import mlp_policy, random_policy
+from fastcollect import mlp_policy, random_policy
 from fastcollect.policies.mlp import MLPPolicy
 from fastcollect.policies.random import RandomPolicy
 from fastcollect.support import noise as noise_streams

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastcollect import mlp_policy, random_policy
 from fastcollect.control.config import CollectorConfig
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
-from fastcollect.policies import mlp_policy, random_policy
 from fastcollect.support.errors import ConfigError
 from fastcollect.tuning import profile
 from fastcollect.tuning.autotuner import Tuner, TunerConfig
