@@ -85,8 +85,11 @@ def peer_python(peer: str) -> Path:
 
 
 def order(labels: Sequence[str], number: int) -> list[str]:
-    """The turns of a round: each label is first, second, ... in turn; every other round goes backwards."""
-    first = number % max(1, len(labels))
+    """The turns of a round: rounds go forwards and backwards in pairs, each pair begins one label later.
+
+    In twice as many rounds as there are labels, each of them is first twice and last twice.
+    """
+    first = number // 2 % max(1, len(labels))
     turned = [*labels[first:], *labels[:first]]
     return turned if number % 2 == 0 else turned[::-1]
 
