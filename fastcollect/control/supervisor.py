@@ -54,9 +54,9 @@ class Supervisor:
     def _await_ready(self) -> None:
         deadline = time.monotonic() + self._config.stall_seconds
         while not all(worker.ready for worker in self._workers.living()):
-            self._backlog += self._poll(0.5)
             if time.monotonic() > deadline:
                 raise self._stalled()
+            self._backlog += self._poll(0.5)
 
     def poll(self, seconds: float | None) -> list[PublishedBlock]:
         """Wait for tokens or deaths; returns the blocks that were published since.
