@@ -8,10 +8,9 @@ from support.specs import act, box_spec, discrete_spec, random_weights, referenc
 
 from engine import policies as in_jax
 from fastcollect import cnn_policy, mlp_policy
-from fastcollect import mlp as in_numpy
-from fastcollect.control.config import CollectorConfig, build_policy
-from fastcollect.envs.registry import EnvConfig
+from fastcollect.policies import mlp as in_numpy
 from fastcollect.support.errors import ConfigError
+from fastcollect.workers.group import build_policy
 
 BOXES = {
     "unit": ([-1, -1, -1], [1, 1, 1]),
@@ -161,9 +160,8 @@ def test_extras_are_written_only_where_they_are_wanted():
     ids=["unbounded", "unknown extra", "deterministic", "no images"],
 )
 def test_what_the_numpy_twin_refuses_no_model_worker_is_given(spec, policy, text):
-    config = CollectorConfig(env=EnvConfig(id="CartPole-v1"), policy=policy, num_model_workers=1)
     with pytest.raises(ConfigError, match=text):
-        build_policy(config, spec)
+        build_policy(policy, spec, batched=False)
 
 
 @pytest.mark.parametrize(
