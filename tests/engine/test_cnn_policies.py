@@ -7,8 +7,8 @@ import pytest
 from support.specs import act, box_spec, discrete_spec
 
 from engine import policies as in_jax
-from fastcollect import cnn as in_numpy
 from fastcollect import cnn_policy
+from fastcollect.policies import cnn as in_numpy
 
 IMAGES = [(64, 64, 3), (72, 80, 1), (20, 20, 1), (23, 37, 2)]
 SMALL = {"channels": (5, 7), "dense": 11}

@@ -6,9 +6,10 @@ from support.collectors import in_rounds, one_round
 from support.specs import act, box_spec, discrete_spec, random_weights, reference_head
 
 from engine import policies as in_jax
-from fastcollect import cnn, mlp, mlp_policy, network
+from fastcollect import mlp_policy
 from fastcollect.control.collector import Collector
 from fastcollect.envs.registry import EnvConfig
+from fastcollect.policies import cnn, mlp, network
 
 BOX, DISCRETE = box_spec([-3, 0.5], [5, 0.75], (2, 3)), discrete_spec(5, (2, 3))
 IMAGE = discrete_spec(4, (23, 37, 2), np.uint8)
