@@ -31,7 +31,7 @@ def make(
     actions: Sequence[str] | str = ("noop", *BUTTONS),
     start_frames: int = 120,
     noop_max: int = 30,
-) -> GameBoy:
+) -> "GameBoy":
     """One Game Boy for each seed, (n,) int64, all of the same cartridge.
 
     cartridge: the file. Nothing is read or written beside it, saved games included.
