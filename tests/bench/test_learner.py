@@ -112,6 +112,7 @@ def keep(made, method):
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ours-host", "ours-device", "ours-collecting"])
 def test_the_end_of_a_turn_waits_for_the_newest_update(method, monkeypatch):
     from trainers.run.learner import Learner

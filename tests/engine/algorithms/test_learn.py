@@ -85,6 +85,7 @@ def test_how_updates_are_grouped_does_not_matter():
     assert_close_trees((state, last), (whole, acting), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pace_of_nothing_moves_moments_and_targets_alone():
     state, _ = sparse_state()
     before = base.copied(state)
@@ -156,6 +157,7 @@ def test_pruned_weights_stay_exactly_zero_through_many_updates_in_one_call():
     assert_equal_trees(state.masks, chosen)
 
 
+@pytest.mark.slow
 def test_full_masks_that_are_left_out_of_the_update_change_nothing():
     batches = raw_batches(38, COUNT)
     runs = [base.learn(ALGORITHM, lived_in_state(ALGORITHM), batches, 1.0, pruned) for pruned in (None, ())]
@@ -203,6 +205,7 @@ def test_an_algorithm_that_revives_weights_is_masked(pruned):
     assert (moved > 0.5).all()  # five times an eighth: it did revive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [CLIPPED, TinyConfig(hidden=(5, 4), batch_size=BATCH)], ids=["sac", "tiny"]
 )

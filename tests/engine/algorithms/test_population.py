@@ -79,6 +79,7 @@ def test_three_seeds_at_three_densities_equal_three_single_runs(config):
     assert densities == pytest.approx(DENSITIES, abs=0.15)
 
 
+@pytest.mark.slow
 def test_members_vary_in_their_hyperparameters():
     configs = [
         dataclasses.replace(

@@ -49,6 +49,7 @@ def test_a_constant_reward_is_the_value_of_a_single_step():
     assert_values(state, [0.7] * 4)
 
 
+@pytest.mark.slow
 def test_a_reward_that_depends_on_the_observation_is_its_value():
     paid = np.array([-1, 0.5, 0, 1])
     state, _ = learn(ends_at_once(lambda state, action: paid[state]))
@@ -61,6 +62,7 @@ def test_a_reward_a_step_later_is_discounted_once(n_step):
     assert_values(state, [0.8, 1.0])
 
 
+@pytest.mark.slow
 def test_the_actor_goes_where_the_reward_is():
     best = np.array([-0.6, -0.2, 0.2, 0.6])
     state, acting = learn(ends_at_once(lambda state, action: 1 - (action - best[state]) ** 2), calls=20)
@@ -81,6 +83,7 @@ def test_the_value_of_a_state_is_that_of_the_best_action_in_the_next():
     np.testing.assert_allclose(values(state)[1], [0.2, 1.0, 1.8], atol=2 * TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_truncated_episodes_are_worth_what_goes_on_for_ever(n_step):
     state, _ = learn(ring(0.5, "truncated"), n_step=n_step)

@@ -62,6 +62,7 @@ def tiny_gradients(state, sample, key):
     return {"actor": reference.backward(actor, below, slope)[0], **gradients}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "by_hand", "reward_scale"),
     [(CONFIG, sac_gradients, CONFIG.reward_scale), (TINY, tiny_gradients, 1.0)],

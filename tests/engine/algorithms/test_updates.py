@@ -30,9 +30,9 @@ def in_float64(metrics):
 @pytest.mark.parametrize(
     ("config", "pruned", "pace"),
     [
-        pytest.param(CONFIG, (), 1.0, id="dense"),
+        pytest.param(CONFIG, (), 1.0, id="dense", marks=pytest.mark.slow),
         pytest.param(CONFIG, ("actor", "critic"), 0.3, id="masked, slower"),
-        pytest.param(CLIPPED, ("actor",), 1.0, id="actor masked, clipped"),
+        pytest.param(CLIPPED, ("actor",), 1.0, id="actor masked, clipped", marks=pytest.mark.slow),
         pytest.param(CLIPPED, ("actor", "critic"), 1.0, id="masked, clipped"),
     ],
 )

@@ -60,6 +60,7 @@ def test_places_of_final_observations_are_used_again(storage, continues, ends):
     assert_held(replay, stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", STORAGES)
 def test_the_table_of_final_observations_grows_when_it_has_to(storage):
     stream = Stream(2, seed=2, ends=1.0)

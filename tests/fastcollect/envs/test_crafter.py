@@ -87,6 +87,7 @@ def follow(seeds, actions, **kwargs):
     return ends, seen
 
 
+@pytest.mark.slow
 def test_equals_stock_over_whole_episodes_that_end_by_death():
     ends, seen = follow([2], draw_actions(330, 1), area=(40, 40))
     assert ends.count((True, False)) == len(ends) >= 1

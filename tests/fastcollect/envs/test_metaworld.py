@@ -72,9 +72,8 @@ def assert_same_step(stocks: list[StockEnv], action: np.ndarray, out: StepBuffer
     return np.array(successes)
 
 
-@pytest.mark.parametrize(
-    "task", [*(pytest.param(task, marks=pytest.mark.slow) for task in BATCHED_TASKS), STOCK_TASK]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [*BATCHED_TASKS, STOCK_TASK])
 def test_two_episodes_equal_stock(task: str) -> None:
     """An expert's episode (contacts, grasps, success), then a random one, then the start of a third."""
     seeds = [3, 11] if task in BATCHED_TASKS else [3]

@@ -12,6 +12,7 @@ from trainers.run.learner import Start, as_numpy
 from trainers.store.layout import from_arrays, to_arrays
 
 
+@pytest.mark.slow
 def test_a_copied_state_outlives_later_updates():
     made = filled()
     kept = base.copied(made.state)
