@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.methods.learners import LearnerRequest, Storage
-from bench.methods.stock import spec_of
 from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
 from engine.networks import mlp, tanh_gaussian
 from fastcollect import BlockSource, EnvSpec, Parallelism
+from fastcollect.envs.gym_vector import space_spec
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
 from trainers.run.learner import Learner
@@ -87,7 +87,7 @@ def filled_learner(request: LearnerRequest, storage: Storage) -> tuple[Callable[
     Returns a function that dispatches some updates and says how many, and one that returns when all of them
     are computed.
     """
-    config, spec = training_config(request, storage), spec_of(*request.spaces)
+    config, spec = training_config(request, storage), space_spec(*request.spaces)
     envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
     learner = Learner(config, spec, range(envs))
     steps = request.rows // envs

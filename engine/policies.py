@@ -4,6 +4,7 @@ The NumPy twin declares parameters, noise and extras, and refuses what cannot be
 The one here does the same arithmetic with the parameters that it is given.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ _STRIDES = (4, 2)
 """Of a CNN policy's convolutions."""
 
 
-class NetworkPolicy:
+class NetworkPolicy(abc.ABC):
     """Inference for model workers, one compiled function per batch size; weights stay on the device.
 
     spec: the environment's spec (action.discrete, .low and .high are read).
@@ -46,9 +47,9 @@ class NetworkPolicy:
 
         self._act = jax.jit(act)
 
+    @abc.abstractmethod
     def _forward(self, parameters: Any, observation: jax.Array, prefix: str = "") -> jax.Array:
         """Outputs (b, k) of the network with this prefix, the actor's being "", for observations (b, ...)."""
-        raise NotImplementedError
 
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""

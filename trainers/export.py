@@ -124,8 +124,10 @@ def check_observations(chosen: SavedRun) -> np.ndarray:
     source = chosen.source("dense")
     found = find_source(chosen.path, source) if source else None
     for folder in filter(None, (chosen.path, found)):
-        hashed = identify(folder)[1]["config_hash"]
+        hashed, listed = identify(folder)[1]["config_hash"], artifacts.files(folder)
         for name, key in (("saliency", "observation"), ("anchor-replay", "replay/observation")):
+            if name not in listed:
+                continue
             try:
                 rows = artifacts.load(folder, name, hashed).arrays[key]
             except ConfigError:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from bench.methods.base import Method, Subject
-from bench.methods.stock import spec_of
 from fastcollect import ConfigError
+from fastcollect.envs.gym_vector import space_spec
 from fastcollect.support.command import parse_kwargs
 
 
@@ -55,7 +55,7 @@ def build(request: StudyRequest) -> Subject:
     stock = {"vectorization_mode": "sync", **stock_arguments(arguments.env_kwargs)}
     envs = gymnasium.make_vec("Meta-World/MT1", env_name=arguments.env, num_envs=request.num_envs, **stock)
     observation, _ = envs.reset(seed=0)
-    spec = spec_of(envs.single_observation_space, envs.single_action_space)
+    spec = space_spec(envs.single_observation_space, envs.single_action_space)
     act, learn, batch_size = single_updates(arguments, spec)
     shapes = {"observation": spec.observation_shape, "action": spec.action.shape, "reward": ()}
     shapes |= {"next_observation": spec.observation_shape, "terminated": ()}

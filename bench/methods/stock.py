@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 
 from bench.methods.base import Request, UnsupportedError
-from fastcollect import ActionSpec, EnvConfig, EnvSpec, StepBuffers
-from fastcollect.envs.gym_vector import action_spec, observation_bounds
+from fastcollect import ActionSpec, EnvConfig, StepBuffers
+from fastcollect.envs.gym_vector import space_spec
 from fastcollect.envs.registry import CRAFTER, METAWORLD_TASKS, make_env
 from fastcollect.policies.choice import parse_policy
 
@@ -103,23 +103,11 @@ def draw_actions(action: ActionSpec, num_envs: int, dtype: np.dtype | None = Non
     return itertools.cycle(list(batches.astype(dtype)))
 
 
-def spec_of(observation_space: Any, action_space: Any) -> EnvSpec:
-    """The specification of an environment with gymnasium's spaces."""
-    shape, dtype, low, high = observation_bounds(observation_space)
-    return EnvSpec(
-        observation_shape=shape,
-        observation_dtype=dtype,
-        observation_low=low,
-        observation_high=high,
-        action=action_spec(action_space),
-    )
-
-
 class Actor:
     """The row's policy in NumPy for a peer that has none: the one that env workers use when M is 0."""
 
     def __init__(self, request: Request, observation_space: Any, action_space: Any, num_envs: int) -> None:
-        spec = spec_of(observation_space, action_space)
+        spec = space_spec(observation_space, action_space)
         self._policy = parse_policy(request.policy, request.env).build(spec, batched=False)
         self._policy.load(self._policy.initial_parameters(0))
         self._action = np.zeros((num_envs, *spec.action.shape), spec.action.dtype)

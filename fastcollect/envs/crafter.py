@@ -190,17 +190,15 @@ class Crafter(crafter.Env, gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     action_space = gymnasium.spaces.Discrete(len(crafter.constants.actions))
     _view: Any
+    _np_random: Any
 
     def __init__(self, **kwargs: Any) -> None:
         _construct(self, seed=0, **kwargs)
+        # What an episode's beginning depends on, in the place where gymnasium's environments keep it.
+        self._np_random = types.SimpleNamespace(bit_generator=self)
         self._view = tuple(self._view.tolist())  # ``step`` takes its maximum for every object
         width, height = self._size.tolist()
         self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> types.SimpleNamespace:  # type: ignore[override]
-        """What an episode's beginning depends on, in the place where gymnasium's environments keep it."""
-        return types.SimpleNamespace(bit_generator=self)
 
     @property
     def state(self) -> int:

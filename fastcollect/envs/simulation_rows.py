@@ -5,6 +5,7 @@ hundred bytes, so copying it into a single MjData and back costs less than the c
 (measured: 3 to 15 % of a step), and the results are the same to the bit.
 """
 
+import abc
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -48,7 +49,7 @@ class SimulationRows:
             part[...] = view
 
 
-class SimulatedBatch:
+class SimulatedBatch(abc.ABC):
     """A ``BatchedEnv`` of n simulations, whose episodes end at the horizon alone.
 
     A subclass says how episodes begin (``_begin``) and what a step does (``_advance``), and puts further
@@ -66,13 +67,13 @@ class SimulatedBatch:
         self._elapsed = np.full(self.num_envs, -1, np.int64)
         self._arrays = {"simulation": self._simulation.matrix, "elapsed": self._elapsed}
 
+    @abc.abstractmethod
     def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
         """Start new episodes in ``rows``, (k,) integers, and write these rows of observation."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
         """Simulate a step; write observations, rewards and successes."""
-        raise NotImplementedError
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode everywhere; observation: (n, *observation_shape) float64, written."""
@@ -107,7 +108,7 @@ class SimulatedBatch:
         restore_arrays(self._arrays, state)
         restore_generators(self._generators, state["generators"])
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (a subclass need not have more to close)
         """Nothing is held but memory."""
 
 

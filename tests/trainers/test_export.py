@@ -213,6 +213,13 @@ def test_observations_that_were_changed_or_are_gone_are_passed_over(study, tmp_p
         exporting.check_observations(exportable(folder))
 
 
+def test_an_index_of_the_source_that_cannot_be_read_is_an_error(study, tmp_path):
+    copied = shutil.copytree(study, tmp_path / "study")
+    (copied / "dense" / "artifacts" / "index.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"dense/artifacts/index\.json' cannot be read"):
+        exporting.check_observations(exportable(copied / "ticket"))
+
+
 def test_the_command_ends_with_2_for_a_changed_artifact(study, tmp_path):
     folder = shutil.copytree(study / "dense", tmp_path / "dense")
     file = folder / "artifacts" / "final.npz"

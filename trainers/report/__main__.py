@@ -52,7 +52,10 @@ def report(arguments: ReportArguments) -> Path:
         write_file(out / name, content)
     for old in out.glob("figure-*"):
         if old.name not in pictures:
-            old.unlink()
+            try:
+                old.unlink()
+            except OSError as error:
+                raise ConfigError([f"{str(old)!r} cannot be removed: {error.strerror or error}"]) from error
     return out / PAGE
 
 

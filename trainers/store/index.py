@@ -41,11 +41,17 @@ def entry(root: Path, folder: Path, identity: Identity, config_hash: str) -> Ent
 
 
 def add(root: Path, new: Entry) -> None:
-    """Append an entry, whoever else does. Raises ConfigError, with the index as it was, for a full disk."""
+    """Append an entry, whoever else does.
+
+    Raises ConfigError, with the index as it was, for a full disk and for an index that cannot be read.
+    """
     file, lock = root / INDEX, os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        content = file.read_bytes() if file.exists() else b""
+        try:
+            content = file.read_bytes() if file.exists() else b""
+        except OSError as error:
+            raise ConfigError([f"{str(file)!r} cannot be read: {error.strerror or error}"]) from error
         # Without a line that was cut off.
         write_file(file, content[: content.rfind(b"\n") + 1] + _line(new))
     finally:

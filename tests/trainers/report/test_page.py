@@ -186,6 +186,14 @@ def test_all_bad_folders_are_named_and_the_command_ends_with_2(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
+def test_an_old_picture_that_cannot_be_removed_is_named(study, tmp_path):
+    dense, out = study / "reach-v3" / "seed-0" / "dense", tmp_path / "out"
+    report(ReportArguments(runs=(dense,), out=out))
+    (out / "figure-old.png").mkdir()
+    with pytest.raises(ConfigError, match=r"figure-old\.png' cannot be removed"):
+        report(ReportArguments(runs=(dense,), out=out))
+
+
 def test_other_peoples_folders_are_left_alone(study, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "mine.txt" / "report"):

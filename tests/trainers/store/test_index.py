@@ -211,6 +211,12 @@ def test_a_line_that_is_no_entry_is_one_error_that_says_what_to_do(text, tmp_pat
     assert problem.endswith("remove the file, and the manifests are searched instead")
 
 
+def test_an_index_that_cannot_be_read_is_an_error_of_the_run_that_begins(tmp_path):
+    (tmp_path / "index.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"index\.jsonl' cannot be read"):
+        index.add(tmp_path, index.Entry(**json.loads(line())))
+
+
 def test_the_last_line_of_a_path_counts_and_a_cut_off_one_does_not(tmp_path):
     file = tmp_path / "index.jsonl"
     cut_off = line(path="c")[:30]
