@@ -8,6 +8,7 @@ them before and half after ours, and its wall clock is projected from that rate.
 its account. Controls, if --flags asks for them, are part of the study and of both accounts.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -15,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.harness.command import Output, Problems, main, save
-from bench.harness.measure import MeasurementError, measure
+from bench.harness.measure import MeasurementError, started
 from bench.harness.results import plain_table, show
 from bench.methods.original_protocol import StudyRequest, stock_arguments
 from bench.product import TrainArguments, study
@@ -126,9 +127,8 @@ def pipeline(arguments: PipelineArguments) -> None:
     with tempfile.TemporaryDirectory(prefix="fastcollect-pipeline-") as temporary:
         # The stages run in the project's folder, whatever ours is.
         runs = Path(temporary) if arguments.runs is None else arguments.runs.resolve()
-        before = original_pace(arguments)
-        stages = _ours(arguments, runs)
-        after = original_pace(arguments)
+        with _original(arguments) as pace:
+            before, stages, after = pace(), _ours(arguments, runs), pace()
         dense, ticket = (json.loads((runs / stage / "summary.json").read_text()) for stage in STAGES)
     made = trained(dense, ticket, from_zero=chosen.rewind.step == "zero")
     rows = accounts(made, stages, [before, after])
@@ -160,11 +160,16 @@ def _ours(arguments: PipelineArguments, runs: Path) -> dict[str, float]:
     return seconds
 
 
-def original_pace(arguments: PipelineArguments) -> float:
-    """Environment steps per second of the original's protocol, over half of the time asked for."""
+@contextlib.contextmanager
+def _original(arguments: PipelineArguments) -> Iterator[Callable[[], float]]:
+    """What measures the original's environment steps per second, over half of the time asked for.
+
+    Its process stands still between two measurements.
+    """
     request = StudyRequest(method="original-protocol", flags=tuple(_flags(arguments, "--stage", "dense")))
     try:
-        return measure([request], arguments.seconds / 8, arguments.seconds / 2)["rate"]
+        with started([request]) as measure_slice:
+            yield lambda: measure_slice(arguments.seconds / 8, arguments.seconds / 2)["rate"]
     except MeasurementError as error:
         raise ConfigError([f"the original's protocol failed: {error}"]) from error
 

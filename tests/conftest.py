@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config, items):
         # have no part in it, because one that is killed while it writes would leave a broken entry.
         jax = sys.modules["jax"]
         jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".pytest_cache" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

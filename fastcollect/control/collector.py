@@ -17,7 +17,7 @@ from fastcollect.control.schedule import Arrivals, Rounds
 from fastcollect.control.source import CommonCollector
 from fastcollect.control.stats import Stats
 from fastcollect.control.supervisor import Supervisor
-from fastcollect.envs.base import State
+from fastcollect.envs.base import EnvSpec, State
 from fastcollect.envs.registry import check_rows, preload_modules
 from fastcollect.memory.block import Block
 from fastcollect.support.errors import ConfigError
@@ -34,6 +34,7 @@ class Collector(CommonCollector):
     WorkerError with the worker's own traceback when one raises, at start or in ``take``.
     state: what ``get_state`` returned, to go on from there; ConfigError names all that does not fit.
     parameters: weights of the first step, where there is no state; default: the policy's initial ones.
+    spec: the environment's, where it is known already; default: a process builds one environment to learn it.
 
         with Collector(CollectorConfig(env=EnvConfig(id="reach-v3"))) as collector:
             block = collector.take()
@@ -45,6 +46,7 @@ class Collector(CommonCollector):
         launcher: Launcher | None = None,
         state: Mapping[str, np.ndarray] | None = None,
         parameters: Mapping[str, np.ndarray] | None = None,
+        spec: EnvSpec | None = None,
     ) -> None:
         # Resolved here, because a name that was registered in this process means nothing in a worker.
         config = resolve_env(config)
@@ -52,7 +54,8 @@ class Collector(CommonCollector):
             if launcher is None:
                 launcher = new_launcher(config)
                 opened.callback(launcher.close)
-            super().__init__(config, env_spec(launcher, config.env), state, parameters, opened)
+            spec = spec or env_spec(launcher, config.env)
+            super().__init__(config, spec, state, parameters, opened)
             allow_descriptors(config.num_env_workers, config.num_model_workers)
             self._workers = Workers(
                 config, self.policy, self._ring_config, self._board, launcher, self._first_life

@@ -42,13 +42,15 @@ def build_spec(config: EnvConfig) -> EnvSpec:
 
 def main(config: EnvConfig, fds: list[int]) -> None:
     """In the child: write the pickled spec. Raises ConfigError for what the user chose wrongly."""
-    import gymnasium
-
     try:
         spec = build_spec(config)
     except ConfigError:
         raise
-    except (ValueError, ImportError, TypeError, gymnasium.error.Error) as error:
+    except Exception as error:
+        import gymnasium  # here, because an environment of our own is built without it
+
+        if not isinstance(error, (ValueError, ImportError, TypeError, gymnasium.error.Error)):
+            raise
         raise ConfigError([f"environment {config.id!r}: {error}"]) from error
     with os.fdopen(fds[0], "wb") as file:
         file.write(cloudpickle.dumps(spec))

@@ -1,6 +1,7 @@
 """What a result must say about where it was measured."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import re
@@ -34,6 +35,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
     """The commit of this source tree, with "+" if it was changed since; None outside a repository."""
 

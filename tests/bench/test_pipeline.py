@@ -1,5 +1,6 @@
 """The comparison of whole studies: what it counts, what it projects, what it refuses."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -69,12 +70,12 @@ def test_the_stages_write_to_the_callers_folder_and_the_file_says_what_they_made
         (folder / "summary.json").write_text(json.dumps(summary))
         return subprocess.CompletedProcess(command, 0)
 
-    def measure(requests, warm_up, seconds):
-        commands.append((*requests, warm_up, seconds))
-        return {"rate": 100.0}
+    @contextlib.contextmanager
+    def started(requests):
+        yield lambda *seconds: commands.append((*requests, *seconds)) or {"rate": 100.0}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(pipeline, "started", started)
     monkeypatch.setattr(pipeline.subprocess, "run", instead)
     monkeypatch.setattr(harness, "machine", lambda: {"versions": {}} | dict.fromkeys(MACHINE, 1))
     flags = "--rewind.step zero --env-kwargs horizon=400"

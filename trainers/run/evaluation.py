@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastcollect import Block, Collector, CollectorConfig, ConfigError, EnvConfig, Episodes, PolicyConfig
+from fastcollect import (
+    Block,
+    Collector,
+    CollectorConfig,
+    ConfigError,
+    EnvConfig,
+    EnvSpec,
+    Episodes,
+    PolicyConfig,
+)
 from fastcollect.control.launcher import Launcher
 from fastcollect.envs.registry import METAWORLD_TASKS
 from trainers.config.training import EvaluationConfig
@@ -29,15 +38,16 @@ class Evaluator:
         policy: PolicyConfig,
         config: EvaluationConfig,
         seed: int,
-        horizon: int | None,
+        spec: EnvSpec,
         launcher: Launcher,
         state: Mapping[str, np.ndarray],
     ) -> None:
-        """policy: deterministic. horizon: of an episode, if it is known.
+        """policy: deterministic. spec: the environment's.
 
         state: what ``get_state`` returned, to go on from there; empty for a new run. Raises ConfigError where
         an evaluation has no end.
         """
+        horizon = spec.max_episode_steps
         if horizon is None:
             raise ConfigError([f"{env.id} has no known horizon, so that an evaluation would have no end"])
         goals = env.id in METAWORLD_TASKS
@@ -55,7 +65,7 @@ class Evaluator:
             schedule="rounds",
             reproducible=True,
         )
-        self._launcher, self._state = launcher, state
+        self._spec, self._launcher, self._state = spec, launcher, state
         self._collector: Collector | None = None
         self.busy = False
 
@@ -66,7 +76,8 @@ class Evaluator:
         self.busy = True
         first = self._collector is None and not self._state
         if self._collector is None:
-            self._collector = Collector(self._config, self._launcher, self._state or None, parameters)
+            state = self._state or None
+            self._collector = Collector(self._config, self._launcher, state, parameters, self._spec)
         if not first:
             self._collector.publish(parameters)
             # Asking for the block is what begins it; none can be there yet.

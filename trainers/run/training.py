@@ -77,8 +77,9 @@ def open_session(config: TrainConfig, model_device: str = "cpu") -> Iterator[Ses
     """
     collection = replace(collector_config(config), model_device=model_device)
     with contextlib.closing(yielding_launcher(collection)) as launcher:
-        learner = Learner(config, env_spec(launcher, collection.env), collection.env_indices)
-        with Collector(collection, launcher, parameters=as_numpy(learner.acting)) as source:
+        spec = env_spec(launcher, collection.env)
+        learner = Learner(config, spec, collection.env_indices)
+        with Collector(collection, launcher, parameters=as_numpy(learner.acting), spec=spec) as source:
             yield Session(source, learner)
 
 
@@ -105,10 +106,8 @@ def train(
         else:
             arrays, meta = checkpoints.load()
             learner.set_state(arrays, f"checkpoint {step} of {str(folder.path)!r}")
-        tested, horizon = below(arrays, "evaluator/"), spec.max_episode_steps
-        evaluator = Evaluator(
-            collection.env, policy, config.evaluation, config.seed, horizon, launcher, tested
-        )
+        tested = below(arrays, "evaluator/")
+        evaluator = Evaluator(collection.env, policy, config.evaluation, config.seed, spec, launcher, tested)
         stack.callback(evaluator.close)
         metrics = stack.enter_context(MetricsWriter(folder.path, step))
         record = Record(learner, metrics, progress, began, meta.get("record", {}))
@@ -118,7 +117,7 @@ def train(
         exploring = start.random_actions and not learner.updates
         weights = learner.algorithm.exploring(learner.state) if exploring else as_numpy(learner.acting)
         state = below(arrays, "collector/") or None
-        source = stack.enter_context(Collector(collection, launcher, state, weights))
+        source = stack.enter_context(Collector(collection, launcher, state, weights, spec))
         if step is not None and not collection.reproducible:
             source.publish(weights)
         writer = CheckpointWriter(checkpoints, evaluations, record)

@@ -1,5 +1,7 @@
 """Evaluations: whole first episodes of every environment, the mean action, nobody else's generators."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import tiny_env
@@ -9,6 +11,7 @@ from support.training import SAC, TINY, launcher
 
 from fastcollect.control.collector import Collector, new_launcher
 from fastcollect.control.config import CollectorConfig
+from fastcollect.control.probe import env_spec
 from fastcollect.envs.base import StepBuffers
 from fastcollect.envs.registry import EnvConfig, make_env
 from fastcollect.policies.mlp import MLPPolicy
@@ -94,7 +97,9 @@ def blocks(monkeypatch):
 def make(env, horizon, shared=None, seed=7, state=None, **changes):
     config = EvaluationConfig(**{"episodes": 5, **changes})
     policy = acting_policy(SAC.network, deterministic=True)
-    return Evaluator(env, policy, config, seed, horizon, shared or launcher(), state or {})
+    shared = shared or launcher()
+    spec = replace(env_spec(shared, env), max_episode_steps=horizon)
+    return Evaluator(env, policy, config, seed, spec, shared, state or {})
 
 
 def tiny(seed=7, state=None, horizon=8):

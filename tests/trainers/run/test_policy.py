@@ -7,6 +7,7 @@ import pytest
 from support import tiny_env
 from support.training import artifact, launcher, tiny_config
 
+from fastcollect.control.probe import env_spec
 from fastcollect.envs.base import ActionSpec
 from fastcollect.support.errors import ConfigError
 from trainers.run import evaluation
@@ -69,9 +70,9 @@ def test_it_acts_as_the_policy_of_the_last_evaluation_did(uninterrupted, monkeyp
     blocks, config = [], tiny_config()
     monkeypatch.setattr(evaluation, "first_episodes", lambda b: blocks.append(b) or first_episodes(b))
     chosen = acting_policy(config.algorithm.network, deterministic=True)
-    evaluator = Evaluator(
-        collector_config(config).env, chosen, config.evaluation, config.seed, 8, launcher(), {}
-    )
+    env = collector_config(config).env
+    spec = env_spec(launcher(), env)
+    evaluator = Evaluator(env, chosen, config.evaluation, config.seed, spec, launcher(), {})
     try:
         evaluator.start(as_numpy(learner.acting))
         assert evaluator.receive(60) is not None
