@@ -2,11 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# One more than the processors that CI has: many tests wait for processes that they started.
+PARALLEL := -n 3 --dist loadgroup
+
 # Each of the many processes that the tests start would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install tune quick test lint lock peers clean
+.PHONY: help install tune quick test optimised lint lock peers clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,10 +26,13 @@ tune: install ## find the fastest n, N, M for reach-v3 on this machine
 	$(BIN)/python tune_throughput.py --env reach-v3
 
 quick: install ## the tests that start no process, for the inner loop
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test: install lint ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
+
+optimised: install ## every test, with compiled code optimised as users run it
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/python -m pytest $(PARALLEL)
 
 lint: install ## style and types
 	$(BIN)/ruff check .

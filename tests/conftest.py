@@ -1,4 +1,4 @@
-"""What every test needs of its process, and which tests ``make quick`` leaves out.
+"""What every test needs of its process, what runs together, and which tests ``make quick`` leaves out.
 
 It leaves out what starts processes, which is found here, and the long tests that are marked slow by hand.
 """
@@ -18,6 +18,9 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Compiling costs these small programs the most. XLA does all it does; only LLVM's optimisation is left out.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
 TESTS = Path(__file__).resolve().parent
 OURS = {"tests", "support", "fastcollect", "engine", "trainers", "bench"}
 STARTERS = {
@@ -26,16 +29,17 @@ STARTERS = {
 }
 """Names of what starts processes, or trains for real; a test that reaches one of them, through any of our
 code, is slow."""
+TOGETHER = {Path("trainers/study"), Path("trainers/report")}
+"""Folders whose files share what takes long to make: one process runs them. Others go file by file."""
 FEW_EXAMPLES = 15
 """How many examples of a property `make quick` tries, unless the test itself says how many."""
 
 
 def pytest_configure(config):
-    """Make the inner loop shorter: fewer examples of each property, and no optimisation of compiled code."""
+    """Make the inner loop shorter: fewer examples of each property."""
     if config.option.markexpr == "not slow":
         hypothesis.settings.register_profile("quick", max_examples=FEW_EXAMPLES)
         hypothesis.settings.load_profile("quick")
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -47,6 +51,10 @@ def pytest_collection_modifyitems(config, items):
         begin += item.callspec.params.values() if hasattr(item, "callspec") else ()
         if _starts_processes(begin):
             item.add_marker(pytest.mark.slow)
+        folder = item.path.parent.relative_to(TESTS)
+        item.add_marker(
+            pytest.mark.xdist_group(str(folder if folder in TOGETHER else item.path.relative_to(TESTS)))
+        )
     if "jax" in sys.modules:
         # What this process compiles it need not compile again when the tests are run again. Other processes
         # have no part in it, because one that is killed while it writes would leave a broken entry.

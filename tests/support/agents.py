@@ -34,8 +34,6 @@ MEAN, SCALE, FLOOR = np.float32([5, -3, 0.5]), np.float32([0.5, 2, 10]), 0.0075
 NORMALIZER = Moments(100, MEAN.astype(np.float64), 100 * (1 / SCALE.astype(np.float64) ** 2 - FLOOR))
 """Gives MEAN and SCALE with the variance floor FLOOR."""
 
-# Nothing here runs for long: compiling costs the most.
-fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # Float32 sums of a dozen terms and two Adam divisions: relative 1e-6 or so, with a margin.
 close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
 
@@ -126,7 +124,7 @@ def random_masks(state, seed=0, density=0.5):
     }
 
 
-@fast_jit
+@jax.jit
 def _one_update(algorithm, state, sample, pace):
     noise = jax.tree.map(lambda leaf: leaf[0], base.noises(algorithm, state, 1, sample.action.shape))
     state, metrics = algorithm.update(state, sample, noise, pace)
@@ -164,7 +162,7 @@ def noise_of(seed, update):
     return np.array(_noise(np.uint32(seed), np.int32(update)), np.float64)
 
 
-@fast_jit
+@jax.jit
 def _noise(seed, update):
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), update), (2, BATCH, ACTIONS))
 

@@ -216,12 +216,11 @@ def keep_learners(monkeypatch):
 
 
 def environment(folder):
-    """Of a real ``train.py`` with the tests' environments; what it compiles is shared, and not optimised."""
+    """Of a real ``train.py`` with the tests' environments; what it compiles is shared."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
         "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

@@ -15,7 +15,6 @@ from support.agents import (
     as_dict,
     assert_close_trees,
     close,
-    fast_jit,
     lived_in_state,
     make,
     random_sample,
@@ -55,7 +54,7 @@ def test_probabilities_of_actions_integrate_to_one():
 def test_critic_targets_are_reward_plus_soft_value_of_the_lower_target_critic():
     state, sample = lived_in_state(SAC).replace(normalizer=None), random_sample(1)
     noise = np.random.default_rng(2).standard_normal((BATCH, ACTIONS))
-    got = fast_jit(sac.critic_targets)(state, sample, np.float32(noise))
+    got = jax.jit(sac.critic_targets)(state, sample, np.float32(noise))
     assert got.shape == (BATCH,)
     close(got, reference.targets(to_numpy(state), as_dict(sample), np.float64(np.float32(noise))))
     terminal = np.asarray(sample.bootstrap) == 0
@@ -66,7 +65,7 @@ def test_critic_targets_are_reward_plus_soft_value_of_the_lower_target_critic():
 def test_critic_loss_and_gradients():
     state, sample = lived_in_state(SAC), random_sample(3)
     targets = np.random.default_rng(4).standard_normal(BATCH).astype(np.float32)
-    (loss, value), gradients = fast_jit(jax.value_and_grad(sac.critic_loss, has_aux=True))(
+    (loss, value), gradients = jax.jit(jax.value_and_grad(sac.critic_loss, has_aux=True))(
         state.parameters["critic"], sample, targets
     )
     expected = reference.critic(to_numpy(state)["critic"], as_dict(sample), targets.astype(np.float64))
@@ -81,7 +80,7 @@ def test_actor_loss_and_gradients():
     # One deviation is clipped from above, so that its gradient stops.
     actor["bias_2"] += np.float32([0, 0, 2.5, 0])
     noise = np.random.default_rng(6).standard_normal((BATCH, ACTIONS)).astype(np.float32)
-    (loss, log_prob), gradients = fast_jit(jax.value_and_grad(sac.actor_loss, has_aux=True))(
+    (loss, log_prob), gradients = jax.jit(jax.value_and_grad(sac.actor_loss, has_aux=True))(
         actor, critic, jnp.float32(0.3), sample.observation, noise
     )
     numpy = to_numpy(state)
