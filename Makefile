@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# One more than the processors that CI has: many tests wait for processes that they started.
-PARALLEL := -n 3 --dist loadgroup
+# No more than there are processors: workers that training starts make way for everything else.
+PARALLEL := -n 2 --dist loadgroup
 
 # Each of the many processes that the tests start would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE

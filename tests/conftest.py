@@ -51,10 +51,8 @@ def pytest_collection_modifyitems(config, items):
         begin += item.callspec.params.values() if hasattr(item, "callspec") else ()
         if _starts_processes(begin):
             item.add_marker(pytest.mark.slow)
-        folder = item.path.parent.relative_to(TESTS)
-        item.add_marker(
-            pytest.mark.xdist_group(str(folder if folder in TOGETHER else item.path.relative_to(TESTS)))
-        )
+        path = item.path.relative_to(TESTS)
+        item.add_marker(pytest.mark.xdist_group(str(path.parent if path.parent in TOGETHER else path)))
     if "jax" in sys.modules:
         # What this process compiles it need not compile again when the tests are run again. Other processes
         # have no part in it, because one that is killed while it writes would leave a broken entry.

@@ -24,7 +24,7 @@ def masked_forward(mask, parameters, x):
 
 
 def assert_equivalent(mask, parameters):
-    """Equal to 1e-6 of what the outputs are sums of, in float32 and, where only the fold rounds, in float64."""
+    """Equal to 1e-6 of what outputs are sums of, in float32 and, where only the fold rounds, in float64."""
     small = compact(mask, parameters)
     mask = mask or masks.full(parameters)
     x = np.random.default_rng(7).standard_normal((16, len(parameters["kernel_0"])))
