@@ -42,6 +42,7 @@ def pytest_configure(config):
         hypothesis.settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config, items):
     """Mark as slow every test that starts processes, itself or through fixtures, helpers and parameters."""
     for item in items:
