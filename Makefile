@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # No more than there are processors: workers that training starts make way for everything else.
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 --dist loadfile
 
 # Each of the many processes that the tests start would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -1,4 +1,4 @@
-"""What every test needs of its process, what runs together, and which tests ``make quick`` leaves out.
+"""What every test needs of its process, and which tests ``make quick`` leaves out.
 
 It leaves out what starts processes, which is found here, and the long tests that are marked slow by hand.
 """
@@ -29,8 +29,6 @@ STARTERS = {
 }
 """Names of what starts processes, or trains for real; a test that reaches one of them, through any of our
 code, is slow."""
-TOGETHER = {Path("trainers/study"), Path("trainers/report")}
-"""Folders whose files share what takes long to make: one process runs them. Others go file by file."""
 FEW_EXAMPLES = 15
 """How many examples of a property `make quick` tries, unless the test itself says how many."""
 
@@ -42,7 +40,6 @@ def pytest_configure(config):
         hypothesis.settings.load_profile("quick")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config, items):
     """Mark as slow every test that starts processes, itself or through fixtures, helpers and parameters."""
     for item in items:
@@ -52,8 +49,6 @@ def pytest_collection_modifyitems(config, items):
         begin += item.callspec.params.values() if hasattr(item, "callspec") else ()
         if _starts_processes(begin):
             item.add_marker(pytest.mark.slow)
-        path = item.path.relative_to(TESTS)
-        item.add_marker(pytest.mark.xdist_group(str(path.parent if path.parent in TOGETHER else path)))
     if "jax" in sys.modules:
         # What this process compiles it need not compile again when the tests are run again. Other processes
         # have no part in it, because one that is killed while it writes would leave a broken entry.
