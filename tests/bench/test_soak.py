@@ -68,18 +68,18 @@ def test_the_pick_is_compared_with_every_finalist_by_what_they_scored_side_by_si
     assert pick_over(final, pick) == {pick: 1.0, better: pytest.approx(0.75), worse: pytest.approx(1.5)}
 
 
-THINNED = """
+HALVED = """
 import sys
 from bench import tuning
 from bench.harness.command import main
 from fastcollect.tuning import autotuner
 
 whole = autotuner.candidate_grid
-autotuner.candidate_grid = lambda *args: whole(*args)[::6]
+autotuner.candidate_grid = lambda *args: whole(*args)[::2]
 if __name__ == "__main__":
     main(tuning.TuningArguments, tuning.compare, tuning.__doc__)
 """
-"""The command with every sixth candidate of the grid."""
+"""The command with every second candidate of the grid."""
 
 
 def test_the_tuners_pick_is_compared_with_the_whole_grid(tmp_path):
@@ -87,12 +87,12 @@ def test_the_tuners_pick_is_compared_with_the_whole_grid(tmp_path):
     short = ("--budget", "3", "--trial-seconds", "0.05", "--final-seconds", "1")
     flags = ("--env", "CartPole-v1", "--policy", "random", *short, "--json", str(file))
     done = subprocess.run(
-        [sys.executable, "-c", THINNED, *flags], cwd=ROOT, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", HALVED, *flags], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text())
     final, pick, sweep = result["final"], result["tuner"]["pick"], result["sweep"]
-    assert len(sweep) == len(set(sweep)) >= 6
+    assert len(sweep) >= 20
     # The sweep's four best, by score within its one rung, and the pick, which may be one of them.
     best = sorted(sweep, key=lambda name: sweep[name]["score"], reverse=True)[:4]
     assert set(final) == {pick, *best}

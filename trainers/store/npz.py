@@ -17,7 +17,6 @@ import numpy as np
 KINDS = "biufcU"
 ALLOWED = "booleans, integers, floats, complex numbers and texts"
 _META = "meta.json"
-_PIECE = 2**20
 
 
 class Artifact(NamedTuple):
@@ -70,22 +69,17 @@ def read(stream: BinaryIO, size: int) -> Artifact:
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    # The header is judged before memory is set aside for what it promises, and parsed once.
+    # The header is judged before memory is set aside for what it promises.
     with archive.open(member) as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError(f"{member.filename!r} is of another version of the format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         if dtype.kind not in KINDS or not dtype.itemsize:
             raise ValueError(f"{member.filename!r} holds {dtype}; allowed: {ALLOWED}")
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
             raise ValueError(f"{member.filename!r} is of shape {shape}, and its size is not that of {dtype}")
-        array = np.empty(shape, dtype, "F" if fortran else "C")
-        rest = memoryview(array.reshape(-1, order="A").view(np.uint8).data)
-        while rest:  # in pieces: an array may be as large as a replay
-            if not (piece := stream.read(min(_PIECE, len(rest)))):
-                raise ValueError(f"{member.filename!r} ends early")
-            rest[: len(piece)] = piece
-            rest = rest[len(piece) :]
+    with archive.open(member) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
     if array.dtype.kind == "U":
         array.tolist()  # raises ValueError for what is no text
     return array

@@ -20,7 +20,9 @@ from support.training import (
 )
 
 from engine.algorithms import base
-from trainers.run import observers
+from fastcollect.control import collector
+from fastcollect.control.probe import env_spec
+from trainers.run import observers, training
 from trainers.run.evaluation import evaluation_row
 from trainers.run.learner import Start
 from trainers.store.manifest import read_summary
@@ -137,3 +139,11 @@ def test_a_pruned_weight_that_is_not_zero_stops_the_run(tmp_path, monkeypatch):
         with pytest.raises(AssertionError, match=r"kernel_0.* are not zero"):
             train(tmp_path / part, tiny_config(), Start(masks))
         assert evaluations(tmp_path / part)[-1]["env_steps"] == 48  # the evaluation after the first update
+
+
+def test_a_run_builds_one_environment_to_learn_its_spaces(tmp_path, monkeypatch):
+    probed = []
+    for module in (training, collector):
+        monkeypatch.setattr(module, "env_spec", lambda *args: probed.append(args) or env_spec(*args))
+    train(tmp_path / "run", tiny_config())
+    assert len(probed) == 1
