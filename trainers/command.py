@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import tyro
 from fastcollect.support.command import check_folder
 from fastcollect.support.errors import ConfigError
 from trainers.config.build import Layer, build, combine, with_algorithm
+from trainers.config.sparse import SparseConfig, sparse_problems
 from trainers.config.training import (
     ALGORITHM,
     Stage,
@@ -26,11 +27,12 @@ from trainers.run.observers import InterruptedRunError
 from trainers.run.progress import Progress
 from trainers.store.identity import Identity, dense_identity
 from trainers.store.manifest import read_config
-from trainers.study import stages
+from trainers.study import sparse, stages
 from trainers.study.identities import (
     default_path,
     drawn_from,
     open_kind,
+    sparse_identity,
     study_identity,
     study_root,
     ticket_identity,
@@ -43,11 +45,13 @@ _FLAGS = "the command line"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(StudyConfig):
-    """Train a dense policy, draw lottery tickets from it, transfer them."""
+    """Train a dense policy, draw lottery tickets from it, transfer them; or train sparse from the start."""
 
     stage: Stage
     """dense: a run of its own. ticket: prune, rewind and retrain one. transfer: a ticket's mask on another
-    task. all: every one of them, for tasks and seeds."""
+    task. sparse: a run whose networks are sparse from the start. all: dense, ticket and transfer, for tasks
+    and seeds."""
+    sparse: Annotated[SparseConfig, tyro.conf.arg(name="")] = field(default_factory=SparseConfig)
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Run folder to begin from: a dense run for a ticket, a ticket for a transfer. Its settings are the
     defaults of this run's."""
@@ -81,6 +85,8 @@ class Given:
         problems = problems_of(arguments)
         if arguments.stage in ("ticket", "all"):
             problems += prune_problems(arguments.prune) or stages.control_problems(arguments)
+        if arguments.stage == "sparse":
+            problems += sparse_problems(arguments.sparse, arguments)
         return arguments, merged.explained(problems)
 
     def arguments(self, **changes: Any) -> TrainArguments:
@@ -97,7 +103,7 @@ def read(argv: Sequence[str]) -> Given:
     Raises ConfigError for files that cannot be read; exits with 2 for flags that do not exist or fit.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("config", "from", "env", "algo"):
+    for name in ("config", "from", "env", "algo", "stage"):
         early.add_argument(f"--{name}")
     known = vars(early.parse_known_args(argv)[0])
     file = source = None
@@ -110,6 +116,8 @@ def read(argv: Sequence[str]) -> Given:
     if path is not None:
         source = Layer(f"the run {path!r}", read_config(path))
     chosen = {name: known[name] for name in ("env", "algo") if known[name] is not None}
+    if known["stage"] == "sparse":  # whose topology brings defaults of its own
+        chosen["stage"] = "sparse"
     lower = combine(flags=Layer(_FLAGS, chosen), file=file, source=source)
     cls = with_algorithm(TrainArguments, str(lower.settings.get("algo", ALGORITHM)))
     default = build(cls, lower, stage=tyro.MISSING)
@@ -124,7 +132,8 @@ def _given(words: Set[str], parsed: Any, at: str = "") -> dict[str, Any]:
     for name in (each.name for each in dataclasses.fields(parsed)):
         value, word = getattr(parsed, name), "from" if name == "source" else name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            if inner := _given(words, value, f"{at}{word}."):
+            # The settings of a topology are flags without a prefix.
+            if inner := _given(words, value, at if name == "sparse" else f"{at}{word}."):
                 found[name] = inner
         elif words & {f"{at}{word}", f"{at}no-{word}"}:
             found[name] = str(value) if isinstance(value, Path) else value
@@ -177,6 +186,12 @@ def _stage(
     prune, matrix = arguments.prune, arguments.rewind
     if arguments.stage == "dense":
         return lambda _: dense_identity(config), lambda context, path: stages.dense(context, path, config)
+    if arguments.stage == "sparse":
+        chosen = arguments.sparse
+        return (
+            lambda _: sparse_identity(config, chosen),
+            lambda context, path: sparse.sparse(context, path, config, chosen),
+        )
     kind = "dense" if arguments.stage == "ticket" else "ticket"
     if arguments.source is None:
         raise ConfigError([f"--stage {arguments.stage} needs --from RUN, a finished {kind} run"])

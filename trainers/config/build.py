@@ -1,4 +1,4 @@
-"""Configurations from plain data, merged: defaults < task file < source < config file < flags.
+"""Configurations from plain data, merged: defaults < task file < topology < source < config file < flags.
 
 Every layer is a nested mapping of plain data. ``combine`` is the one place that knows their order and what
 one environment or algorithm does not take over from another; ``build`` checks every value against the type of
@@ -18,6 +18,7 @@ from engine.algorithms import CONFIGS
 from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
 from trainers.config.defaults import defaults, differences
+from trainers.config.sparse import topology_settings
 from trainers.config.training import TrainConfig
 
 TASKS = Path(__file__).parent / "tasks"
@@ -62,6 +63,9 @@ def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = N
         named |= each.settings
     env, algo = str(named["env"]), str(named["algo"])
     layers = [task_layer(env, algo)]
+    if named.get("stage") == "sparse":
+        chosen = topology_settings(algo, merge(*layers, *upper).settings)
+        layers.append(Layer("what the topology brings", chosen))
     if source is not None:
         if env != inherited.get("env", env):
             inherited = _chosen(inherited)

@@ -11,7 +11,7 @@ from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.sparse.pruning import CRITERIA
 from fastcollect.memory.tokens import TokenChannel
 
-Stage = Literal["dense", "ticket", "transfer", "all"]
+Stage = Literal["dense", "ticket", "transfer", "sparse", "all"]
 if TYPE_CHECKING:
     CriterionName = str
 else:
@@ -160,6 +160,11 @@ class StudyConfig(TrainConfig):
     """Stage all: tasks to transfer each ticket to."""
 
 
+def updates_due(config: TrainConfig, env_steps: int) -> int:
+    """Updates that are due after so many environment steps."""
+    return int((env_steps - config.start_steps) * config.updates_per_step + 1e-9)
+
+
 def train_config(config: TrainConfig, cls: type = TrainConfig) -> Any:
     """The part of a configuration that one training run has, or that another class says."""
     return cls(**{each.name: getattr(config, each.name) for each in dataclasses.fields(cls)})
@@ -182,7 +187,8 @@ _ALLOWED_PRUNING: Allowed = (
 )
 
 
-def _out_of_range(config: object, allowed: Allowed, at: str = "") -> list[str]:
+def out_of_range(config: object, allowed: Allowed, at: str = "") -> list[str]:
+    """Every value that is not allowed. at: what its dotted name begins with."""
     return [
         f"{at}{name} is {value}; allowed: {words}"
         for words, fits, names in allowed
@@ -193,7 +199,7 @@ def _out_of_range(config: object, allowed: Allowed, at: str = "") -> list[str]:
 
 def problems_of(config: TrainConfig) -> list[str]:
     """Every value that is out of range, by its dotted name, and what is allowed."""
-    collect, problems = config.collect, _out_of_range(config, _ALLOWED)
+    collect, problems = config.collect, out_of_range(config, _ALLOWED)
     if not 0 <= config.start_steps < config.env_steps:
         problems.append(f"start_steps is {config.start_steps}; allowed: 0 to env_steps - 1")
     if collect.reproducible and collect.schedule != "rounds":
@@ -214,7 +220,7 @@ def problems_of(config: TrainConfig) -> list[str]:
 
 def prune_problems(config: PruneConfig) -> list[str]:
     """The same for how a ticket is drawn."""
-    problems = _out_of_range(config, _ALLOWED_PRUNING, "prune.")
+    problems = out_of_range(config, _ALLOWED_PRUNING, "prune.")
     if config.actor == config.critic == 0:
         problems.append("prune.actor and prune.critic are 0; a ticket needs one of them above")
     return problems

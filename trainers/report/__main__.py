@@ -2,7 +2,7 @@
 
 python -m trainers.report RUN... [--out DIR]
 
-RUN is a dense run, a ticket, a transfer, a run inside one of them, or a whole study of --stage all. DIR gets
+RUN is a dense or sparse run, a ticket, a transfer, a run inside one of them, or a whole study of --stage all. DIR gets
 report.html, which needs no other file, and its pictures.
 """
 
@@ -21,7 +21,7 @@ import tyro
 from fastcollect.support.command import check_folder, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
-from trainers.report import page, sections, tables
+from trainers.report import page, sections, tables, topologies
 from trainers.report.repetitions import families, repetitions
 from trainers.store.reader import Container, SavedRun, load
 
@@ -68,6 +68,7 @@ def build(runs: Sequence[SavedRun], folders: Sequence[Container]) -> tuple[str, 
         ("results", "Results", sections.results(groups)),
         ("curves", "Learning curves", sections.curves(groups, pictures)),
         ("sparsity", "Success against sparsity", sections.sparsity(tickets, pictures)),
+        ("topologies", "Sparse from the start", topologies.topologies(groups, pictures)),
         ("transfer", "Transfer", sections.transfer(groups)),
         ("masks", "Masks", sections.masks(tickets, pictures)),
         ("inputs", "Inputs", sections.inputs(tickets, pictures)),

@@ -28,6 +28,13 @@ _STYLES = {
     "mask-anchor": (_BLUE, "D", "-"),
     "mask-only": (_SKY, "s", "--"),
     "dense-finetuned": (_PURPLE, "P", "-."),
+    "sparse": (_BLUE, "o", "-"),
+    "static": (_ORANGE, "s", "--"),
+    "set": (_GREEN, "^", "-."),
+    "rigl": (_SKY, "v", "-"),
+    "rlx2": (_BLUE, "D", "-"),
+    "gmp": (_RED, "o", "--"),
+    "small": (_PURPLE, "P", ":"),
 }
 
 
@@ -43,7 +50,7 @@ def _panels(figure: Figure, title: str, xlabel: str) -> Iterator[tuple[Axes, str
             axes.set_ylim(-0.03, 1.03)
 
 
-def _png(figure: Figure, columns: int = 0, **legend: Any) -> bytes:
+def png(figure: Figure, columns: int = 0, **legend: Any) -> bytes:
     """The figure's PNG, with a legend of its first axes in so many columns, if that is not 0."""
     if columns:
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -61,7 +68,10 @@ def _means(found: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _style(run: SavedRun) -> tuple[str, str, str]:
-    return _STYLES["dense control" if (run.kind, run.name) == ("control", "dense") else run.name or run.kind]
+    if (run.kind, run.name) == ("control", "dense"):
+        return _STYLES["dense control"]
+    topology = run.config.get("sparse", {}).get("topology") if run.kind == "sparse" else None
+    return _STYLES[topology if topology in _STYLES else run.name or run.kind]
 
 
 def _gradient(count: int) -> list[ColorType]:
@@ -89,7 +99,7 @@ def curves(groups: Sequence[Repetitions], title: str) -> bytes | None:
             label = f"{group.label}, {seeds(len(group.runs))}"
             axes.plot(steps, values.mean(0), color=colour, lw=1.8, ls=dashes, label=label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    return _png(figure, 4) if any(axes.lines for axes in figure.axes) else None
+    return png(figure, 4) if any(axes.lines for axes in figure.axes) else None
 
 
 def _looks(groups: Sequence[Repetitions]) -> dict[str, tuple[ColorType, str]]:
@@ -133,7 +143,7 @@ def against_sparsity(family: Family, title: str) -> bytes | None:
             axes.errorbar(xs, *_means(found), ms=6, lw=width, label=f"{label} ({seeds(*counts)})", **look)
             axes.plot(np.repeat(xs, counts), np.concatenate(found), ".", color=colour, ms=4, alpha=0.5)
         axes.set_xlim(-0.08, 1.08)
-    return _png(figure, 3)
+    return png(figure, 3)
 
 
 def layer_bars(
@@ -164,7 +174,7 @@ def layer_bars(
     axes.set(ylabel=ylabel, title=title)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
-    return _png(figure, 6, markerscale=0.5)
+    return png(figure, 6, markerscale=0.5)
 
 
 def inputs(family: Family, title: str) -> bytes:
@@ -195,4 +205,4 @@ def inputs(family: Family, title: str) -> bytes:
         ticks[i].label1.set_color("#777777")
     figure.colorbar(image, ax=panels, label="kept weights of the input, %", shrink=0.6)
     figure.suptitle(title)
-    return _png(figure)
+    return png(figure)

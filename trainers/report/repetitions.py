@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers.store.reader import SavedRun
 
-_ORDER = ("dense", "round", "control", "variant")
+_ORDER = ("dense", "sparse", "round", "control", "variant")
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,13 @@ def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
     parts = []
     for env in dict.fromkeys(group.env for group in groups):
         here = [group for group in groups if group.env == env]
-        dense, tickets, transfers = ([g for g in here if g.kind == k] for k in ("dense", "round", "variant"))
+        kinds = ("dense", "sparse", "round", "variant")
+        dense, sparse, tickets, transfers = ([g for g in here if g.kind == k] for k in kinds)
         chosen: dict[str, tuple[str, list[Repetitions]]] = {}
         if dense or tickets:
             chosen["rounds"] = "dense and ticket" if tickets else "dense", dense + tickets
+        if sparse:
+            chosen["sparse"] = "sparse from the start", dense + sparse
         for number in sorted({group.runs[0].round for group in here if group.kind == "control"}):
             same = [g for g in here if g.runs[0].round == number and g.kind in ("round", "control")]
             chosen[f"controls-{number}"] = f"round {number} and its controls", dense + same
@@ -238,7 +241,7 @@ def episode(runs: Sequence[SavedRun], pictures: Pictures) -> str:
     if not known:
         text = "there is no finished run of a Meta-World task, which is what can be drawn."
         return page.element("p", f"No episode is shown: {text}")
-    rank = {"round": 3, "dense": 2, "variant": 1, "control": 0}
+    rank = {"round": 4, "sparse": 3, "dense": 2, "variant": 1, "control": 0}
     chosen = max(known, key=lambda run: (rank[run.kind], run.round))
     kwargs = parse_kwargs(chosen.config["env_kwargs"])
     shown = film(folded_actor(chosen), chosen.env, kwargs, 0, kwargs.get("horizon", 500))

@@ -11,9 +11,10 @@ from engine.algorithms.base import AgentState, Algorithm, Masks
 from engine.data.replay import Replay
 from engine.data.transition import Batch
 from engine.networks import Parameters
+from engine.sparse.topology import Topology
 from fastcollect import Block, ConfigError, EnvSpec
 from fastcollect.support.named import below
-from trainers.config.training import TrainConfig
+from trainers.config.training import TrainConfig, updates_due
 from trainers.store.layout import from_arrays, to_arrays
 
 
@@ -21,12 +22,14 @@ from trainers.store.layout import from_arrays, to_arrays
 class Start:
     """What a run begins with.
 
-    masks: networks left out are dense. state: None for fresh weights. replay: None, or arrays of
-    ``Learner.get_state`` to begin with. random_actions: whether it collects at random until start_steps.
-    keep: which artifacts it leaves beside "final": any of "initial", "anchor", "best", "saliency".
+    masks: networks left out are dense. topology: how the masks of some networks evolve. state: None for fresh
+    weights. replay: None, or arrays of ``Learner.get_state`` to begin with. random_actions: whether it
+    collects at random until start_steps. keep: which artifacts it leaves beside "final": any of "initial",
+    "anchor", "best", "saliency".
     """
 
     masks: Masks = field(default_factory=dict)
+    topology: Mapping[str, Topology] = field(default_factory=dict)
     state: AgentState | None = None
     replay: Mapping[str, np.ndarray] | None = None
     random_actions: bool = True
@@ -44,13 +47,15 @@ class Learner:
     """An agent's state and its replay, which learn from blocks at the ratio asked for.
 
     envs: the global indices of the environments that blocks come from, see ``BlockSource.env_indices``.
-    Updates are dispatched and not waited for; ``acting`` holds the acting weights of the newest of them.
+    topology: of networks whose masks evolve. Updates are dispatched and not waited for; ``acting`` holds the acting weights of the newest of them.
     Raises ConfigError as ``make_algorithm``.
     """
 
-    def __init__(self, config: TrainConfig, spec: EnvSpec, envs: range) -> None:
+    def __init__(
+        self, config: TrainConfig, spec: EnvSpec, envs: range, topology: Mapping[str, Topology] | None = None
+    ) -> None:
         self.config, self.algorithm, self._first_env = config, make_algorithm(config, spec), envs.start
-        self._set(self.algorithm.init(config.seed))
+        self._set(self.algorithm.init(config.seed).replace(topology=dict(topology or {})))
         self.metrics: dict[str, jax.Array] = {}
         actions = int(np.prod(spec.action.shape))
         storage = config.replay.storage or ("host" if jax.default_backend() == "cpu" else "device")
@@ -131,15 +136,11 @@ class Learner:
 
     def due(self) -> int:
         """Updates that the ratio asks for and that were not dispatched yet."""
-        return max(0, self._due_at(self.env_steps) - self.updates)
-
-    def _due_at(self, env_steps: int) -> int:
-        learned = env_steps - self.config.start_steps
-        return int(learned * self.config.updates_per_step + 1e-9)
+        return max(0, updates_due(self.config, self.env_steps) - self.updates)
 
     def update(self, count: int) -> None:
         """Dispatch ``count`` updates, each from a batch of its own."""
-        progress = min(1.0, self.updates / max(1, self._due_at(self.config.env_steps)))
+        progress = min(1.0, self.updates / max(1, updates_due(self.config, self.config.env_steps)))
         pace = np.float32(1 - (1 - self.config.final_learning_rate) * progress)
         batches = self._batches(self.updates, count)
         self.state, self.acting, self.metrics = base.learn(

@@ -1,4 +1,4 @@
-"""What a run measures: rows of ``metrics.jsonl`` and ``evaluations.jsonl``, and the same in ``tensorboard/``.
+"""What a run measures: rows of ``metrics.jsonl`` and its like, and the same in ``tensorboard/``.
 
 The JSON lines are the record. The event file of TensorBoard is drawn from them: a resumed run writes it anew
 from the rows that it keeps.
@@ -15,13 +15,13 @@ from typing import Any, Self
 from fastcollect import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.plain import plain
-from trainers.store.rows import EVALUATIONS, METRICS, read_lines, read_row
+from trainers.store.rows import EVALUATIONS, METRICS, TOPOLOGY, read_lines, read_row
 
 TENSORBOARD = "tensorboard"
 _REQUIRED = ("env_steps", "updates", "wall_seconds")
 
 _LARGEST = 3.4e38  # of what an event file can hold
-_TAGS = {METRICS: "training", EVALUATIONS: "evaluation"}
+_TAGS = {METRICS: "training", EVALUATIONS: "evaluation", TOPOLOGY: "topology"}
 
 
 class MetricsWriter:
@@ -34,14 +34,16 @@ class MetricsWriter:
     resume_at: the env_steps of the checkpoint that the run goes on from. Rows beyond it, which a killed run
     may have written, are dropped; those of that very step are kept, so write them before the checkpoint.
     None: the run starts at its beginning, and no earlier row is kept.
+    evolving: whether its topology changes, which has a file of its own.
     """
 
-    def __init__(self, folder: Path | str, resume_at: int | None = None) -> None:
+    def __init__(self, folder: Path | str, resume_at: int | None = None, *, evolving: bool = False) -> None:
         # Loading it takes longer than everything else here; commands that only read have no use for it.
         from tensorboardX.event_file_writer import EventsWriter
 
         folder = Path(folder)
-        kept = {name: _keep(folder / name, resume_at) for name in _TAGS}
+        names = [name for name in _TAGS if evolving or name != TOPOLOGY]
+        kept = {name: _keep(folder / name, resume_at) for name in names}
         self._board = folder / TENSORBOARD
         with _writing(self._board):
             self._board.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ class MetricsWriter:
         self._draw((origin + row["wall_seconds"], name, row) for name, row in flat)
         with _writing(folder):
             # Unbuffered: a row that did not fit on the disk must not be tried again when the file is closed.
-            self._streams = {name: FileIO(folder / name, "a") for name in _TAGS}
+            self._streams = {name: FileIO(folder / name, "a") for name in names}
 
     def write_metrics(self, row: Mapping[str, Any]) -> None:
         """Append what training measured. Raises ConfigError, with the file as it was, if the disk is full."""
@@ -63,6 +65,10 @@ class MetricsWriter:
     def write_evaluation(self, row: Mapping[str, Any]) -> None:
         """Append what an evaluation measured. Raises as ``write_metrics``."""
         self._write(EVALUATIONS, row)
+
+    def write_topology(self, row: Mapping[str, Any]) -> None:
+        """Append how masks changed. Raises as ``write_metrics``."""
+        self._write(TOPOLOGY, row)
 
     def __enter__(self) -> Self:
         return self

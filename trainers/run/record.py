@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Record(Observer):
         self._reached: dict[str, dict[str, float]] = saved.get("reached", {})
         self._returns: deque[float] = deque(saved.get("returns", ()), maxlen=_RECENT)
         self._successes: deque[float] = deque(saved.get("successes", ()), maxlen=_RECENT)
+        self.costs: list[dict[str, int]] = saved.get("costs", [])
         self._logged = (time.perf_counter(), learner.env_steps, learner.updates)
         self.training_seconds = 0.0  # without what comes after the last update
 
@@ -56,6 +58,7 @@ class Record(Observer):
             "last_evaluation": self.last_evaluation,
             "returns": list(self._returns),
             "successes": list(self._successes),
+            "costs": self.costs,
             "wall_seconds": self.wall(),
         }
 
@@ -101,6 +104,22 @@ class Record(Observer):
         learned = max(1, self._learner.env_steps - self._config.start_steps)
         return self._learner.updates / learned
 
+    def evolved(self, row: Mapping[str, Any], cost: dict[str, int]) -> None:
+        """Write how masks changed, if they can, and remember what an update costs from here on.
+
+        cost: "updates" of the run so far; operations of an "update", and of the "growth" that came before.
+        """
+        self.costs.append(cost)
+        if row:
+            counters = {"env_steps": self._learner.env_steps, "updates": self._learner.updates}
+            self._metrics.write_topology({**counters, "wall_seconds": self.wall(), **row})
+
+    def _operations(self) -> int:
+        """Of all updates of this run, without the zeros of the masks that each of them had."""
+        ends = [each["updates"] for each in self.costs[1:]] + [self._learner.updates]
+        pairs = zip(self.costs, ends, strict=True)
+        return sum(each["update"] * (end - each["updates"]) + each["growth"] for each, end in pairs)
+
     def evaluated(self, row: dict[str, Any]) -> bool:
         """Write an evaluation's row and remember it; returns whether it is the best one so far."""
         self._metrics.write_evaluation(row)
@@ -127,6 +146,8 @@ class Record(Observer):
         """The results of the run, whose last evaluation was of its final weights."""
         learner, row, best = self._learner, self.last_evaluation, self._best
         assert best is not None, "an evaluation ends every run"
+        flops = learner.algorithm.flops(learner.state)
+        dense = flops["update"]["dense"] * (learner.updates - self.costs[0]["updates"])
         kept = {name: mask_functions.counts(mask)[0] for name, mask in learner.state.masks.items()}
         return {
             **{k: row[k] for k in ("success_any", "success_last", "success_first_step", "return_mean")},
@@ -143,6 +164,6 @@ class Record(Observer):
             "stopped_early": self.stopped_early,
             "density": densities(learner.state),
             "kept_weights": kept,
-            "flops": learner.algorithm.flops(learner.state),
+            "flops": {**flops, "training": {"dense": dense, "masked": self._operations()}},
             "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
         }

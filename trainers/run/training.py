@@ -20,6 +20,7 @@ from fastcollect.support.command import parse_kwargs
 from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.evaluation import Evaluator
+from trainers.run.evolution import Evolution, first_masks
 from trainers.run.learner import Learner, Start, as_numpy
 from trainers.run.metrics import MetricsWriter
 from trainers.run.observers import Artifacts, CheckpointWriter, Evaluations, InterruptedRunError
@@ -96,7 +97,7 @@ def train(
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(contextlib.closing(yielding_launcher(collection)))
         spec = env_spec(launcher, collection.env)
-        learner = Learner(config, spec, collection.env_indices)
+        learner = Learner(config, spec, collection.env_indices, start.topology)
         checkpoints = Checkpoints(folder.path)
         step = checkpoints.latest() if resume else None
         arrays: dict[str, np.ndarray] = {}
@@ -109,7 +110,7 @@ def train(
         tested = below(arrays, "evaluator/")
         evaluator = Evaluator(collection.env, policy, config.evaluation, config.seed, spec, launcher, tested)
         stack.callback(evaluator.close)
-        metrics = stack.enter_context(MetricsWriter(folder.path, step))
+        metrics = stack.enter_context(MetricsWriter(folder.path, step, evolving=bool(start.topology)))
         record = Record(learner, metrics, progress, began, meta.get("record", {}))
         kept = Artifacts(folder, start.keep, learner)
         evaluations = Evaluations(evaluator, record, kept, meta.get("next_evaluation", learner.env_steps))
@@ -120,8 +121,9 @@ def train(
         source = stack.enter_context(Collector(collection, launcher, state, weights, spec))
         if step is not None and not collection.reproducible:
             source.publish(weights)
+        evolution = Evolution(learner, record, first_masks(folder, learner, resumed=step is not None))
         writer = CheckpointWriter(checkpoints, evaluations, record)
-        session = Session(source, learner, (kept, evaluations, record, writer))
+        session = Session(source, learner, (kept, evaluations, evolution, record, writer))
         if step is None:
             kept.save("initial", learner.state)
         session.ended = record.stopped_early

@@ -37,7 +37,8 @@ _EXPLANATION = """# {name}
 | `summary.json` | the results; it appears when the run is finished |
 | `metrics.jsonl` | what training measured: one JSON object a line, by `env_steps` |
 | `evaluations.jsonl` | what evaluations measured, in the same form |
-| `tensorboard/` | the scalars of both, for `tensorboard --logdir` |
+| `topology.jsonl` | how masks changed, in the same form; of a run whose topology evolves |
+| `tensorboard/` | the scalars of these, for `tensorboard --logdir` |
 | `artifacts/NAME.npz` | arrays, for `numpy.load`; `NAME~.npz` after every other save of that name |
 | `artifacts/index.json` | which of the two counts, its sha256, and the hash of the run |
 | `checkpoints/` | what an unfinished run goes on from; removed once it is finished |

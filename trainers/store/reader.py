@@ -12,11 +12,12 @@ import numpy as np
 from engine.normalizer import Moments
 from engine.sparse import masks as mask_functions
 from fastcollect.support.errors import ConfigError
+from trainers.config.training import ALGORITHM
 from trainers.store import artifacts, index
 from trainers.store.identity import CONTAINERS, Identity, SourceRef
 from trainers.store.layout import NETWORKS, network
 from trainers.store.manifest import MANIFEST, SUMMARY, read_identity, read_manifest, read_summary
-from trainers.store.rows import EVALUATIONS, read_rows
+from trainers.store.rows import EVALUATIONS, TOPOLOGY, read_rows
 
 _RESULTS = (
     *("success_any", "success_last", "return_mean", "best.success_any", "best.success_last"),
@@ -28,11 +29,11 @@ _RESULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SavedRun(Identity):
-    """One training run: a dense run, or a round, control or variant inside a ticket or transfer.
+    """One training run: a dense or sparse one, or a round, control or variant inside a ticket or transfer.
 
     dense: summary of the dense run that a round or control comes from, None if that cannot be found. summary:
     None while it is unfinished, and then masks and parameters are empty. masks, parameters: {"actor",
-    "critic"}. moments: the normaliser's.
+    "critic"}. moments: the normaliser's. topology: how its masks changed, a row for each time.
     """
 
     path: Path
@@ -43,17 +44,21 @@ class SavedRun(Identity):
     masks: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     moments: Moments = field(default_factory=lambda: Moments.empty(0))
+    topology: Sequence[Mapping[str, Any]] = ()
 
     @property
     def label(self) -> str:
         """What the run is, whatever its seed."""
-        ticket = self.source("ticket")
-        return {
+        ticket, algo = self.source("ticket"), str(self.config.get("algo", ALGORITHM))
+        sparse = {"topology": "sparse", **self.config.get("sparse", {})}
+        label = {
             "dense": "dense",
+            "sparse": f"{sparse['topology']} {sparse.get('actor_sparsity')}/{sparse.get('critic_sparsity')}",
             "round": f"ticket round {self.round}",
             "control": f"round {self.round} {self.name}",
             "variant": f"from {ticket.env if ticket else 'nowhere'}: {self.name}",
         }[self.kind]
+        return label if algo == ALGORITHM else f"{algo} {label}"
 
     def sparsity(self, kind: str) -> float:
         """Sparsity of the "actor" or the "critic" of a finished run."""
@@ -154,6 +159,7 @@ def _run(path: Path, identity: Identity, manifest: dict[str, Any]) -> SavedRun:
         manifest=manifest,
         summary=summary,
         evaluations=read_rows(path / EVALUATIONS) if (path / EVALUATIONS).exists() else [],
+        topology=read_rows(path / TOPOLOGY) if (path / TOPOLOGY).exists() else [],
         dense=_summary(find_source(path, source)) if source else None,
         **(_networks(path, manifest["config_hash"]) if summary else {}),
     )

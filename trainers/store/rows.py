@@ -9,6 +9,7 @@ from fastcollect.support.errors import ConfigError
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+TOPOLOGY = "topology.jsonl"
 
 Row = TypeVar("Row")
 

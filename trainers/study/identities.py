@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fastcollect import ConfigError
 from fastcollect.support.plain import plain
+from trainers.config.sparse import SparseConfig
 from trainers.config.training import PruneConfig, RewindConfig, StudyConfig, TrainConfig
 from trainers.store.identity import Identity
 from trainers.store.index import reference, root_of
@@ -15,6 +16,11 @@ from trainers.study.rewind import Source, open_source
 def study_identity(study: StudyConfig) -> Identity:
     """The identity of a whole study."""
     return Identity(kind="study", config={"stage": "all", **plain(study)})
+
+
+def sparse_identity(config: TrainConfig, sparse: SparseConfig) -> Identity:
+    """The identity of a run that is sparse from the start."""
+    return Identity(kind="sparse", config={"stage": "sparse", **plain(config), "sparse": plain(sparse)})
 
 
 def ticket_identity(
