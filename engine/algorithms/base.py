@@ -19,6 +19,7 @@ from engine.data.transition import Batch, Sample
 from engine.networks import Parameters
 from engine.normalizer import Moments
 from engine.sparse import masks as mask_functions
+from engine.sparse.topology import Topology
 
 Masks = Mapping[str, Mapping[str, Any]]
 """Prunable network -> kernel name -> bool array of the kernel's shape, True where a weight is kept."""
@@ -30,7 +31,8 @@ class AgentState(struct.PyTreeNode):
     targets: the weights of networks that have a slowly following copy. optimizer: network -> Adam's state.
     masks: full masks of the prunable networks. normalizer: moments of the observations, on the host. seed,
     updates: uint32 and int32 scalars that give the noise of an update, so that there is no generator to save.
-    env_steps: environment steps that were learned from, an int64 scalar on the host.
+    env_steps: environment steps that were learned from, an int64 scalar on the host. topology: of the
+    networks whose masks evolve.
     """
 
     parameters: dict[str, Parameters]
@@ -41,6 +43,7 @@ class AgentState(struct.PyTreeNode):
     seed: jax.Array
     updates: jax.Array
     env_steps: Any
+    topology: dict[str, Topology] = struct.field(default_factory=dict)
 
 
 class Network(NamedTuple):
@@ -149,8 +152,10 @@ def descend(
 ) -> AgentState:
     """One step of Adam on one network (Kingma and Ba 2015). max_norm: clip the gradient to this norm.
 
-    Gradients are masked first, so that pruned weights count neither in the norm nor in Adam's moments.
+    Gradients are masked first, so that pruned weights count neither in the norm nor in Adam's moments. A
+    network's topology sees them as they were given, and where it is due, only the mask changes.
     """
+    dense = gradient
     if network in state.masks:
         gradient = mask_functions.apply(state.masks[network], gradient)
     if max_norm is not None:
@@ -163,6 +168,18 @@ def descend(
         return weights - (pace * rate * step if step.size > 1 else pace * (rate * step))
 
     parameters = jax.tree.map(stepped, state.parameters[network], change)
+    if network in state.topology:
+        now = state.parameters[network]
+        topology, mask, due = state.topology[network].tick(
+            network, state.seed, state.masks[network], now, dense
+        )
+        before, after = (now, state.optimizer[network]), (parameters, moments)
+        parameters, moments = jax.tree.map(partial(jnp.where, due), before, after)
+        # At once, for what else this update does with the network.
+        parameters = mask_functions.apply(mask, parameters)
+        state = state.replace(
+            topology={**state.topology, network: topology}, masks={**state.masks, network: mask}
+        )
     return state.replace(
         parameters={**state.parameters, network: parameters},
         optimizer={**state.optimizer, network: moments},
@@ -184,8 +201,8 @@ def learn(
 ) -> tuple[AgentState, Parameters, dict[str, jax.Array]]:
     """One update for each of K raw batches, (K, batch, ...), in one dispatch; ``state`` is given away.
 
-    pruned: the networks whose masks prune anything, so that no time is spent on those of the others; by
-    default all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
+    pruned: ``pruned_networks`` of the state, so that no time is spent on the masks of the others; by default
+    all that have a mask. Returns the state, the acting weights (in buffers of their own, so that they
     outlive the next call), and the metrics' means over the K updates. Nothing in here waits for the device.
     A population, whose members' leaves are ``stacked`` in algorithm, state and batches, learns at once.
     """
@@ -244,34 +261,6 @@ _compiled = _jit(_updates)
 _compiled_population = _jit(jax.vmap(_updates, in_axes=(0, 0, 0, 0, 0, None)))
 
 
-def mean_absolute_gradients(algorithm: Algorithm, state: AgentState, batches: Batch) -> dict[str, Parameters]:
-    """Prunable network -> |dL/dw| averaged over K raw batches, (K, batch, ...): what each weight is worth.
-
-    The absolute value is taken of each batch's gradient: near an optimum the gradients of batches cancel, and
-    what is left of their mean is noise (Molchanov et al. 2017, section 2.2).
-    """
-    mean, scale = state.normalizer.scaling(algorithm.variance_floor)
-    return _mean_absolute(algorithm, state.replace(normalizer=None, env_steps=None), batches, mean, scale)
-
-
-@jax.jit
-def _mean_absolute(
-    algorithm: Algorithm, state: AgentState, batches: Batch, mean: jax.Array, scale: jax.Array
-) -> dict[str, Parameters]:
-    samples = algorithm.prepare(batches, mean, scale)
-    count = batches.action.shape[0]
-    keys = jax.random.split(jax.random.key(state.seed), count)
-    noise = jax.vmap(lambda key: algorithm.noise(key, batches.action.shape[1:]))(keys)
-
-    def add(total: dict[str, Parameters], each: tuple) -> tuple:
-        found = algorithm.gradients(state, *each)
-        return jax.tree.map(lambda t, g: t + jnp.abs(g), total, found), None
-
-    zero = {name: jax.tree.map(jnp.zeros_like, state.parameters[name]) for name in algorithm.prunable}
-    total, _ = jax.lax.scan(add, zero, (samples, noise))
-    return jax.tree.map(lambda t: t / count, total)
-
-
 def map_weights(
     state: AgentState, change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 ) -> AgentState:
@@ -318,8 +307,8 @@ def densities(state: AgentState) -> dict[str, float]:
 
 
 def pruned_networks(state: AgentState) -> tuple[str, ...]:
-    """The networks whose masks prune anything; waits for the masks."""
-    return tuple(name for name, density in densities(state).items() if density < 1)
+    """The networks whose masks prune anything, or may come to; waits for the masks."""
+    return tuple(n for n, density in densities(state).items() if density < 1 or n in state.topology)
 
 
 def copied(state: AgentState) -> AgentState:

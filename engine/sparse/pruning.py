@@ -38,7 +38,7 @@ def schedule(target: float, rate: float) -> list[float]:
     Iterative pruning of Frankle and Carbin 2019: each round prunes a share ``rate`` of what is left.
     Raises ValueError for a target outside [0, 1) or a rate outside (0, 1]; rate 1 is one-shot pruning.
     """
-    _check_sparsity("target", target)
+    check_sparsity("target", target)
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}, must be in (0, 1]")
     rounds = [0.0]
@@ -97,7 +97,7 @@ def prune(
     Raises ValueError for a sparsity outside [0, 1), another scope, nan scores, a mask that does not match the
         scores, and for a sparsity below the mask's own or beyond what ``min_kept`` allows.
     """
-    _check_sparsity("sparsity", sparsity)
+    check_sparsity("sparsity", sparsity)
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
     names = masks.kernels(scores)
@@ -124,15 +124,16 @@ def prune(
     else:
         weights = np.array([sum(v.shape) if scope == "erk" else v.size for v in values], np.float64)
         shares = _shares(weights, least, most, total)
-    return {name: _best(*leaf) for name, *leaf in zip(names, values, present, shares, strict=True)}
+    return {name: best(*leaf) for name, *leaf in zip(names, values, present, shares, strict=True)}
 
 
-def _check_sparsity(name: str, sparsity: float) -> None:
+def check_sparsity(name: str, sparsity: float) -> None:
+    """Raise ValueError, by this name, for a sparsity outside [0, 1)."""
     if not 0 <= sparsity < 1:
         raise ValueError(f"{name} is {sparsity}, must be in [0, 1)")
 
 
-def _best(values: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
+def best(values: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
     """Bool array of the ``count`` highest values among the candidates; the lower index of equal ones."""
     order = np.argsort(-values, axis=None, kind="stable")
     order = order[candidates.ravel()[order]]
@@ -152,7 +153,17 @@ def _ranked_shares(
 
 
 def _shares(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: int) -> np.ndarray:
-    """Integers that sum to ``total``, proportional to the weights as far as [least, most] allow."""
+    """The integers nearest to ``proportional`` that sum to ``total``, by largest remainder."""
+    ideal = proportional(weights, least, most, total)
+    shares = np.floor(ideal).astype(int)
+    # Rounded, so that remainders that differ by float noise are ties.
+    order = np.argsort(np.round(shares - ideal, 6), kind="stable")
+    shares[order[: total - int(shares.sum())]] += 1
+    return shares
+
+
+def proportional(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: float) -> np.ndarray:
+    """Numbers that sum to ``total``, proportional to the weights as far as [least, most] allow."""
 
     def clipped(eps: float) -> np.ndarray:
         return np.clip(eps * weights, least, most)
@@ -160,9 +171,4 @@ def _shares(weights: np.ndarray, least: np.ndarray, most: np.ndarray, total: int
     # The sum is piecewise linear in eps and bends where a leaf meets a bound: exact between two bends.
     bends = np.unique(np.concatenate([[0.0], least / weights, most / weights]))
     sums = np.array([clipped(eps).sum() for eps in bends])
-    ideal = clipped(float(np.interp(total, sums, bends)))
-    shares = np.floor(ideal).astype(int)
-    # Rounded, so that remainders that differ by float noise are ties.
-    order = np.argsort(np.round(shares - ideal, 6), kind="stable")
-    shares[order[: total - int(shares.sum())]] += 1
-    return shares
+    return clipped(float(np.interp(total, sums, bends)))

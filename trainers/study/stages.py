@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import AgentState, Masks, mean_absolute_gradients
+from engine.algorithms.base import AgentState, Masks
+from engine.algorithms.saliency import mean_absolute_gradients
 from engine.data.transition import Batch
 from engine.networks import Parameters
 from engine.sparse import masks as mask_functions

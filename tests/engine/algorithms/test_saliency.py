@@ -21,7 +21,8 @@ from support.agents import (
 )
 from support.tiny_algorithm import TinyConfig
 
-from engine.algorithms.base import masked, mean_absolute_gradients
+from engine.algorithms.base import masked
+from engine.algorithms.saliency import mean_absolute_gradients
 
 COUNT = 3
 TINY = TinyConfig(hidden=(5, 4), batch_size=BATCH)

@@ -6,7 +6,7 @@ from support.stages import CONFIG, LAYERS, files, kept, masks_of, pretend, probl
 from support.tiny_env import spec
 from support.training import artifact, assert_same
 
-from engine.algorithms.base import mean_absolute_gradients
+from engine.algorithms.saliency import mean_absolute_gradients
 from engine.data.transition import Batch
 from trainers.config.training import PruneConfig
 from trainers.store.layout import from_arrays
