@@ -110,6 +110,9 @@ class Algorithm(Protocol):
     def init(self, seed: int) -> AgentState:
         """A state of fresh weights and full masks, a function of the seed alone."""
 
+    def period(self, network: str) -> int:
+        """Updates between two of this network's own."""
+
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> Any:
         """What one update from a batch of actions of this shape draws by chance."""
 

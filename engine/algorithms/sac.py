@@ -138,6 +138,10 @@ class SAC(struct.PyTreeNode):
             env_steps=np.int64(0),
         )
 
+    def period(self, network: str) -> int:
+        """Every update steps every network."""
+        return 1
+
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
         """(2, *batch_shape) standard normals, for the next action and for the actor's."""
         return jax.random.normal(key, (2, *batch_shape))

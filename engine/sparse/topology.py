@@ -116,6 +116,11 @@ class Topology(struct.PyTreeNode):
             final={name: jnp.int32(count) for name, count in (final or {}).items()},
         )
 
+    def changes(self, ticks: int) -> int:
+        """How many of the first ``ticks`` are due; for leaves on the host."""
+        within = max(0, min(ticks, int(self.end) - 1) - int(self.begin)) // int(self.interval)
+        return within + (bool(self.final) and ticks >= int(self.end))
+
     def tick(
         self,
         network: str,

@@ -115,6 +115,10 @@ class Tiny(struct.PyTreeNode):
             env_steps=np.int64(0),
         )
 
+    def period(self, network: str) -> int:
+        """Every update steps both networks."""
+        return 1
+
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> tuple[()]:
         """An update draws nothing."""
         return ()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from trainers.config.training import Allowed, TrainConfig, out_of_range, updates_due
 
+
 @dataclass(frozen=True, kw_only=True)
 class SparseConfig:
     """How sparse the networks are from the start, and how their topology evolves.
@@ -58,7 +59,8 @@ def sparse_problems(config: SparseConfig, run: TrainConfig) -> list[str]:
     updates = updates_due(run, run.env_steps)
     if config.topology in EVOLVING and config.topology_interval > updates:
         problems.append(
-            f"sparse.topology_interval is {config.topology_interval}; allowed: 1 to the run's {updates} updates"
+            f"sparse.topology_interval is {config.topology_interval}; allowed: 1 to {updates}, which are all "
+            "updates of the run"
         )
     return problems
 
@@ -87,6 +89,5 @@ def topology_settings(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         # The schedule that Graesser et al. 2022 found best in reinforcement learning.
         found["sparse"] |= {"topology_begin": 0.2, "topology_end": 0.8}
     if topology == "rlx2":
-        found["algorithm"] = {"n_step": 3, "n_step_delay": updates // 10}
-        found["replay"] = {"minimum": max(1, steps // 15), "check_every": max(1, steps // 300)}
+        found["algorithm"] = {"n_step": 3}
     return found

@@ -2,8 +2,8 @@
 
 python -m trainers.report RUN... [--out DIR]
 
-RUN is a dense or sparse run, a ticket, a transfer, a run inside one of them, or a whole study of --stage all. DIR gets
-report.html, which needs no other file, and its pictures.
+RUN is a dense or sparse run, a ticket, a transfer, a run inside one of them, or a whole study of --stage all.
+DIR gets report.html, which needs no other file, and its pictures.
 """
 
 import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)

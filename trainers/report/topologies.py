@@ -1,5 +1,6 @@
 """The section of a report on networks that are sparse from the start: what they reach, cost, and keep."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,10 +50,10 @@ def _comparison(here: Sequence[Repetitions], sparse: Sequence[Repetitions]) -> s
     caption = (
         "Last evaluation: mean over seeds, least and greatest in brackets. Percent of dense: of the mean "
         "return of the first dense run of the same algorithm here; it says something only where returns are "
-        "positive. Weights: kernels of all pruned networks that are kept at the end. Inference, training: "
-        "theoretical operations as shares of dense ones, of one action and of all updates, the gradients that "
-        "topologies grow by included. Updates/s are measured, with dense kernels, and depend on what else the "
-        "machine did."
+        "positive. Weights: kernels of all networks together that are kept at the end. Inference, training: "
+        "theoretical operations as shares of dense ones, of one action and of all updates; the gradients by "
+        "which topologies grow are among them. Updates/s are measured, with dense kernels, and depend on what "
+        "else the machine did."
     )
     return page.table(columns, rows, caption, texts=["finished"])
 
@@ -99,9 +100,7 @@ def _overlap(group: Repetitions) -> str:
     if len(group.finished) < 2 or not any(group.finished[0].masks.values()):
         return ""
     measured, expected = numbers.overlaps(group.finished)
-    rows = [
-        [name, numbers.text(values, ".3f"), f"{expected[name]:.3f}"] for name, values in measured.items()
-    ]
+    rows = [[name, numbers.text(values, ".3f"), f"{expected[name]:.3f}"] for name, values in measured.items()]
     caption = (
         f"{group.label}: weights that two seeds' last masks both keep, over those that either keeps, and the "
         "exact mean for random masks as dense."
@@ -113,7 +112,8 @@ def _evolution(group: Repetitions, pictures: dict[str, bytes]) -> str:
     runs = [run for run in group.finished if len(run.topology) > 1]
     if not runs:
         return page.element("p", f"{group.label}: the mask stayed as it was at the start.")
-    name, title = f"figure-topology-{group.env}-{group.label}.png".replace("/", "-"), f"{group.env}: {group.label}"
+    title = f"{group.env}: {group.label}"
+    name = re.sub(r"[^\w.-]+", "-", f"figure-topology-{title}.png")
     pictures[name] = found = evolution(runs, title)
     caption = (
         "Changed: share of the kept weights that a change dropped. Overlap: Jaccard index with the mask that "
@@ -138,7 +138,11 @@ def evolution(runs: Sequence[SavedRun], title: str) -> bytes:
                 for leaf in rows[0][f"{kind}_layers"]:
                     values = [row[f"{kind}_layers"][leaf] for row in rows]
                     density.plot(updates, values, ls=dashes, lw=1, label=f"{kind} {leaf}")
-    for axes, ylabel in ((changed, "changed"), (overlap, "overlap with the first mask"), (density, "density")):
+    for axes, ylabel in (
+        (changed, "changed"),
+        (overlap, "overlap with the first mask"),
+        (density, "density"),
+    ):
         axes.set(xlabel="updates", ylabel=ylabel, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.3)

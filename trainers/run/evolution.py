@@ -25,7 +25,7 @@ class Evolution(Observer):
     """
 
     def __init__(self, learner: Learner, record: Record, first: Masks) -> None:
-        self._record, self._first, self._topology = record, first, learner.state.topology
+        self._record, self._first, self._topology = record, first, jax.device_get(learner.state.topology)
         self._last, self._seen = self._masks(learner), self._changes(learner)
         if not record.costs:
             self._write(learner, self._seen)
@@ -51,7 +51,8 @@ class Evolution(Observer):
 
     def _write(self, learner: Learner, changes: dict[str, int]) -> None:
         now, row, growth = self._masks(learner), dict[str, Any](), 0
-        for name, mask in now.items():
+        moved = [name for name in now if changes[name] != self._seen[name] or not self._record.costs]
+        for name, mask in ((name, now[name]) for name in moved):
             row[f"{name}_changed"] = 1 - mask_functions.overlap(self._last[name], mask)[1].fraction
             row[f"{name}_overlap_first"] = mask_functions.overlap(self._first[name], mask)[1].jaccard
             row[f"{name}_density"] = 1 - mask_functions.sparsity(mask)

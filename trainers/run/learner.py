@@ -22,18 +22,18 @@ from trainers.store.layout import from_arrays, to_arrays
 class Start:
     """What a run begins with.
 
-    masks: networks left out are dense. topology: how the masks of some networks evolve. state: None for fresh
-    weights. replay: None, or arrays of ``Learner.get_state`` to begin with. random_actions: whether it
-    collects at random until start_steps. keep: which artifacts it leaves beside "final": any of "initial",
-    "anchor", "best", "saliency".
+    masks: networks left out are dense. state: None for fresh weights. replay: None, or arrays of
+    ``Learner.get_state`` to begin with. random_actions: whether it collects at random until start_steps.
+    keep: which artifacts it leaves beside "final": any of "initial", "anchor", "best", "saliency". topology:
+    how masks evolve, of networks whose masks do.
     """
 
     masks: Masks = field(default_factory=dict)
-    topology: Mapping[str, Topology] = field(default_factory=dict)
     state: AgentState | None = None
     replay: Mapping[str, np.ndarray] | None = None
     random_actions: bool = True
     keep: tuple[str, ...] = ("initial", "anchor", "best", "saliency")
+    topology: Mapping[str, Topology] = field(default_factory=dict)
 
 
 def make_algorithm(config: TrainConfig, spec: EnvSpec) -> Algorithm:
@@ -47,7 +47,8 @@ class Learner:
     """An agent's state and its replay, which learn from blocks at the ratio asked for.
 
     envs: the global indices of the environments that blocks come from, see ``BlockSource.env_indices``.
-    topology: of networks whose masks evolve. Updates are dispatched and not waited for; ``acting`` holds the acting weights of the newest of them.
+    topology: of networks whose masks evolve. Updates are dispatched and not waited for; ``acting`` holds the
+    acting weights of the newest of them.
     Raises ConfigError as ``make_algorithm``.
     """
 

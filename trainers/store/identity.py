@@ -16,7 +16,7 @@ from trainers.config.defaults import VERSION, defaults, differences
 from trainers.config.training import TrainConfig
 
 KINDS = ("study", "dense", "sparse", "ticket", "round", "control", "transfer", "variant")
-"""A study holds dense and sparse runs, tickets, transfers; a ticket its rounds and controls; a transfer its variants."""
+"""A study holds dense runs, tickets, transfers; a ticket its rounds and controls; a transfer its variants."""
 CONTAINERS = ("study", "ticket", "transfer")
 """Kinds that are no training run themselves."""
 _NOT_SETTINGS = ("stage", "seed", "from", "controls", "control_rounds")

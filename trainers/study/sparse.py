@@ -24,9 +24,7 @@ from trainers.study import stages
 _KEPT = ("initial", "best")
 
 
-def sparse(
-    context: stages.Context, path: Path, config: TrainConfig, chosen: SparseConfig
-) -> dict[str, Any]:
+def sparse(context: stages.Context, path: Path, config: TrainConfig, chosen: SparseConfig) -> dict[str, Any]:
     """Train in a run folder. Raises as ``train``, and ConfigError before there is a folder."""
     collection = collector_config(config)
     with contextlib.closing(new_launcher(collection)) as launcher:
@@ -58,7 +56,7 @@ def begin(algorithm: Algorithm, config: TrainConfig, chosen: SparseConfig) -> St
         return _small(state, sparsities)
     # What is pruned gradually begins dense.
     begin = masks if chosen.topology != "gmp" else {n: mask for n, mask in masks.items() if n not in evolving}
-    return Start(begin, evolving, keep=_KEPT)
+    return Start(begin, topology=evolving, keep=_KEPT)
 
 
 def _small(state: AgentState, sparsities: Mapping[str, float]) -> Start:

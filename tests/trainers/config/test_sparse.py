@@ -21,7 +21,9 @@ def problems(*flags):
 
 
 def test_the_flags_of_a_topology_have_no_prefix():
-    given = parse("--topology", "set", "--actor-sparsity", "0.95", "--critic-sparsity", "0.5", "--frozen", "actor")
+    given = parse(
+        "--topology", "set", "--actor-sparsity", "0.95", "--critic-sparsity", "0.5", "--frozen", "actor"
+    )
     chosen = given.sparse
     assert (chosen.topology, chosen.actor_sparsity, chosen.critic_sparsity) == ("set", 0.95, 0.5)
     assert chosen.frozen == ("actor",)
@@ -107,7 +109,10 @@ def test_every_wrong_value_is_named_at_once():
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (("--topology-interval", "12188"), "sparse.topology_interval is 12188; allowed: 1 to the run's 12187"),
+        (
+            ("--topology-interval", "12188"),
+            "sparse.topology_interval is 12188; allowed: 1 to the run's 12187",
+        ),
         (("--topology-end", "1.5"), "sparse.topology_end is 1.5; allowed: above 0, up to 1"),
         (("--actor-sparsity", "0", "--critic-sparsity", "0"), "sparse.actor_sparsity and"),
     ],
