@@ -47,7 +47,7 @@ class Network(NamedTuple):
     """The network that acts, in words."""
 
     kind: str
-    """"mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
+    """"mlp" or "noisy-mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
     hidden: tuple[int, ...]
     """Widths of its hidden layers."""
     extras: tuple[str, ...] = ()
@@ -106,6 +106,9 @@ class Algorithm(Protocol):
 
     def init(self, seed: int) -> AgentState:
         """A state of fresh weights and full masks, a function of the seed alone."""
+
+    def period(self, network: str) -> int:
+        """Updates between two of this network's own."""
 
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> Any:
         """What one update from a batch of actions of this shape draws by chance."""
