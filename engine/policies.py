@@ -38,7 +38,7 @@ class NetworkPolicy(abc.ABC):
             head = self._forward(parameters, observation)
             if deterministic:
                 return {"action": _most_likely(head, box)}
-            known = drawn(head, noise, box)
+            known = self._drawn(parameters, head, noise, box)
             outputs = {name: known[name] for name in ("action", *extras) if name in known}
             for name in extras:
                 if f"{name}/kernel_0" in parameters:
@@ -50,6 +50,12 @@ class NetworkPolicy(abc.ABC):
     @abc.abstractmethod
     def _forward(self, parameters: Any, observation: jax.Array, prefix: str = "") -> jax.Array:
         """Outputs (b, k) of the network with this prefix, the actor's being "", for observations (b, ...)."""
+
+    def _drawn(
+        self, parameters: Any, head: jax.Array, noise: jax.Array, box: "Box | None"
+    ) -> dict[str, jax.Array]:
+        """What is known of the actions drawn from the actor's outputs; see ``drawn``."""
+        return drawn(head, noise, box)
 
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""
@@ -78,6 +84,16 @@ class MLPPolicy(NetworkPolicy):
 
     def _forward(self, parameters: Any, observation: jax.Array, prefix: str = "") -> jax.Array:
         return mlp(parameters, observation.reshape(observation.shape[0], -1).astype(jnp.float32), prefix)
+
+
+class NoisyMLPPolicy(MLPPolicy):
+    """A deterministic actor on a box, whose noise has the spread among its parameters; see ``noisy``."""
+
+    def _drawn(
+        self, parameters: Any, head: jax.Array, noise: jax.Array, box: "Box | None"
+    ) -> dict[str, jax.Array]:
+        assert box is not None  # the NumPy twin refuses what has none
+        return noisy(head, parameters["spread"], noise, box)
 
 
 class CNNPolicy(NetworkPolicy):
@@ -122,6 +138,16 @@ def drawn(head: jax.Array, noise: jax.Array, box: Box | None) -> dict[str, jax.A
     log_prob = log_prob - jnp.log(half_width).sum()
     action, mean_action = centre + half_width * squashed, centre + half_width * mean
     return {"action": action, "log_prob": log_prob, "mean_action": mean_action}
+
+
+def noisy(head: jax.Array, spread: jax.Array, noise: jax.Array, box: Box) -> dict[str, jax.Array]:
+    """The same of actions clip(tanh(mean + before n) + after n, -1, 1), which have no density.
+
+    head: means (b, k); spread: (2,) before and after; noise: n, (b, k) standard normals.
+    """
+    centre, half_width = box
+    action = jnp.clip(jnp.tanh(head + spread[0] * noise) + spread[1] * noise, -1, 1)
+    return {"action": centre + half_width * action, "mean_action": centre + half_width * jnp.tanh(head)}
 
 
 def categorical(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PolicyConfig,
         cnn_policy,
         mlp_policy,
+        noisy_mlp_policy,
         random_policy,
     )
     from fastcollect.support.errors import ConfigError, LauncherLostError, StallError, WorkerError
@@ -39,7 +40,8 @@ _MODULES = {
     "envs.registry": "EnvConfig available register",
     "memory.block": "Block Episodes",
     "memory.segment": "FieldSpec",
-    "policies.base": "POLICY_VERSION Policy PolicyConfig cnn_policy mlp_policy random_policy",
+    "policies.base": "POLICY_VERSION Policy PolicyConfig cnn_policy mlp_policy noisy_mlp_policy "
+    "random_policy",
     "support.errors": "ConfigError LauncherLostError StallError WorkerError",
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()}
@@ -47,7 +49,8 @@ _HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for
 # In full, for type checkers.
 __all__ = ["BlockSource", "Collector", "CollectorConfig", "Parallelism", "Schedule", "SerialCollector"]
 __all__ += ["ActionSpec", "BatchedEnv", "EnvConfig", "EnvSpec", "StepBuffers", "available", "register"]
-__all__ += ["POLICY_VERSION", "Policy", "PolicyConfig", "cnn_policy", "mlp_policy", "random_policy"]
+__all__ += ["POLICY_VERSION", "Policy", "PolicyConfig", "cnn_policy", "mlp_policy", "noisy_mlp_policy"]
+__all__ += ["random_policy"]
 __all__ += ["Block", "Episodes", "FieldSpec", "Stats"]
 __all__ += ["ConfigError", "LauncherLostError", "StallError", "WorkerError"]
 

@@ -9,14 +9,15 @@ The file needs NumPy alone:
     for i in range(depth - 1):
         x = np.maximum(x @ actor[f"kernel_{i}"] + actor[f"bias_{i}"], 0)
     head = x @ actor[f"kernel_{depth - 1}"] + actor[f"bias_{depth - 1}"]
-    action = np.tanh(head[:, : head.shape[1] // 2])  # in [-1, 1], to be stretched to the environment's box
     meta = json.loads(actor["meta.json"])
+    action = np.tanh(head[:, : meta["actions"]])  # in [-1, 1], to be stretched to the environment's box
 """
 
 import fastcollect.support.project_environment  # noqa: F401  (first: it may change the interpreter)
 
 # isort: split
 import json
+import math
 import timeit
 import zipfile
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from fastcollect.support.command import check_writable, run
 from fastcollect.support.errors import ConfigError
 from fastcollect.support.files import write_file
 from fastcollect.support.machine import cpu_model
+from trainers.run.policy import load_policy
 from trainers.store import artifacts
 from trainers.store.manifest import read_summary
 from trainers.store.reader import SavedRun, find_source, identify, load
@@ -202,6 +204,8 @@ def _facts(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP)
     """Where the actor is from, and its sizes before and after."""
     assert chosen.summary is not None
     total, exported = (sum(leaf.size for leaf in each.values()) for each in (actor, small.parameters))
+    actions = math.prod(load_policy(chosen.path, chosen.manifest["config_hash"]).spec.action.shape)
+    deviations = " and log standard deviation" if len(actor[f"bias_{len(actor) // 2 - 1}"]) > actions else ""
     pruned = sum(int((~kept).sum()) for kept in chosen.masks["actor"].values())
     return {
         "env": chosen.env,
@@ -210,7 +214,8 @@ def _facts(chosen: SavedRun, actor: Mapping[str, np.ndarray], small: CompactMLP)
         "run": chosen.label,
         "config_hash": chosen.manifest["config_hash"],
         "env_steps": chosen.summary["env_steps"],
-        "outputs": "mean and log standard deviation of each action before tanh",
+        "actions": actions,
+        "outputs": f"mean{deviations} of each action before tanh",
         "widths": {"trained": _widths(actor), "exported": _widths(small.parameters)},
         "parameters": {"trained": total, "kept": total - pruned, "exported": exported},
         "flops": flops.forward(chosen.masks["actor"], actor),

@@ -50,7 +50,7 @@ class Network(NamedTuple):
     """The network that acts, in words."""
 
     kind: str
-    """"mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
+    """"mlp" or "noisy-mlp"; the policies of ``engine.policies`` and their twins in NumPy."""
     hidden: tuple[int, ...]
     """Widths of its hidden layers."""
     extras: tuple[str, ...] = ()

@@ -4,22 +4,27 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
+from engine.algorithms.actor_critic import (
+    PRUNABLE,
+    RANDOM_SPREAD,
+    Structure,
+    arguments,
+    critic_loss,
+    fresh_state,
+    range_problems,
+)
+from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values, tanh_gaussian
-from engine.normalizer import Moments
-from engine.sparse import flops, masks
-
-_RANDOM_LOG_STD = np.float32(np.log(0.87))
-"""tanh of a normal with this spread is as near to uniform on [-1, 1] as a squashed normal comes."""
+from engine.sparse import flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +67,12 @@ class SACConfig:
 
     def problems(self) -> list[str]:
         """Every value that is out of range, by its name, and what is allowed."""
-        counts = {"batch_size": self.batch_size, "n_step": self.n_step}
-        counts |= {f"hidden[{i}]": width for i, width in enumerate(self.hidden)}
-        found = [f"{name} is {value}; allowed: 1 and more" for name, value in counts.items() if value < 1]
-        if not self.hidden:
-            found.append("hidden is empty; allowed: one width or more")
-        above = ("actor_learning_rate", "critic_learning_rate", "initial_temperature", "reward_scale")
-        found += [
-            f"{name} is {value}; allowed: a finite number above 0"
-            for name in (*above, "max_gradient_norm")
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
-        ]
+        found = range_problems(self, above=("initial_temperature",))
         if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
             found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
             found.append(f"target_entropy is {self.target_entropy}; allowed: a finite number")
-        shares = {"discount": self.discount, "target_rate": self.target_rate}
-        return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
+        return found
 
     def space_problems(self, spec: Any) -> list[str]:
         """What this algorithm cannot learn with of an environment's spaces, in words."""
@@ -86,27 +80,15 @@ class SACConfig:
 
     def make(self, spec: Any, variance_floor: float) -> "SAC":
         """The algorithm for an environment with these spaces."""
-        actions = int(np.prod(spec.action.shape))
-        entropy = -float(actions) if self.target_entropy is None else self.target_entropy
+        entropy = -float(math.prod(spec.action.shape)) if self.target_entropy is None else self.target_entropy
         numbers = {**vars(self), "target_entropy": entropy}
-        leaves = {each.name: numbers[each.name] for each in fields(SAC) if each.name in numbers}
-        structure = Structure(self.hidden, spec.observation_shape[0], actions, self.batch_size)
-        return SAC(config=structure, variance_floor=variance_floor, **jax.tree.map(jnp.float32, leaves))
-
-
-class Structure(NamedTuple):
-    """What fixes the shapes of everything, and so what is compiled."""
-
-    hidden: tuple[int, ...]
-    observations: int
-    actions: int
-    batch_size: int
+        return SAC(variance_floor=variance_floor, **arguments(SAC, numbers, spec))
 
 
 class SAC(struct.PyTreeNode):
     """Soft actor-critic; see ``engine.algorithms.base.Algorithm``. Its leaves are float32 scalars."""
 
-    prunable: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    prunable: ClassVar[tuple[str, ...]] = PRUNABLE
 
     config: Structure = struct.field(pytree_node=False)
     discount: jax.Array
@@ -127,16 +109,11 @@ class SAC(struct.PyTreeNode):
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
         parameters = {"actor": actor, "critic": critic, "temperature": temperature}
-        return AgentState(
-            parameters=parameters,
-            targets={"critic": jax.tree.map(jnp.copy, critic)},
-            optimizer={name: adam(weights) for name, weights in parameters.items()},
-            masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in self.prunable},
-            normalizer=Moments.empty(observations),
-            seed=jnp.uint32(seed),
-            updates=jnp.int32(0),
-            env_steps=np.int64(0),
-        )
+        return fresh_state(seed, parameters, ("critic",), observations)
+
+    def period(self, network: str) -> int:
+        """Every update steps every network."""
+        return 1
 
     def period(self, network: str) -> int:
         """Every update steps every network."""
@@ -198,7 +175,7 @@ class SAC(struct.PyTreeNode):
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Nearly uniform actions."""
         weights = {k: np.zeros(leaf.shape, np.float32) for k, leaf in state.parameters["actor"].items()}
-        weights[f"bias_{len(self.config.hidden)}"][self.config.actions :] = _RANDOM_LOG_STD
+        weights[f"bias_{len(self.config.hidden)}"][self.config.actions :] = np.log(RANDOM_SPREAD)
         return weights
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
@@ -221,12 +198,6 @@ def critic_targets(state: AgentState, sample: Sample, noise: jax.Array) -> jax.A
     value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
     soft_value = value - jnp.exp(state.parameters["temperature"]["log_temperature"]) * log_prob
     return sample.reward + sample.bootstrap * soft_value
-
-
-def critic_loss(critic: Parameters, sample: Sample, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean squared error of both critics, summed; the auxiliary is the mean value."""
-    values = q_values(critic, sample.observation, sample.action)
-    return jnp.square(values - targets).mean(-1).sum(), values.mean()
 
 
 def actor_loss(

@@ -3,7 +3,7 @@
 import importlib
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,6 +102,23 @@ def mlp_policy(
         inline="fastcollect.policies.mlp:MLPPolicy",
         batched="engine.policies:MLPPolicy",
         kwargs={"hidden": tuple(hidden), "extras": tuple(extras), "deterministic": deterministic},
+    )
+
+
+def noisy_mlp_policy(
+    hidden: tuple[int, ...] = (256, 256), extras: tuple[str, ...] = (), *, deterministic: bool = False
+) -> PolicyConfig:
+    """A multilayer perceptron of one output for each action of a box, with noise whose spread is a parameter.
+
+    "spread" (2,) float32: (before, after) of an action clip(tanh(mean + before n) + after n, -1, 1) for
+    standard normals n, stretched to the box. The rest is as in ``mlp_policy``, but for the extra "log_prob",
+    which there is not: clipped actions have no density.
+    """
+    return replace(
+        mlp_policy(hidden, extras, deterministic=deterministic),
+        name="noisy-mlp-" + "x".join(map(str, hidden)),
+        inline="fastcollect.policies.mlp:NoisyMLPPolicy",
+        batched="engine.policies:NoisyMLPPolicy",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcollect.envs.base import EnvSpec
+from fastcollect.policies.heads import NoisyHead
 from fastcollect.policies.network import NetworkPolicy
 
 
@@ -38,3 +39,9 @@ class MLPPolicy(NetworkPolicy):
                 np.maximum(out, 0, out=out)
             x = out
         return x
+
+
+class NoisyMLPPolicy(MLPPolicy):
+    """A deterministic actor, tried with noise of the spread that it is given; see NoisyHead."""
+
+    _head_of = NoisyHead

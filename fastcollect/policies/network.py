@@ -58,6 +58,8 @@ class NetworkPolicy(abc.ABC):
     Raises ValueError for extras that it cannot give and for a box without bounds.
     """
 
+    _head_of: Callable[[ActionSpec], Head] = staticmethod(head_of)
+
     def __init__(
         self,
         spec: EnvSpec,
@@ -69,7 +71,9 @@ class NetworkPolicy(abc.ABC):
             raise ValueError(f"a deterministic policy has no extras, {list(extras)} were asked for")
         if unknown := [name for name in extras if name not in EXTRAS]:
             raise ValueError(f"unknown extras {unknown}; a network's policy gives any of {list(EXTRAS)}")
-        self._head = head_of(spec.action)
+        self._head = self._head_of(spec.action)
+        if "log_prob" in extras and not self._head.has_density:
+            raise ValueError("actions that are clipped have no density, and so no log_prob")
         self.noise = None if deterministic else self._head.noise
         self.extras = {name: EXTRAS[name].field(name, spec.action) for name in extras}
         outputs = {"": self._head.width}
@@ -79,6 +83,7 @@ class NetworkPolicy(abc.ABC):
             for i, shape in enumerate(kernels(prefix, width)):
                 self.parameters[f"{prefix}kernel_{i}"] = FieldSpec(shape, _FLOAT32)
                 self.parameters[f"{prefix}bias_{i}"] = FieldSpec(shape[-1:], _FLOAT32)
+        self.parameters |= self._head.parameters
         self._networks: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def initial_parameters(self, seed: int) -> dict[str, np.ndarray]:
@@ -92,6 +97,7 @@ class NetworkPolicy(abc.ABC):
 
     def load(self, parameters: Parameters) -> None:
         """Copy the weights, because their arrays are the engine's."""
+        self._head.load(parameters)
         self._networks = {}
         for name in self.parameters:
             prefix, kernel, number = name.partition("kernel_")

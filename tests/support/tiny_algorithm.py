@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.base import AgentState, Network, adam, box_problems, descend, follow
+from engine.algorithms.actor_critic import fresh_state
+from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import Parameters, fold_normalizer, init_mlp, mlp
-from engine.normalizer import Moments
-from engine.sparse import flops, masks
+from engine.sparse import flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +104,11 @@ class Tiny(struct.PyTreeNode):
         actor[f"bias_{last}"] = actor[f"bias_{last}"].at[config.actions :].set(jnp.log(self.exploration))
         widths = (config.observations + config.actions, *config.hidden, 1)
         parameters = {"actor": actor, "critic": init_mlp(jax.random.fold_in(key, 2), widths)}
-        return AgentState(
-            parameters=parameters,
-            targets=jax.tree.map(jnp.copy, parameters),
-            optimizer={name: adam(weights) for name, weights in parameters.items()},
-            masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in self.prunable},
-            normalizer=Moments.empty(config.observations),
-            seed=jnp.uint32(seed),
-            updates=jnp.int32(0),
-            env_steps=np.int64(0),
-        )
+        return fresh_state(seed, parameters, self.prunable, config.observations)
+
+    def period(self, network: str) -> int:
+        """Every update steps both networks."""
+        return 1
 
     def period(self, network: str) -> int:
         """Every update steps both networks."""

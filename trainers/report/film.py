@@ -25,6 +25,8 @@ LARGEST_FILM = 2_000_000
 _STEP_MILLISECONDS = 12.5
 _SECONDS = 240
 _COLOURS = 64
+_ACTIONS = 4
+"""Of every Meta-World task."""
 
 
 class Film(NamedTuple):
@@ -114,7 +116,7 @@ def _draw(request: Path, out: Path) -> None:
             if step == what["horizon"] or truncated:
                 break
             head = forward(actor, observation[None].astype(np.float32))[0]
-            observation, reward, _, truncated, info = env.step(np.tanh(head[: len(head) // 2]))
+            observation, reward, _, truncated, info = env.step(np.tanh(head[:_ACTIONS]))
             total, success = total + float(reward), bool(info["success"])
             first = step if success and first is None else first
     if not frames[0].any():

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from engine.algorithms.base import Network
-from fastcollect import POLICY_VERSION, Collector, CollectorConfig, EnvConfig, PolicyConfig, mlp_policy
+from fastcollect import (
+    POLICY_VERSION,
+    Collector,
+    CollectorConfig,
+    EnvConfig,
+    PolicyConfig,
+    mlp_policy,
+    noisy_mlp_policy,
+)
 from fastcollect.control.collector import new_launcher
 from fastcollect.control.launcher import Launcher
 from fastcollect.control.probe import env_spec
@@ -37,7 +45,8 @@ _NICENESS = 15
 def acting_policy(network: Network, *, deterministic: bool = False) -> PolicyConfig:
     """The policy that acts with an algorithm's network in workers."""
     extras = () if deterministic else (*network.extras, POLICY_VERSION)
-    return {"mlp": mlp_policy}[network.kind](network.hidden, extras, deterministic=deterministic)
+    policy = {"mlp": mlp_policy, "noisy-mlp": noisy_mlp_policy}[network.kind]
+    return policy(network.hidden, extras, deterministic=deterministic)
 
 
 def collector_config(config: TrainConfig) -> CollectorConfig:

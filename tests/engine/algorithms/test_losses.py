@@ -22,6 +22,7 @@ from support.agents import (
 )
 
 from engine.algorithms import sac
+from engine.algorithms.actor_critic import critic_loss
 from engine.networks import LOG_STD_MAX, LOG_STD_MIN, fold_normalizer, mlp, q_values, tanh_gaussian
 
 SAC = make(CONFIG)
@@ -65,7 +66,7 @@ def test_critic_targets_are_reward_plus_soft_value_of_the_lower_target_critic():
 def test_critic_loss_and_gradients():
     state, sample = lived_in_state(SAC), random_sample(3)
     targets = np.random.default_rng(4).standard_normal(BATCH).astype(np.float32)
-    (loss, value), gradients = jax.jit(jax.value_and_grad(sac.critic_loss, has_aux=True))(
+    (loss, value), gradients = jax.jit(jax.value_and_grad(critic_loss, has_aux=True))(
         state.parameters["critic"], sample, targets
     )
     expected = reference.critic(to_numpy(state)["critic"], as_dict(sample), targets.astype(np.float64))

@@ -1,0 +1,89 @@
+"""What algorithms with an actor and twin critics on vectors and boxes share."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engine.algorithms.base import AgentState, adam
+from engine.data.transition import Sample
+from engine.networks import Parameters, q_values
+from engine.normalizer import Moments
+from engine.sparse import masks
+
+PRUNABLE = ("actor", "critic")
+"""The networks that masks are for."""
+
+RANDOM_SPREAD = 0.87
+"""tanh of a normal with this spread is as near to uniform on [-1, 1] as a squashed normal comes."""
+
+
+class Structure(NamedTuple):
+    """What fixes the shapes of everything, and so what is compiled."""
+
+    hidden: tuple[int, ...]
+    observations: int
+    actions: int
+    batch_size: int
+
+
+def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str] = ()) -> list[str]:
+    """Every value that is out of range, by its name, and what is allowed.
+
+    Of the settings that all these algorithms have, and of a configuration's own: counts from 1, and numbers
+    above 0.
+    """
+    numbers = {name: getattr(config, name) for name in ("batch_size", "n_step", *counts)}
+    numbers |= {f"hidden[{i}]": width for i, width in enumerate(config.hidden)}
+    found = [f"{name} is {value}; allowed: 1 and more" for name, value in numbers.items() if value < 1]
+    if not config.hidden:
+        found.append("hidden is empty; allowed: one width or more")
+    rates = ("actor_learning_rate", "critic_learning_rate")
+    found += [
+        f"{name} is {value}; allowed: a finite number above 0"
+        for name in (*rates, *above, "reward_scale", "max_gradient_norm")
+        if (value := getattr(config, name)) is not None and not 0 < value < math.inf
+    ]
+    shares = {"discount": config.discount, "target_rate": config.target_rate}
+    return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
+
+
+def arguments(algorithm: type, numbers: Mapping[str, Any], spec: Any) -> dict[str, Any]:
+    """Keyword arguments of an algorithm: its structure in these spaces, and every number that is a leaf.
+
+    numbers: settings by name; those that the class has no leaf for are left out.
+    """
+    actions = math.prod(spec.action.shape)
+    structure = Structure(numbers["hidden"], spec.observation_shape[0], actions, numbers["batch_size"])
+    leaves = {
+        each.name: numbers[each.name]
+        for each in fields(algorithm)
+        if each.name in numbers and each.metadata.get("pytree_node", True)
+    }
+    return {"config": structure, **jax.tree.map(jnp.float32, leaves)}
+
+
+def fresh_state(
+    seed: int, parameters: Mapping[str, Parameters], followed: Sequence[str], observations: int
+) -> AgentState:
+    """A state before the first update: full masks, and targets that are the ``followed`` networks' copies."""
+    return AgentState(
+        parameters=dict(parameters),
+        targets={name: jax.tree.map(jnp.copy, parameters[name]) for name in followed},
+        optimizer={name: adam(weights) for name, weights in parameters.items()},
+        masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in PRUNABLE},
+        normalizer=Moments.empty(observations),
+        seed=jnp.uint32(seed),
+        updates=jnp.int32(0),
+        env_steps=np.int64(0),
+    )
+
+
+def critic_loss(critic: Parameters, sample: Sample, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean squared error of both critics, summed; the auxiliary is the mean value."""
+    values = q_values(critic, sample.observation, sample.action)
+    return jnp.square(values - targets).mean(-1).sum(), values.mean()
