@@ -40,6 +40,8 @@ def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str]
     numbers = {name: getattr(config, name) for name in ("batch_size", "n_step", *counts)}
     numbers |= {f"hidden[{i}]": width for i, width in enumerate(config.hidden)}
     found = [f"{name} is {value}; allowed: 1 and more" for name, value in numbers.items() if value < 1]
+    if config.n_step_delay < 0:
+        found.append(f"n_step_delay is {config.n_step_delay}; allowed: 0 and more")
     if not config.hidden:
         found.append("hidden is empty; allowed: one width or more")
     rates = ("actor_learning_rate", "critic_learning_rate")

@@ -69,6 +69,14 @@ class Config(Protocol):
         """Rewards of each of them."""
 
     @property
+    def n_step_delay(self) -> int:
+        """Updates before which there is one reward of each."""
+
+    @property
+    def observations_between(self) -> bool:
+        """Whether batches hold what lies between an observation and the one that is bootstrapped from."""
+
+    @property
     def network(self) -> Network:
         """What acts in workers."""
 
@@ -129,6 +137,9 @@ class Algorithm(Protocol):
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """The weights that act on raw observations."""
+
+    def mean_action(self, acting: Parameters, observation: Any) -> jax.Array:
+        """What ``acting`` weights do on raw observations (..., o) without noise: (..., a) in [-1, 1]."""
 
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Weights that ignore what they see and act at random, for a start."""

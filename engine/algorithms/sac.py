@@ -59,6 +59,15 @@ class SACConfig:
     """Rewards are stored raw and multiplied by this in the update."""
     n_step: int = 1
     """Rewards summed before the bootstrap."""
+    n_step_delay: int = 0
+    """Updates before which a single reward is summed."""
+    entropy_of_steps: bool = False
+    """Also count the entropy at every observation between, not only where the sum is bootstrapped from."""
+
+    @property
+    def observations_between(self) -> bool:
+        """Whether the target has entropies at observations between."""
+        return self.entropy_of_steps and self.n_step > 1
 
     @property
     def network(self) -> Network:
@@ -82,7 +91,8 @@ class SACConfig:
         """The algorithm for an environment with these spaces."""
         entropy = -float(math.prod(spec.action.shape)) if self.target_entropy is None else self.target_entropy
         numbers = {**vars(self), "target_entropy": entropy}
-        return SAC(variance_floor=variance_floor, **arguments(SAC, numbers, spec))
+        between = self.n_step - 1 if self.observations_between else 0
+        return SAC(between=between, variance_floor=variance_floor, **arguments(SAC, numbers, spec))
 
 
 class SAC(struct.PyTreeNode):
@@ -91,6 +101,8 @@ class SAC(struct.PyTreeNode):
     prunable: ClassVar[tuple[str, ...]] = PRUNABLE
 
     config: Structure = struct.field(pytree_node=False)
+    between: int = struct.field(pytree_node=False)
+    """Observations between in each transition whose entropies count."""
     discount: jax.Array
     target_rate: jax.Array
     actor_learning_rate: jax.Array
@@ -115,13 +127,9 @@ class SAC(struct.PyTreeNode):
         """Every update steps every network."""
         return 1
 
-    def period(self, network: str) -> int:
-        """Every update steps every network."""
-        return 1
-
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
-        """(2, *batch_shape) standard normals, for the next action and for the actor's."""
-        return jax.random.normal(key, (2, *batch_shape))
+        """(2 + n, *batch_shape) standard normals, for the next action, the actor's, and n between."""
+        return jax.random.normal(key, (2 + self.between, *batch_shape))
 
     def prepare(self, batch: Batch, mean: jax.Array, scale: jax.Array) -> Sample:
         """See Algorithm."""
@@ -130,8 +138,8 @@ class SAC(struct.PyTreeNode):
     def update(
         self, state: AgentState, sample: Sample, noise: jax.Array, pace: jax.Array | float = 1.0
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        """One update; noise is (2, batch, a)."""
-        targets = critic_targets(state, sample, noise[0])
+        """One update; noise is (2, batch, a), with more where entropies between count."""
+        targets = self._targets(state, sample, noise)
         (loss_q, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
             state.parameters["critic"], sample, targets
         )
@@ -158,10 +166,14 @@ class SAC(struct.PyTreeNode):
         }
         return state.replace(updates=state.updates + 1), metrics
 
+    def _targets(self, state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
+        targets = critic_targets(state, sample, noise[0])
+        return targets + entropies_between(state, sample, noise[2:]) if self.between else targets
+
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
         """See Algorithm; noise as in ``update``."""
         actor, critic = state.parameters["actor"], state.parameters["critic"]
-        targets = critic_targets(state, sample, noise[0])
+        targets = self._targets(state, sample, noise)
         temperature = jnp.exp(state.parameters["temperature"]["log_temperature"])
         slope, _ = jax.grad(actor_loss, has_aux=True)(
             actor, critic, temperature, sample.observation, noise[1]
@@ -172,6 +184,10 @@ class SAC(struct.PyTreeNode):
         """See Algorithm."""
         return fold_normalizer(state.parameters["actor"], mean, scale)
 
+    def mean_action(self, acting: Parameters, observation: Any) -> jax.Array:
+        """See Algorithm."""
+        return jnp.tanh(mlp(acting, observation)[..., : self.config.actions])
+
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Nearly uniform actions."""
         weights = {k: np.zeros(leaf.shape, np.float32) for k, leaf in state.parameters["actor"].items()}
@@ -181,13 +197,16 @@ class SAC(struct.PyTreeNode):
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
         """See Algorithm. An update takes 4 passes of the actor and 6 of the critics for each row of a batch.
 
+        And one of the actor for each observation between whose entropy counts.
+
         Let A and C be a forward pass of a row through the actor and both critics; a backward pass is two of
         those. Targets take A + C, the critic loss C + 2 C, the actor loss A + 2 A, and C + C for the critics,
         whose weights need no gradient there.
         """
         actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in self.prunable)
         rows = self.config.batch_size
-        update = {kind: rows * (4 * actor[kind] + 6 * critic[kind]) for kind in ("dense", "masked")}
+        passes = 4 + self.between
+        update = {kind: rows * (passes * actor[kind] + 6 * critic[kind]) for kind in ("dense", "masked")}
         return {"forward": actor, "update": update}
 
 
@@ -198,6 +217,17 @@ def critic_targets(state: AgentState, sample: Sample, noise: jax.Array) -> jax.A
     value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
     soft_value = value - jnp.exp(state.parameters["temperature"]["log_temperature"]) * log_prob
     return sample.reward + sample.bootstrap * soft_value
+
+
+def entropies_between(state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
+    """(batch,) discounted -alpha log pi(a|s) at the observations between; noise (n - 1, batch, a).
+
+    With them an n-step sum holds the entropy of each step on the way (Tan et al. 2023, multi-step targets).
+    """
+    head = mlp(state.parameters["actor"], sample.between)
+    _, log_prob, _ = tanh_gaussian(head, jnp.moveaxis(noise, 0, -2))
+    temperature = jnp.exp(state.parameters["temperature"]["log_temperature"])
+    return -temperature * (sample.between_discount * log_prob).sum(-1)
 
 
 def actor_loss(

@@ -54,6 +54,8 @@ class TD3Config:
     """Rewards are stored raw and multiplied by this in the update."""
     n_step: int = 1
     """Rewards summed before the bootstrap."""
+    n_step_delay: int = 0
+    """Updates before which a single reward is summed."""
     exploration_noise: float = 0.1
     """Standard deviation of what is added to the actions in [-1, 1] that are tried."""
     policy_noise: float = 0.2
@@ -62,6 +64,11 @@ class TD3Config:
     """That noise reaches no further than this."""
     actor_period: int = 2
     """Updates of the critics for one of the actor and the targets."""
+
+    @property
+    def observations_between(self) -> bool:
+        """Whether the target needs what lies between."""
+        return False
 
     @property
     def network(self) -> Network:
@@ -172,6 +179,10 @@ class TD3(struct.PyTreeNode):
         """See Algorithm; "spread" is that of the noise before the tanh and after it."""
         spread = jnp.stack([jnp.zeros_like(self.exploration_noise), self.exploration_noise])
         return {**fold_normalizer(state.parameters["actor"], mean, scale), "spread": spread}
+
+    def mean_action(self, acting: Parameters, observation: Any) -> jax.Array:
+        """See Algorithm."""
+        return jnp.tanh(mlp(acting, observation))
 
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Nearly uniform actions."""

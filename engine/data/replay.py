@@ -6,8 +6,10 @@ last observation stands in a table of its own. What decides a batch (which rows,
 whether it bootstraps) is drawn here in NumPy from counters alone; the wide arrays are only gathered from.
 """
 
+import bisect
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from engine.data.storage import STORAGES, Draw
@@ -17,23 +19,35 @@ from engine.data.transition import Batch
 class Replay:
     """Raw transitions of ``num_envs`` environments: the oldest steps of each give way to new ones.
 
-    capacity: transitions in all, rounded down to as many of each environment.
+    capacity: transitions in all, rounded down to as many of each environment. mean_actions: also keep the
+    action that the policy would have taken without noise.
     """
 
-    def __init__(self, capacity: int, num_envs: int, observations: int, actions: int, storage: str) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        observations: int,
+        actions: int,
+        storage: str,
+        mean_actions: bool = False,
+    ) -> None:
         self.capacity, self.num_envs = capacity, num_envs
         self.steps = capacity // num_envs
         # The newest step's next observation needs a place too. Row e * slots + t % slots has step t of env e.
         self.slots = self.steps + 1
         self.written = np.zeros(num_envs, np.int64)  # steps of each environment that ever came in
-        self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay had room for
-        self._sizes, self._kind = (observations, actions), storage
+        self._first = np.zeros(num_envs, np.int64)  # the first of them that this replay kept
+        self._choices = observations, actions, storage, mean_actions
+        self._widths = {"observation": observations, "action": actions}
+        if mean_actions:
+            self._widths["mean_action"] = actions
         rows = self.slots * num_envs
         self._terminated = np.zeros(rows, np.bool_)
         self._reward = np.zeros(rows, np.float32)
         self._final = np.full(rows, -1, np.int32)  # place among the final observations; -1: the step goes on
         self._places, self._unused = 0, list[int]()  # how many places there are, and those given back
-        self._storage = STORAGES[storage](rows, observations, actions)
+        self._storage = STORAGES[storage](rows, self._widths)
 
     @property
     def added(self) -> int:
@@ -47,10 +61,11 @@ class Replay:
     def add(self, env_index: np.ndarray, rows: Mapping[str, np.ndarray], continues: bool) -> None:
         """Take B consecutive steps of b environments.
 
-        env_index: (b,). rows: "observation" (B + 1, b, o), "action" (B, b, ...), "reward" and "terminated"
-        (B, b); "final_row" (k,), flat rows t * b + i of the steps that ended an episode, by termination or
-        truncation, and "final_observation" (k, o), what these led to. continues: False where step 0 does not
-        follow the last step that came in of these environments, so that no sum of rewards crosses the gap.
+        env_index: (b,). rows: "observation" (B + 1, b, o), "action" and, if it is kept, "mean_action"
+        (B, b, ...), "reward" and "terminated" (B, b); "final_row" (k,), flat rows t * b + i of the steps that
+        ended an episode, by termination or truncation, and "final_observation" (k, o), what these led to.
+        continues: False where step 0 does not follow the last step that came in of these environments, so
+        that no sum of rewards crosses the gap.
         Raises ValueError for more steps than an environment's ring has.
         """
         count, envs = rows["reward"].shape
@@ -65,8 +80,9 @@ class Replay:
         self._unused += overwritten[overwritten >= 0].tolist()
         self._final[at] = -1
         flat = at.ravel()
-        self._storage.write("observation", flat, rows["observation"].reshape(flat.size, -1))
-        self._storage.write("action", flat[:-envs], rows["action"].reshape(count * envs, -1))
+        for name in self._widths:
+            of = flat if name == "observation" else flat[:-envs]
+            self._storage.write(name, of, rows[name].reshape(of.size, -1))
         self._reward[at[:-1]] = rows["reward"]
         self._terminated[at[:-1]] = rows["terminated"]
         self._keep_final(flat[rows["final_row"]], rows["final_observation"])
@@ -87,14 +103,17 @@ class Replay:
         places = np.array(self._unused[rest:], np.int64)
         del self._unused[rest:]
         self._final[rows] = places
-        self._storage.write("final", places, observations.reshape(-1, self._sizes[0]))
+        self._storage.write("final", places, observations.reshape(-1, self._widths["observation"]))
 
-    def draw(self, seed: int, update: int, batch_size: int, n_step: int) -> Draw:
+    def draw(
+        self, seed: int, update: int, batch_size: int, n_step: int, delay: int = 0, between: bool = False
+    ) -> Draw:
         """The batch of one update, (batch,): a function of seed, update and what is held, nothing else.
 
         Uniform over the transitions held, with replacement. A sum of rewards ends early at an episode's
-        end and at the newest step, and then bootstraps from where it ended. Raises ValueError if nothing is
-        held.
+        end and at the newest step, and then bootstraps from where it ended. delay: updates of a smaller
+        number take one step, in arrays of the same shapes. between: also say where the observations between
+        lie. Raises ValueError if nothing is held.
         """
         generator = np.random.Generator(np.random.Philox(key=[seed, update]))
         held = self._held()
@@ -110,25 +129,54 @@ class Replay:
         rewards = np.zeros((batch_size, n_step), np.float32)
         rewards[:, 0] = self._reward[row]
         steps = np.ones(batch_size, np.int32)
+        reached = [row]
         going = self._final[row] < 0
-        for k in range(1, n_step):
+        for k in range(1, n_step if update >= delay else 1):
             going &= age + k < held[env]
             following = base + (step + k) % self.slots
             last = np.where(going, following, last)
+            reached.append(last)
             rewards[:, k] = np.where(going, self._reward[following], 0)
             steps += going
             going &= self._final[following] < 0
         next_row = base + (step + steps) % self.slots
-        return Draw(row, next_row, self._final[last], rewards, steps, self._terminated[last])
+        reached += [last] * (n_step - len(reached))
+        others = np.stack(reached, -1)[:, 1:] if between else None
+        return Draw(row, next_row, self._final[last], rewards, steps, self._terminated[last], others)
 
-    def batches(self, seed: int, first: int, count: int, batch_size: int, n_step: int) -> Batch:
-        """The batches of ``count`` updates from number ``first`` on, (count, batch, ...)."""
-        draws = [self.draw(seed, first + k, batch_size, n_step) for k in range(count)]
-        return self._storage.gather(Draw(*(np.stack(field) for field in zip(*draws, strict=True))))
+    def batches(
+        self,
+        seed: int,
+        first: int,
+        count: int,
+        batch_size: int,
+        n_step: int,
+        delay: int = 0,
+        between: bool = False,
+    ) -> Batch:
+        """The batches of ``count`` updates from number ``first`` on, (count, batch, ...); see ``draw``."""
+        draws = [self.draw(seed, first + k, batch_size, n_step, delay, between) for k in range(count)]
+        return self._storage.gather(jax.tree.map(lambda *each: np.stack(each), *draws))
+
+    def oldest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Observations (c, o) and mean actions (c, a) of the ``count`` oldest transitions, or of all held.
+
+        A transition is as old as there are newer steps of its environment. Of equally old ones those of the
+        first environments come first.
+        """
+        held = self._held()
+        share = _oldest(held, count)
+        rows = self._rows(self.written - held + share, share)
+        return self._storage.read("observation", rows), self._storage.read("mean_action", rows)
+
+    def shrink(self, count: int) -> None:
+        """Drop the ``count`` oldest transitions, as ``oldest`` counts them; room for as many stays."""
+        held = self._held()
+        self._first = self.written - held + _oldest(held, count)
 
     def resized(self, num_envs: int) -> "Replay":
         """The same capacity for more environments, with the newest steps of those that were there."""
-        wider = Replay(self.capacity, num_envs, *self._sizes, self._kind)
+        wider = Replay(self.capacity, num_envs, *self._choices)
         wider.set_state(self.get_state())
         return wider
 
@@ -136,8 +184,8 @@ class Replay:
         """What is held, as named arrays whose size follows what is held, not the capacity.
 
         Of each environment in turn from its oldest step to its newest: "observation", "action", "reward",
-        "terminated" and "ended". "written", "held" and "newest" (what follows the newest steps) have
-        a row for each environment; "final_observation" has one for each of "ended".
+        "terminated", "ended", and "mean_action" if it is kept. "written", "held" and "newest" (what follows
+        the newest steps) have a row for each environment; "final_observation" has one for each of "ended".
         """
         held = self._held()
         rows = self._rows(self.written, held)
@@ -150,8 +198,7 @@ class Replay:
             "reward": self._reward[rows],
             "terminated": self._terminated[rows],
             "ended": ended,
-            "observation": self._storage.read("observation", rows),
-            "action": self._storage.read("action", rows),
+            **{name: self._storage.read(name, rows) for name in self._widths},
             "newest": self._storage.read("observation", newest),
             "final_observation": self._storage.read("final", places[ended]),
         }
@@ -171,7 +218,7 @@ class Replay:
         rows = self._rows(state["written"], kept)
         self._reward[rows] = state["reward"][chosen]
         self._terminated[rows] = state["terminated"][chosen]
-        for name in ("observation", "action"):
+        for name in self._widths:
             self._storage.write(name, rows, state[name][chosen])
         newest = np.arange(envs) * self.slots + state["written"] % self.slots
         self._storage.write("observation", newest, state["newest"])
@@ -185,11 +232,12 @@ class Replay:
             raise ValueError(
                 f"a replay of {written.size} environments does not fit an empty one of {self.num_envs}"
             )
-        observations, actions = self._sizes
+        if missing := self._widths.keys() - state.keys():
+            raise ValueError(f"{', '.join(sorted(missing))} is missing")
+        observations = self._widths["observation"]
         expected: dict[str, tuple[int, ...]] = {
             **dict.fromkeys(("reward", "terminated", "ended"), (total,)),
-            "observation": (total, observations),
-            "action": (total, actions),
+            **{name: (total, width) for name, width in self._widths.items()},
             "newest": (len(written), observations),
             "final_observation": (int(np.count_nonzero(state["ended"])), observations),
         }
@@ -211,6 +259,20 @@ class Replay:
     def _rows(self, written: np.ndarray, count: np.ndarray) -> np.ndarray:
         """Where each environment's newest ``count`` of ``written`` steps lie, from the oldest of them on."""
         return np.repeat(np.arange(len(count)) * self.slots, count) + _last(count, written) % self.slots
+
+
+def _oldest(held: np.ndarray, count: int) -> np.ndarray:
+    """How many of the ``count`` oldest transitions are each environment's, of those that it holds.
+
+    The environments with the most are levelled first, so that all that hold as many lose as many; what is
+    left over comes from the first ones.
+    """
+    count = min(count, int(held.sum()))
+    levels = range(int(held.max()) + 1)
+    level = bisect.bisect_left(levels, -count, key=lambda level: -int(np.maximum(held - level, 0).sum()))
+    share = np.maximum(held - level, 0)
+    share[np.flatnonzero(held >= level)[: count - int(share.sum())]] += 1
+    return share
 
 
 def _last(counts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ class Draw(NamedTuple):
     """Which transitions make up K batches; every array is (K, batch) but rewards, (K, batch, n).
 
     row: where the observation and the action lie. next_row: where the next observation lies. final: its
-    place among the final observations, or -1. rewards, steps, terminated: as in Batch.
+    place among the final observations, or -1. rewards, steps, terminated: as in Batch. between: (K, batch,
+    n - 1) where the observations between lie, or None.
     """
 
     row: np.ndarray
@@ -28,23 +29,25 @@ class Draw(NamedTuple):
     rewards: np.ndarray
     steps: np.ndarray
     terminated: np.ndarray
+    between: np.ndarray | None = None
 
 
 class Storage(abc.ABC):
-    """Rows of observations and actions, and a table of final observations that grows as it has to.
+    """Rows of observations, actions and more, and a table of final observations that grows as it has to.
 
-    Everything is float32 and lies in arrays of ``_numpy``: NumPy's, or JAX's.
+    widths: numbers in a row of each, by name; there are "observation" and "action". Everything is float32
+    and lies in arrays of ``_numpy``: NumPy's, or JAX's.
     """
 
     _numpy: Any
 
-    def __init__(self, rows: int, observations: int, actions: int) -> None:
-        widths = {"observation": (rows, observations), "action": (rows, actions)}
-        sizes = {**widths, "final": (_FIRST_FINALS, observations)}
+    def __init__(self, rows: int, widths: Mapping[str, int]) -> None:
+        sizes = {name: (rows, width) for name, width in widths.items()}
+        sizes["final"] = (_FIRST_FINALS, widths["observation"])
         self._arrays: dict[str, Any] = {n: self._numpy.zeros(size, np.float32) for n, size in sizes.items()}
 
     def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """Overwrite these rows of "observation", "action" or "final" with values (rows, width)."""
+        """Overwrite these rows of one of ``widths``, or of "final", with values (rows, width)."""
         if name == "final":
             if not len(rows):
                 return
@@ -121,6 +124,7 @@ def _batch(arrays: Mapping[str, Any], draw: Draw, following: Any) -> Batch:
         steps=draw.steps,
         next_observation=following,
         terminated=draw.terminated,
+        between=None if draw.between is None else arrays["observation"][draw.between],
     )
 
 

@@ -177,6 +177,7 @@ def as_dict(struct, *index):
     return {
         field.name: np.array(getattr(struct, field.name), np.float64)[index]
         for field in dataclasses.fields(struct)
+        if getattr(struct, field.name) is not None
     }
 
 

@@ -32,6 +32,10 @@ class TinyConfig:
     """Transitions in a batch."""
     n_step: int = 1
     """Rewards summed before the bootstrap."""
+    n_step_delay: int = 0
+    """Updates before which a single reward is summed."""
+    observations_between: bool = False
+    """Not read."""
     discount: float = 0.9
     """Gamma, of one environment step."""
     learning_rate: float = 1e-2
@@ -110,10 +114,6 @@ class Tiny(struct.PyTreeNode):
         """Every update steps both networks."""
         return 1
 
-    def period(self, network: str) -> int:
-        """Every update steps both networks."""
-        return 1
-
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> tuple[()]:
         """An update draws nothing."""
         return ()
@@ -148,6 +148,10 @@ class Tiny(struct.PyTreeNode):
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm."""
         return fold_normalizer(state.parameters["actor"], mean, scale)
+
+    def mean_action(self, acting: Parameters, observation: Any) -> jax.Array:
+        """See Algorithm."""
+        return greedy(acting, observation)
 
     def exploring(self, state: AgentState) -> dict[str, np.ndarray]:
         """Actions that are tanh of standard normals."""

@@ -34,6 +34,11 @@ def actions(numbers):
     return -np.asarray(numbers, np.float32)[..., None] - np.float32([0.25, 0.5])
 
 
+def mean_actions(numbers):
+    """(..., ACTIONS)."""
+    return np.asarray(numbers, np.float32)[..., None] + np.float32([0.375, 0.625])
+
+
 def rewards(numbers):
     """(...)."""
     return np.asarray(numbers, np.float32) + np.float32(0.125)
@@ -60,6 +65,14 @@ class Stream:
         """Keep the newest steps of each environment only."""
         self.held = [held[-steps:] for held in self.held]
 
+    def drop(self, count):
+        """Leave out the oldest transitions, one by one: of the first environment that has the most."""
+        gone = [[] for _ in self.held]
+        for _ in range(min(count, sum(map(len, self.held)))):
+            most = max(range(len(self.held)), key=lambda env: len(self.held[env]))
+            gone[most].append(self.held[most].pop(0))
+        return [transition for each in gone for transition in each]
+
     def block(self, env_index, count, continues=True):
         """The next steps of these environments, as Replay.add takes them."""
         envs = len(env_index)
@@ -84,6 +97,7 @@ class Stream:
         rows = {
             "observation": observations(sent),
             "action": actions(number),
+            "mean_action": mean_actions(number),
             "reward": rewards(number),
             "terminated": terminated,
             "final_row": np.array(sorted(finals), int),
@@ -92,8 +106,8 @@ class Stream:
         return np.asarray(env_index), rows, continues
 
 
-def replay_of(stream, capacity, storage="host"):
-    return Replay(capacity, len(stream.now), OBSERVATIONS, ACTIONS, storage)
+def replay_of(stream, capacity, storage="host", mean_actions=False):
+    return Replay(capacity, len(stream.now), OBSERVATIONS, ACTIONS, storage, mean_actions)
 
 
 def random_add(replay, stream, rng, longest=None):
@@ -130,10 +144,10 @@ def walk(held, age, n_step):
     return taken
 
 
-def assert_batch(batch, stream, seed, update, n_step):
+def assert_batch(batch, stream, seed, update, n_step, delay=0, between=False):
     """(batch, ...) arrays are the transitions that the rule draws, followed along the lists."""
-    size = len(batch.steps)
-    walks = [walk(stream.held[e], age, n_step) for e, age in drawn(stream, seed, update, size)]
+    size, most = len(batch.steps), n_step if update >= delay else 1
+    walks = [walk(stream.held[e], age, most) for e, age in drawn(stream, seed, update, size)]
     firsts, lasts = [w[0] for w in walks], [w[-1] for w in walks]
     expected = {
         "observation": observations([t.observation for t in firsts]),
@@ -145,6 +159,10 @@ def assert_batch(batch, stream, seed, update, n_step):
     }
     for row, taken in zip(expected["rewards"], walks, strict=True):
         row[: len(taken)] = rewards([t.number for t in taken])
+    assert (batch.between is not None) == between
+    if between:
+        begun = [[t.observation for t in [*w, *[w[-1]] * n_step][1:n_step]] for w in walks]
+        expected["between"] = observations(np.array(begun).reshape(size, n_step - 1))
     for name, value in expected.items():
         got = np.asarray(getattr(batch, name))
         assert (got.dtype, got.shape) == (value.dtype, value.shape), name
@@ -162,6 +180,8 @@ def assert_held(replay, stream):
     assert len(replay) == len(held)
     assert np.array_equal(state["observation"], observations(starts))
     assert np.array_equal(state["action"], actions(numbers))
+    if "mean_action" in state:
+        assert np.array_equal(state["mean_action"], mean_actions(numbers))
     assert np.array_equal(state["reward"], rewards(numbers))
     assert state["terminated"].tolist() == [t.terminated for t in held]
     assert state["ended"].tolist() == ended.tolist()

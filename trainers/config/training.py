@@ -52,6 +52,13 @@ class ReplayConfig:
     storage: Literal["host", "device"] | None = None
     """Where they lie; default: the host on CPUs, where bench.learner sees no difference beyond its spread,
     the device on GPUs."""
+    minimum: int | None = None
+    """Drop the oldest tenth whenever a check finds the policy too far from what they were collected with
+    and more transitions than this; default: never."""
+    max_distance: float = 0.2
+    """Half the mean squared difference of mean actions in [-1, 1], now and then, that is not too far."""
+    check_every: int = 10_000
+    """Environment steps between checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +182,9 @@ Allowed = Sequence[tuple[str, Callable[[Any], bool], str]]
 
 _ALLOWED: Allowed = (
     ("1 and more", lambda v: v >= 1, "env_steps updates_per_dispatch anchor_steps stop_patience"),
-    ("1 and more", lambda v: v >= 1, "replay.capacity evaluation.every evaluation.episodes"),
+    ("1 and more", lambda v: v >= 1, "replay.capacity replay.check_every"),
+    ("1 and more", lambda v: v >= 1, "evaluation.every evaluation.episodes"),
+    ("0 and more, finite", lambda v: 0 <= v < math.inf, "replay.max_distance"),
     ("a finite number above 0", lambda v: 0 < v < math.inf, "updates_per_step variance_floor"),
     ("above 0, up to 1", lambda v: v is None or 0 < v <= 1, "final_learning_rate stop_success"),
     (f"0 to {2**31 - 1}", lambda v: 0 <= v < 2**31, "seed"),
@@ -210,6 +219,9 @@ def problems_of(config: TrainConfig) -> list[str]:
     if config.replay.capacity < (least := collect.n * collect.N * collect.block_length):
         says = f"allowed: n x N x block_length = {least} and more"
         problems.append(f"replay.capacity is {config.replay.capacity}; {says}")
+    minimum = config.replay.minimum
+    if minimum is not None and not 1 <= minimum <= config.replay.capacity:
+        problems.append(f"replay.minimum is {minimum}; allowed: 1 to replay.capacity")
     if type(config.algorithm) is not CONFIGS.get(config.algo):
         problems.append(
             f"algo is {config.algo!r} with settings of {type(config.algorithm).__name__}; "

@@ -52,8 +52,8 @@ def _comparison(here: Sequence[Repetitions], sparse: Sequence[Repetitions]) -> s
         "return of the first dense run of the same algorithm here; it says something only where returns are "
         "positive. Weights: kernels of all networks together that are kept at the end. Inference, training: "
         "theoretical operations as shares of dense ones, of one action and of all updates; the gradients by "
-        "which topologies grow are among them. Updates/s are measured, with dense kernels, and depend on what "
-        "else the machine did."
+        "which topologies grow are among them. Updates/s are measured, with dense kernels, and depend on "
+        "what else the machine did."
     )
     return page.table(columns, rows, caption, texts=["finished"])
 

@@ -1,21 +1,27 @@
 """The learner: what it begins with, how it learns from blocks, what it gives to the collector."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
 from engine.algorithms import base
 from engine.algorithms.base import AgentState, Algorithm, Masks
+from engine.data.capacity import BATCHES, distance, excess
 from engine.data.replay import Replay
 from engine.data.transition import Batch
 from engine.networks import Parameters
 from engine.sparse.topology import Topology
-from fastcollect import Block, ConfigError, EnvSpec
+from fastcollect import POLICY_VERSION, Block, ConfigError, EnvSpec
 from fastcollect.support.named import below
 from trainers.config.training import TrainConfig, updates_due
 from trainers.store.layout import from_arrays, to_arrays
+
+MEAN_ACTION = "mean_action"
+"""The extra that a replay of dynamic capacity keeps beside actions."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Learner:
 
     envs: the global indices of the environments that blocks come from, see ``BlockSource.env_indices``.
     topology: of networks whose masks evolve. Updates are dispatched and not waited for; ``acting`` holds the
-    acting weights of the newest of them.
+    acting weights of the newest of them. ``random_version`` is the last version of weights that act at
+    random, 0 where none do.
     Raises ConfigError as ``make_algorithm``.
     """
 
@@ -60,10 +67,12 @@ class Learner:
         self.metrics: dict[str, jax.Array] = {}
         actions = int(np.prod(spec.action.shape))
         storage = config.replay.storage or ("host" if jax.default_backend() == "cpu" else "device")
-        self.replay = Replay(config.replay.capacity, len(envs), spec.observation_shape[0], actions, storage)
+        sizes, self._dynamic = (spec.observation_shape[0], actions), config.replay.minimum is not None
+        self.replay = Replay(config.replay.capacity, len(envs), *sizes, storage, self._dynamic)
         low, high = np.asarray(spec.action.low, np.float64), np.asarray(spec.action.high, np.float64)
         self._centre, self._half_width = (low + high) / 2, (high - low) / 2
         self._next_step = np.full(len(envs), -1, np.int64)  # the environments' own count of steps
+        self.random_version, self._distance, self._drops = 0, math.nan, 0
 
     def _set(self, state: AgentState) -> None:
         self.state, self.updates = state, int(state.updates)
@@ -105,12 +114,18 @@ class Learner:
         self.make_room(range(int(block.env_index.max()) + 1))
         rows = {
             "observation": block.observation,
-            "action": ((block.action - self._centre) / self._half_width).astype(np.float32),
+            "action": self._in_unit_box(block.action),
             "reward": block.reward,
             "terminated": block.terminated,
             "final_row": block.episodes.row,
             "final_observation": block.episodes.final_observation,
         }
+        if self._dynamic:
+            # What acted at random meant what it did.
+            random = block.extras[POLICY_VERSION] <= self.random_version
+            random = random.reshape(*random.shape, *[1] * (block.action.ndim - 2))
+            mean = self._in_unit_box(block.extras[MEAN_ACTION])
+            rows[MEAN_ACTION] = np.where(random, rows["action"], mean)
         # The environments of a worker that was replaced count from zero again.
         continues = bool((self._next_step[envs] == block.first_step).all())
         self._next_step[envs] = block.first_step + len(block.reward)
@@ -119,6 +134,30 @@ class Learner:
         self.state = self.state.replace(
             normalizer=self.state.normalizer.update(seen), env_steps=np.int64(self.env_steps + len(block))
         )
+        every = self.config.replay.check_every
+        if self._dynamic and self.env_steps // every > (self.env_steps - len(block)) // every:
+            self._check_distance()
+
+    def _in_unit_box(self, action: np.ndarray) -> np.ndarray:
+        return ((action - self._centre) / self._half_width).astype(np.float32)
+
+    def _check_distance(self) -> None:
+        """Drop the oldest transitions if the policy that acts has left behind the one they are of."""
+        config = self.config.replay
+        assert config.minimum is not None
+        observation, stored = self.replay.oldest(BATCHES * self.config.algorithm.batch_size)
+        mean = np.asarray(self.algorithm.mean_action(self.acting, observation))
+        self._distance = distance(mean, stored)
+        if count := excess(len(self.replay), self._distance, config.minimum, config.max_distance):
+            self.replay.shrink(count)
+            self._drops += 1
+
+    def capacity(self) -> dict[str, Any]:
+        """Of a replay of dynamic capacity, for metrics: its size, the last check's distance, its drops."""
+        if not self._dynamic:
+            return {}
+        last = None if math.isnan(self._distance) else self._distance
+        return {"replay_size": len(self.replay), "policy_distance": last, "replay_drops": self._drops}
 
     def make_room(self, envs: range) -> None:
         """Also learn from environments up to the last of these, which came with workers that were added.
@@ -150,20 +189,24 @@ class Learner:
         self.updates += count
 
     def _batches(self, first: int, count: int) -> Batch:
-        batch = self.config.algorithm
-        return self.replay.batches(self.config.seed, first, count, batch.batch_size, batch.n_step)
+        of = self.config.algorithm
+        window = of.n_step, of.n_step_delay, of.observations_between
+        return self.replay.batches(self.config.seed, first, count, of.batch_size, *window)
 
     def samples(self, batches: int) -> dict[str, np.ndarray]:
         """Batches for saliency, (batches, batch, ...) raw: a function of the seed and of what is held."""
         # Numbers that no update of the run has, so that they are not what it learned from last.
-        return {name: np.asarray(value) for name, value in vars(self._batches(2**62, batches)).items()}
+        found = vars(self._batches(2**62, batches)).items()
+        return {name: np.asarray(value) for name, value in found if value is not None}
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Everything that the continuation depends on, as named arrays."""
         replay = {f"replay/{name}": value for name, value in self.replay.get_state().items()}
         # Of the last update's normaliser, which has seen more since.
         acting = {f"acting/{name}": np.asarray(value) for name, value in self.acting.items()}
-        return {**to_arrays(self.state), **acting, **replay, "next_step": self._next_step.copy()}
+        checks = {"distance": np.array(self._distance), "drops": np.array(self._drops)}
+        own = {"next_step": self._next_step.copy()} | (checks if self._dynamic else {})
+        return {**to_arrays(self.state), **acting, **replay, **own}
 
     def set_state(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         """Go on from ``get_state``'s result. Raises ConfigError, naming ``where``, if it does not fit."""
@@ -172,6 +215,8 @@ class Learner:
         self.make_room(range(self._first_env + len(arrays["next_step"])))
         self.set_replay(arrays, where)
         self._next_step[:] = arrays["next_step"]
+        if self._dynamic:
+            self._distance, self._drops = float(arrays["distance"]), int(arrays["drops"])
 
     def set_replay(self, arrays: Mapping[str, np.ndarray], where: str) -> None:
         """Hold the transitions among ``get_state``'s arrays; what is collected next does not continue them.

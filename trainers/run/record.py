@@ -95,6 +95,7 @@ class Record(Observer):
             **session.lag.read(),
             "return_mean": float(np.mean(self._returns)) if self._returns else None,
             "success_any": float(np.mean(self._successes)) if self._successes else None,
+            **learner.capacity(),
             **{name: float(value) for name, value in learner.metrics.items()},
         }
         self._metrics.write_metrics(row)
@@ -159,6 +160,7 @@ class Record(Observer):
             "updates": learner.updates,
             "updates_per_step": self._ratio(),
             "transitions_stored": learner.replay.added,
+            **learner.capacity(),
             "wall_seconds": self.wall(),
             "training_seconds": self.training_seconds,
             "stopped_early": self.stopped_early,

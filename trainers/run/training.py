@@ -29,7 +29,7 @@ from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.evaluation import Evaluator
 from trainers.run.evolution import Evolution, first_masks
-from trainers.run.learner import Learner, Start, as_numpy
+from trainers.run.learner import MEAN_ACTION, Learner, Start, as_numpy
 from trainers.run.metrics import MetricsWriter
 from trainers.run.observers import Artifacts, CheckpointWriter, Evaluations, InterruptedRunError
 from trainers.run.policy import save_policy
@@ -51,10 +51,12 @@ def acting_policy(network: Network, *, deterministic: bool = False) -> PolicyCon
 
 def collector_config(config: TrainConfig) -> CollectorConfig:
     """The collector's part of a training's configuration."""
-    collect = config.collect
+    collect, network = config.collect, config.algorithm.network
+    if config.replay.minimum is not None:
+        network = network._replace(extras=(*network.extras, MEAN_ACTION))
     return CollectorConfig(
         env=EnvConfig(id=config.env, kwargs=parse_kwargs(config.env_kwargs)),
-        policy=acting_policy(config.algorithm.network),
+        policy=acting_policy(network),
         num_envs=collect.n,
         num_env_workers=collect.N,
         num_model_workers=collect.M,
@@ -131,6 +133,8 @@ def train(
         if step is not None and not collection.reproducible:
             source.publish(weights)
         evolution = Evolution(learner, record, first_masks(folder, learner, resumed=step is not None))
+        if exploring:
+            learner.random_version = source.version
         writer = CheckpointWriter(checkpoints, evaluations, record)
         session = Session(source, learner, (kept, evaluations, evolution, record, writer))
         if step is None:

@@ -13,6 +13,7 @@ from support.tiny_algorithm import TinyConfig, value
 
 from engine import algorithms
 from engine.algorithms.base import AgentState, Algorithm, Config
+from trainers.run.training import acting_policy
 
 CONFIG = TinyConfig(hidden=(16, 16), batch_size=64, discount=0.5)
 SPEC = box_spec([-1.0], [1.0], (STATES,))
@@ -30,7 +31,8 @@ def test_whatever_is_registered_is_all_that_the_protocols_ask_for(monkeypatch, n
     assert dataclasses.is_dataclass(config)
     assert config.__dataclass_params__.frozen
     assert hash(config) == hash(dataclasses.replace(config))
-    assert asked_for(Config) == {"batch_size", "n_step", "network", "problems", "space_problems", "make"}
+    learned = {"batch_size", "n_step", "n_step_delay", "observations_between"}
+    assert asked_for(Config) == learned | {"network", "problems", "space_problems", "make"}
     assert all(hasattr(config, each) for each in asked_for(Config))
     assert config.problems() == config.space_problems(SPEC) == []
     algorithm = config.make(SPEC, 1e-4)
@@ -45,6 +47,12 @@ def test_whatever_is_registered_is_all_that_the_protocols_ask_for(monkeypatch, n
     widths = [STATES, *config.network.hidden, 2]
     assert [shapes[f"kernel_{i}"] for i in range(len(widths) - 1)] == [*itertools.pairwise(widths)]
     assert {each: leaf.shape for each, leaf in algorithm.exploring(state).items()} == shapes
+    seen = np.random.default_rng(0).normal(size=(7, STATES)).astype(np.float32)
+    policy = acting_policy(config.network, deterministic=True).build(SPEC, batched=False)
+    policy.load({each: np.asarray(leaf) for each, leaf in acting.items()})
+    written = np.zeros((7, 1), np.float32)
+    policy.act(seen, None, written, {})
+    np.testing.assert_allclose(algorithm.mean_action(acting, seen), written, rtol=1e-5, atol=1e-6)
     operations = algorithm.flops(state)
     assert (
         operations["update"]["masked"] == operations["update"]["dense"] > operations["forward"]["dense"] > 0

@@ -104,7 +104,8 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     assert one.config == other.config
     leaves = {name for name, value in vars(one).items() if name != "config" and value is not None}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
-    assert leaves | {"hidden", "batch_size", "n_step", "max_gradient_norm"} == chosen | {"variance_floor"}
+    shapes = {"hidden", "batch_size", "n_step", "n_step_delay", "entropy_of_steps", "max_gradient_norm"}
+    assert leaves | shapes == chosen | {"variance_floor"}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,7 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     [
         ({"batch_size": 0}, "batch_size is 0; allowed: 1 and more"),
         ({"hidden": (4, 0)}, "hidden[1] is 0; allowed: 1 and more"),
+        ({"n_step_delay": -1}, "n_step_delay is -1; allowed: 0 and more"),
         ({"hidden": ()}, "hidden is empty; allowed: one width or more"),
         ({"discount": 1.5}, "discount is 1.5; allowed: above 0, up to 1"),
         ({"actor_learning_rate": math.inf}, "actor_learning_rate is inf; allowed: a finite number above 0"),

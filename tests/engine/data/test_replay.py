@@ -1,5 +1,8 @@
 """Replay against plain lists of transitions, through whatever may happen to it; and by hand."""
 
+import copy
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +23,7 @@ from support.transitions import (
     assert_batch,
     assert_held,
     assert_same_state,
+    mean_actions,
     observations,
     random_adds,
     replay_of,
@@ -29,7 +33,7 @@ from engine.data.replay import Replay
 
 
 class Life(RuleBasedStateMachine):
-    """A replay that takes blocks, is saved, restored in another size and given more environments."""
+    """A replay that takes blocks, drops, is saved, restored in another size and given more environments."""
 
     storage, most_envs, most_steps, lengths, restored = "host", 4, 12, st.integers(1, 12), st.integers(1, 16)
 
@@ -38,8 +42,9 @@ class Life(RuleBasedStateMachine):
         num_envs = data.draw(st.integers(1, self.most_envs), label="environments")
         steps = data.draw(st.integers(1, self.most_steps), label="steps")
         spare = data.draw(st.integers(0, num_envs - 1), label="spare")
+        self.mean_actions = data.draw(st.booleans(), label="mean actions")
         self.stream = Stream(num_envs, seed, ends)
-        self.replay = replay_of(self.stream, num_envs * steps + spare, self.storage)
+        self.replay = replay_of(self.stream, num_envs * steps + spare, self.storage, self.mean_actions)
         self.seed = seed % 1000
 
     @rule(data=st.data(), continues=st.booleans())
@@ -54,7 +59,8 @@ class Life(RuleBasedStateMachine):
     def restore(self, data):
         """Into a smaller, an equal or a larger one."""
         saved, steps = self.replay.get_state(), data.draw(self.restored, label="steps")
-        self.replay = replay_of(self.stream, self.replay.num_envs * steps, self.storage)
+        capacity = self.replay.num_envs * steps
+        self.replay = replay_of(self.stream, capacity, self.storage, self.mean_actions)
         self.replay.set_state(saved)
         self.stream.forget(steps)
 
@@ -66,21 +72,43 @@ class Life(RuleBasedStateMachine):
         self.stream.more(num_envs)
         self.stream.forget(self.replay.steps)
 
+    @rule(count=st.integers(0, 12))
+    def shrink(self, count):
+        self.replay.shrink(count)
+        self.stream.drop(count)
+
+    @precondition(lambda self: self.mean_actions)
+    @rule(count=st.integers(0, 60))
+    def oldest(self, count):
+        everything = copy.deepcopy(self.stream.held)
+        oldest = self.stream.drop(count)
+        self.stream.held = everything
+        seen, means = self.replay.oldest(count)
+        assert np.array_equal(seen, observations([t.observation for t in oldest]))
+        assert np.array_equal(means, mean_actions([t.number for t in oldest]))
+
     @invariant()
     def holds_the_newest_steps_of_each_environment_whole(self):
         if hasattr(self, "stream"):
             assert self.replay.added == sum(self.stream.sent)
             assert self.replay.num_envs == len(self.stream.now)
             assert_held(self.replay, self.stream)
+            # No row has two places of final observations, and none is lost.
+            taken = self.replay._final[self.replay._final >= 0].tolist()
+            assert sorted(taken + self.replay._unused) == list(range(self.replay._places))
 
     @precondition(lambda self: len(self.replay))
-    @rule(n_step=st.integers(1, 5), update=st.integers(0, 2**62))
-    def draw(self, n_step, update):
+    @rule(
+        n_step=st.integers(1, 5), update=st.integers(0, 2**62), wait=st.integers(-1, 2), between=st.booleans()
+    )
+    def draw(self, n_step, update, wait, between):
+        """The delay ends before, between or after the two updates."""
         size = 24 if self.storage == "device" else 3 * len(self.replay)
-        batches = self.replay.batches(self.seed, update, 2, size, n_step)
+        window = n_step, update + wait, between
+        batches = self.replay.batches(self.seed, update, 2, size, *window)
         for k in range(2):
-            one = type(batches)(**{name: value[k] for name, value in vars(batches).items()})
-            assert_batch(one, self.stream, self.seed, update + k, n_step)
+            one = jax.tree.map(lambda leaf, k=k: leaf[k], batches)
+            assert_batch(one, self.stream, self.seed, update + k, *window)
 
 
 class DeviceLife(Life):

@@ -115,7 +115,7 @@ def test_host_and_device_storage_give_identical_batches():
         for storage, replay in replays.items():
             random_adds(replay, streams[storage], call, calls=1)
         batches = [replay.batches(2, 5 * call, 5, 16, 3) for replay in replays.values()]
-        shapes = {name: leaf.shape for name, leaf in vars(batches[0]).items()}
+        shapes = {name: leaf.shape for name, leaf in vars(batches[0]).items() if leaf is not None}
         assert shapes["observation"] == shapes["next_observation"] == (5, 16, OBSERVATIONS)
         assert (shapes["rewards"], shapes["steps"], shapes["terminated"]) == ((5, 16, 3), (5, 16), (5, 16))
         assert_same_batches(*batches)

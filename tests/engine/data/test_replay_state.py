@@ -1,5 +1,6 @@
 """A replay saved and restored: it goes on as if nothing had happened, and what does not fit is refused."""
 
+import jax
 import numpy as np
 import pytest
 from support.transitions import (
@@ -76,7 +77,7 @@ def test_another_capacity_holds_the_newest_that_there_is_room_for(storage, capac
     for _ in range(4):
         assert_held(replay, stream)
         batch = replay.batches(1, 2, 1, 50, 3)
-        assert_batch(type(batch)(**{k: v[0] for k, v in vars(batch).items()}), stream, 1, 2, 3)
+        assert_batch(jax.tree.map(lambda leaf: leaf[0], batch), stream, 1, 2, 3)
         replay.add(*stream.block([0, 2, 1], min(replay.steps, 8)))
         stream.forget(capacity // 3)
     assert replay.added == sum(stream.sent)
