@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.algorithms import CONFIGS
 from trainers.config.training import Allowed, TrainConfig, out_of_range, updates_due
 
 
@@ -89,5 +90,8 @@ def topology_settings(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         # The schedule that Graesser et al. 2022 found best in reinforcement learning.
         found["sparse"] |= {"topology_begin": 0.2, "topology_end": 0.8}
     if topology == "rlx2":
-        found["algorithm"] = {"n_step": 3}
+        known = getattr(CONFIGS.get(algo), "__dataclass_fields__", {})
+        own = {"n_step": 3, "n_step_delay": updates // 10, "entropy_of_steps": True}
+        found["algorithm"] = {name: value for name, value in own.items() if name in known}
+        found["replay"] = {"minimum": max(1, steps // 15), "check_every": max(1, steps // 300)}
     return found

@@ -102,7 +102,8 @@ def test_a_target_entropy_that_nobody_chose_is_minus_the_number_of_actions():
 def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     one, other = make(CONFIG), make(dataclasses.replace(CONFIG, discount=0.5, reward_scale=3.0))
     assert one.config == other.config
-    leaves = {name for name, value in vars(one).items() if name != "config" and value is not None}
+    leaves = {each.name for each in dataclasses.fields(one) if each.metadata.get("pytree_node", True)}
+    leaves = {name for name in leaves if getattr(one, name) is not None}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
     shapes = {"hidden", "batch_size", "n_step", "n_step_delay", "entropy_of_steps", "max_gradient_norm"}
     assert leaves | shapes == chosen | {"variance_floor"}

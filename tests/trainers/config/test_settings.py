@@ -196,7 +196,7 @@ def test_a_transfer_rewinds_to_where_its_ticket_did(tmp_path):
         ("seed: 1.0\ncollect: 5\n", ["seed is 1.0; allowed: a whole", "collect is 5; allowed: settings"]),
         ("controls: 1\nenv: 3\n", ["controls is 1; allowed: true or false", "env is 3; allowed: a text"]),
         ("seeds: [1, a]\n", ["seeds is [1, 'a']; allowed: a whole number"]),
-        ("stage: most\n", ["stage is 'most'; allowed: dense, ticket, transfer, all"]),
+        ("stage: most\n", ["stage is 'most'; allowed: dense, ticket, transfer, sparse, all"]),
         ("algorithm:\n  hidden: [0]\n", ["algorithm.hidden[0] is 0; allowed: 1 and more"]),
         ("algo: none\n", ["algo is 'none'; allowed: sac"]),
         ("algo: [1]\n", ["algo is '[1]'; allowed: sac"]),

@@ -111,7 +111,7 @@ def test_every_wrong_value_is_named_at_once():
     [
         (
             ("--topology-interval", "12188"),
-            "sparse.topology_interval is 12188; allowed: 1 to the run's 12187",
+            "sparse.topology_interval is 12188; allowed: 1 to 12187, which are all",
         ),
         (("--topology-end", "1.5"), "sparse.topology_end is 1.5; allowed: above 0, up to 1"),
         (("--actor-sparsity", "0", "--critic-sparsity", "0"), "sparse.actor_sparsity and"),
