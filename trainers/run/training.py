@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import Network
+from engine.algorithms.base import Algorithm, Network
 from fastcollect import (
     POLICY_VERSION,
     Collector,
@@ -29,7 +29,7 @@ from fastcollect.support.named import below
 from trainers.config.training import TrainConfig
 from trainers.run.evaluation import Evaluator
 from trainers.run.evolution import Evolution, first_masks
-from trainers.run.learner import MEAN_ACTION, Learner, Start, as_numpy
+from trainers.run.learner import MEAN_ACTION, Learner, Start, as_numpy, make_algorithm
 from trainers.run.metrics import MetricsWriter
 from trainers.run.observers import Artifacts, CheckpointWriter, Evaluations, InterruptedRunError
 from trainers.run.policy import save_policy
@@ -79,6 +79,16 @@ def yielding_launcher(config: CollectorConfig) -> Launcher:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, launcher.pid, min(own + _NICENESS, 19))
     return launcher
+
+
+def algorithm_of(config: TrainConfig) -> Algorithm:
+    """The algorithm that learns in a run, for what depends on the spaces before there is a folder.
+
+    Raises ConfigError where it cannot learn, and WorkerError where the environment cannot be built.
+    """
+    collection = collector_config(config)
+    with contextlib.closing(new_launcher(collection)) as launcher:
+        return make_algorithm(config, env_spec(launcher, collection.env))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Stage sparse: one run whose networks are sparse from the start, with a topology that stays or evolves."""
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from engine.sparse import topology
 from engine.sparse.small import small
 from engine.sparse.topology import Topology
 from fastcollect import ConfigError
-from fastcollect.control.collector import new_launcher
-from fastcollect.control.probe import env_spec
 from trainers.config.sparse import EVOLVING, SparseConfig
 from trainers.config.training import TrainConfig, updates_due
-from trainers.run.learner import Start, make_algorithm
-from trainers.run.training import collector_config
+from trainers.run.learner import Start
+from trainers.run.training import algorithm_of
 from trainers.study import stages
 
 _KEPT = ("initial", "best")
@@ -26,10 +23,7 @@ _KEPT = ("initial", "best")
 
 def sparse(context: stages.Context, path: Path, config: TrainConfig, chosen: SparseConfig) -> dict[str, Any]:
     """Train in a run folder. Raises as ``train``, and ConfigError before there is a folder."""
-    collection = collector_config(config)
-    with contextlib.closing(new_launcher(collection)) as launcher:
-        algorithm = make_algorithm(config, env_spec(launcher, collection.env))
-    start = begin(algorithm, config, chosen)
+    start = begin(algorithm_of(config), config, chosen)
     with context.open(path) as folder:
         if folder.finished():
             return context.finished(path)
