@@ -26,7 +26,7 @@ from trainers.run.learner import MEAN_ACTION, as_numpy
 from trainers.store.rows import read_rows
 
 DYNAMIC = {"replay__minimum": 30, "replay__check_every": 40}
-LIMIT = 0.33
+LIMIT = 0.31
 CENTRE, HALF = (tiny_env.LOW + tiny_env.HIGH) / 2, (tiny_env.HIGH - tiny_env.LOW) / 2
 
 
