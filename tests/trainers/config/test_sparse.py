@@ -135,3 +135,15 @@ def test_the_defaults_of_a_study_are_none_of_a_topologys():
     assert SparseConfig().topology_interval == 10_000
     given = command.read(["--stage", "dense"]).arguments()
     assert given.algorithm.n_step == 1
+
+
+def test_what_cannot_be_ends_with_2_and_leaves_nothing(tmp_path, call):
+    flags = ("--actor-sparsity", "1", "--topology-interval", "0", "--replay.minimum", "2000000")
+    code, errors = call(*SPARSE, *flags, "--run", tmp_path / "run")
+    assert code == 2
+    assert [error.split(" is ")[0] for error in errors] == [
+        "error: replay.minimum",
+        "error: sparse.actor_sparsity",
+        "error: sparse.topology_interval",
+    ]
+    assert not (tmp_path / "run").exists()
