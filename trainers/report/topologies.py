@@ -83,7 +83,8 @@ def _costs(runs: Sequence[SavedRun]) -> list[str]:
     for run in runs:
         assert run.summary is not None, "a finished run has its summary"
         kept, size = np.array([_weights(run, kind) for kind in NETWORKS]).sum(0)
-        forward, training = (run.summary["flops"][name] for name in ("forward", "training"))
+        forward, flops = run.summary["flops"]["forward"], run.summary["flops"]
+        training = flops.get("training", flops["update"])  # older runs' masks stayed
         seconds = run.summary["training_seconds"]
         costs = [forward["masked"] / forward["dense"], training["masked"] / max(1, training["dense"])]
         shares.append([kept / size, *costs, run.summary["updates"] / seconds if seconds > 0 else np.nan])
