@@ -78,7 +78,10 @@ def collecting(request: LearnerRequest) -> Subject:
 
 
 def peer(request: LearnerRequest) -> Subject:
-    """The peer's own learner, its replay buffer full of random transitions."""
+    """The peer's own learner, its replay buffer full of random transitions.
+
+    By td3 SBX's targets move at every update, and its actor asks both critics.
+    """
     from stable_baselines3.common.logger import configure
 
     package = importlib.import_module("sbx" if request.method == "sbx" else "stable_baselines3")
