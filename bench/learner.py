@@ -1,11 +1,12 @@
 """Updates a second: ours, SBX's and Stable-Baselines3's, on the same batches and widths, taking turns.
 
-python -m bench.learner --json FILE        (the peers come with: make peers)
+python -m bench.learner [--algo td3] --json FILE        (the peers come with: make peers)
 
 Every method trains in a process of its own that lives for the whole comparison and rests while others are
 measured. A turn begins with --settle seconds that do not count, and ends when its last update is computed.
-Each samples a replay of its own and updates twin critics, actor, temperature and targets once for every
-batch. "ours-collecting" is the whole loop: env workers step a real environment at the enforced ratio.
+Each samples a replay of its own. For every batch it updates twin critics, and with them actor, temperature
+and targets (sac), or every second time actor and targets (td3). "ours-collecting" is the whole loop: env
+workers step a real environment at the enforced ratio.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from bench.harness.command import Output, Problems, Turns, main, save
 from bench.harness.measure import MeasurementError, Outcome, Slice, started, take_turns
 from bench.harness.results import Row, console, measured, rate_table, show
 from bench.methods import names
-from bench.methods.learners import LearnerRequest
+from bench.methods.learners import Algo, LearnerRequest
 
 RATE = "updates_per_second"
 
@@ -29,6 +30,8 @@ class LearnerArguments(Output, Turns):
 
     methods: tuple[str, ...] = tuple(names(LearnerRequest))
     """Any of ours-host and ours-device (where the replay lies), ours-collecting, sbx, sb3."""
+    algo: Algo = "sac"
+    """What they learn by."""
     batches: tuple[int, ...] = (256,)
     """Transitions in a batch."""
     hidden: tuple[int, ...] = (256, 256)
@@ -62,7 +65,7 @@ def measure_batch(arguments: LearnerArguments, batch: int) -> list[Row]:
     """A row for each method, those that could not be measured with an "error" in place of numbers."""
     ready: dict[str, Slice] = {}
     outcomes: dict[str, Outcome] = {}
-    fields = {name: getattr(arguments, name) for name in ("hidden", "env", "updates_per_step")}
+    fields = {name: getattr(arguments, name) for name in ("algo", "hidden", "env", "updates_per_step")}
     with contextlib.ExitStack() as stack:
         for name in arguments.methods:
             console(stderr=True).print(f"batch {batch}: starting {name}", markup=False)
@@ -85,7 +88,8 @@ def compare(arguments: LearnerArguments) -> None:
     rows = [row for part in parts for row in part]
     result = save(arguments, arguments.json, rows=rows)
     widths, rounds = "x".join(map(str, arguments.hidden)), f"{arguments.rounds} rounds"
-    title = f"updates/s, {widths}: medians of {rounds} of {arguments.seconds:g} s, ratios within a round"
+    what = f"updates/s of {arguments.algo}, {widths}"
+    title = f"{what}: medians of {rounds} of {arguments.seconds:g} s, ratios within a round"
     tables = [rate_table(title, part, RATE, ("method", "batch"), {}, digits=1) for part in parts]
     versions = {name: v for row in rows for name, v in row.get("versions", {}).items()}
     show(result, *tables, "  ".join(f"{name} {version}" for name, version in versions.items()))

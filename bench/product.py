@@ -57,10 +57,10 @@ def training_loop(config: TrainConfig, model_device: str = "cpu") -> TrainingLoo
     )
 
 
-def _config(env: str, algorithm: Mapping[str, Any], **settings: Any) -> TrainConfig:
+def _config(env: str, algorithm: Mapping[str, Any], algo: str = ALGORITHM, **settings: Any) -> TrainConfig:
     """The product's defaults but for these, learning from the first step on."""
-    make: Callable[..., AlgorithmConfig] = CONFIGS[ALGORITHM]
-    return TrainConfig(env=env, start_steps=0, algorithm=make(**algorithm), **settings)
+    make: Callable[..., AlgorithmConfig] = CONFIGS[algo]
+    return TrainConfig(env=env, start_steps=0, algo=algo, algorithm=make(**algorithm), **settings)
 
 
 def collecting_config(env: str, hidden: Sequence[int], size: Parallelism) -> TrainConfig:
@@ -75,10 +75,12 @@ def training_config(request: LearnerRequest, storage: Storage | None = None) -> 
         "batch_size": request.batch,
         "discount": request.discount,
         "target_rate": request.target_rate,
-        **{f"{name}_learning_rate": request.learning_rate for name in ("actor", "critic", "temperature")},
     }
+    rates = [name for name in CONFIGS[request.algo].__annotations__ if name.endswith("_learning_rate")]
+    algorithm |= dict.fromkeys(rates, request.learning_rate)
     replay = ReplayConfig(capacity=request.rows, storage=storage)
-    return _config(request.env, algorithm, updates_per_step=request.updates_per_step, replay=replay)
+    settings = {"updates_per_step": request.updates_per_step, "replay": replay}
+    return _config(request.env, algorithm, request.algo, **settings)
 
 
 def filled_learner(request: LearnerRequest, storage: Storage) -> tuple[Callable[[], int], Callable[[], None]]:

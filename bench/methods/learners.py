@@ -1,4 +1,4 @@
-"""Learners of the same algorithm on the same batches: ours, SBX's and Stable-Baselines3's."""
+"""Learners of one algorithm on the same batches: ours, SBX's and Stable-Baselines3's."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -13,18 +13,21 @@ from bench.methods.base import Method, Subject
 
 Storage = Literal["host", "device"]
 """Where the product's replay lies."""
+Algo = Literal["sac", "td3"]
+"""What all of them learn by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerRequest:
     """A request to count updates.
 
-    batch: transitions in a batch. hidden: widths of actor and critics. env, updates_per_step: of the method
-    that collects. observations, actions: sizes of a transition's vectors. rows: transitions in the replay.
-    peer_updates: how many a peer makes in one call.
+    algo: what learns. batch: transitions in a batch. hidden: widths of actor and critics. env,
+    updates_per_step: of the method that collects. observations, actions: sizes of a transition's vectors.
+    rows: transitions in the replay. peer_updates: how many a peer makes in one call.
     """
 
     method: str
+    algo: Algo = "sac"
     batch: int
     hidden: tuple[int, ...]
     env: str
@@ -75,16 +78,20 @@ def collecting(request: LearnerRequest) -> Subject:
 
 
 def peer(request: LearnerRequest) -> Subject:
-    """The peer's own learner, its replay buffer full of random transitions."""
+    """The peer's own learner, its replay buffer full of random transitions.
+
+    By td3 SBX's targets move at every update, and its actor asks both critics.
+    """
     from stable_baselines3.common.logger import configure
 
-    if request.method == "sbx":
-        from sbx import SAC
-    else:
-        from stable_baselines3 import SAC
+    package = importlib.import_module("sbx" if request.method == "sbx" else "stable_baselines3")
+    settings: dict[str, Any] = {}
+    if request.algo == "sac":
+        delay = "policy_delay" if request.method == "sbx" else "target_update_interval"
+        settings = {"ent_coef": "auto", delay: 1}
     env = gymnasium.Env()  # spaces and nothing else: what a peer needs to know of an environment
     env.observation_space, env.action_space = request.spaces
-    model = SAC(
+    model = getattr(package, request.algo.upper())(
         "MlpPolicy",
         env,
         learning_rate=request.learning_rate,
@@ -92,11 +99,10 @@ def peer(request: LearnerRequest) -> Subject:
         batch_size=request.batch,
         tau=request.target_rate,
         gamma=request.discount,
-        ent_coef="auto",
         policy_kwargs={"net_arch": list(request.hidden)},
         seed=0,
         device="cpu",
-        **({"policy_delay": 1} if request.method == "sbx" else {"target_update_interval": 1}),
+        **settings,
     )
     model.set_logger(configure(None, []))
     buffer, rng = model.replay_buffer, np.random.default_rng(0)
@@ -116,7 +122,8 @@ def peer(request: LearnerRequest) -> Subject:
     def wait() -> None:
         import jax
 
-        jax.block_until_ready((model.policy.qf_state, model.policy.actor_state, model.ent_coef_state))
+        states = model.policy.qf_state, model.policy.actor_state, getattr(model, "ent_coef_state", None)
+        jax.block_until_ready(states)
 
     return Subject(update, facts=_versions("sbx-rl", "jax", "flax", "optax", "numpy"), wait=wait)
 

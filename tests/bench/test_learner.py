@@ -28,8 +28,8 @@ def request(method, **changes):
 
 
 @contextlib.contextmanager
-def built(method):
-    with contextlib.closing(METHODS[method].build(request(method))) as subject:
+def built(method, **changes):
+    with contextlib.closing(METHODS[method].build(request(method, **changes))) as subject:
         yield subject
 
 
@@ -90,16 +90,20 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ours-host", "ours-collecting"])
-def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "algo"), [("ours-host", "sac"), ("ours-host", "td3"), ("ours-collecting", "sac")]
+)
+def test_what_is_counted_as_an_update_is_one(method, algo, monkeypatch):
     from trainers.run.learner import Learner
 
     made = []
     monkeypatch.setattr(Learner, "learn_from", keep(made, Learner.learn_from))
     monkeypatch.setattr(Learner, "update", keep(made, Learner.update))
-    with built(method) as subject:
+    with built(method, algo=algo) as subject:
         counted = sum(subject.step() for _ in range(40))
         assert counted == int(made[0].state.updates) > 0
+        assert made[0].config.algo == algo
+        assert made[0].config.algorithm.critic_learning_rate == request(method).learning_rate
         if method == "ours-collecting":
             assert counted == int(made[0].env_steps * 0.125) // 16 * 16
 
@@ -161,13 +165,14 @@ def test_a_peer_that_is_not_installed_is_a_row_with_the_remedy(monkeypatch, tmp_
     assert "make peers installs it" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("algo", ["sac", "td3"])
 @pytest.mark.parametrize("method", ["sbx", "sb3"])
-def test_an_installed_peer_updates(method):
+def test_an_installed_peer_updates(method, algo):
     try:
         measure.peer_python("learners")
     except MeasurementError as error:
         pytest.skip(str(error))
-    found = measure.measure([request(method)], 0.0, 0.05)
+    found = measure.measure([request(method, algo=algo)], 0.0, 0.05)
     assert found["rate"] > 1
     assert ("sbx-rl" if method == "sbx" else "torch") in found["versions"]
 

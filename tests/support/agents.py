@@ -143,10 +143,10 @@ def in_float64(tree):
 
 
 def to_numpy(state):
-    """A SAC's state as ``support.sac_reference`` has it."""
+    """A state as ``support.sac_reference`` and ``support.td3_reference`` have it."""
     return {
         **{name: in_float64(weights) for name, weights in state.parameters.items()},
-        "target_critic": in_float64(state.targets["critic"]),
+        **{f"target_{name}": in_float64(weights) for name, weights in state.targets.items()},
         "masks": jax.tree.map(np.array, dict(state.masks)),
         "memory": {
             name: (int(moments.count), in_float64(moments.mu), in_float64(moments.nu))

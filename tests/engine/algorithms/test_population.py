@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.agents import (
@@ -21,9 +22,11 @@ from support.agents import (
 from support.tiny_algorithm import TinyConfig
 
 from engine.algorithms import base
+from engine.algorithms.td3 import TD3Config
 from engine.normalizer import Moments
 
 COUNT, SEEDS, DENSITIES = 5, (1, 2, 2**32 - 1), (1.0, 0.5, 0.1)
+TD3 = TD3Config(hidden=(5, 4), batch_size=BATCH, target_rate=0.1)
 TINY = TinyConfig(hidden=(5, 4), batch_size=BATCH)
 
 
@@ -33,7 +36,7 @@ def members(configs):
     states, chosen = [], []
     normalizers = (Moments.empty(3), NORMALIZER, NORMALIZER.update(np.full((50, 3), 1 / 3)))
     for i, (algorithm, seed, density) in enumerate(zip(algorithms, SEEDS, DENSITIES, strict=True)):
-        state = lived_in_state(algorithm, seed)
+        state = lived_in_state(algorithm, seed).replace(updates=jnp.int32(17 + i))
         chosen.append({} if density == 1 else random_masks(state, seed, density))
         state = state.replace(normalizer=normalizers[i], env_steps=np.int64(2**40 + i))
         states.append(base.masked(state, chosen[i]))
@@ -70,6 +73,7 @@ def assert_population_equals_members(configs, calls=2):
     [
         pytest.param(CONFIG, id="plain", marks=pytest.mark.slow),
         pytest.param(CLIPPED, id="clipped", marks=pytest.mark.slow),
+        pytest.param(TD3, id="td3"),
         pytest.param(TINY, id="tiny"),
     ],
 )

@@ -1,7 +1,6 @@
 """A second algorithm behind the same protocol: it learns, keeps its masks, and is there by one line."""
 
 import dataclasses
-import itertools
 
 import jax
 import numpy as np
@@ -24,7 +23,7 @@ def asked_for(protocol):
     return {name for name in {*vars(protocol), *protocol.__annotations__} if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("name", ["sac", "tiny"])
+@pytest.mark.parametrize("name", ["sac", "td3", "tiny"])
 def test_whatever_is_registered_is_all_that_the_protocols_ask_for(monkeypatch, name):
     monkeypatch.setitem(algorithms.CONFIGS, "tiny", TinyConfig)
     config = algorithms.CONFIGS[name]()
@@ -44,8 +43,9 @@ def test_whatever_is_registered_is_all_that_the_protocols_ask_for(monkeypatch, n
     # Every algorithm of these spaces acts with weights of the shapes that its network has.
     acting = algorithm.acting(state, np.zeros(STATES, np.float32), np.ones(STATES, np.float32))
     shapes = {each: leaf.shape for each, leaf in acting.items()}
-    widths = [STATES, *config.network.hidden, 2]
-    assert [shapes[f"kernel_{i}"] for i in range(len(widths) - 1)] == [*itertools.pairwise(widths)]
+    policy = acting_policy(config.network).build(SPEC, batched=False)
+    assert shapes == {each: field.shape for each, field in policy.parameters.items()}
+    assert all(algorithm.period(each) >= 1 for each in state.parameters)
     assert {each: leaf.shape for each, leaf in algorithm.exploring(state).items()} == shapes
     seen = np.random.default_rng(0).normal(size=(7, STATES)).astype(np.float32)
     policy = acting_policy(config.network, deterministic=True).build(SPEC, batched=False)

@@ -198,8 +198,8 @@ def test_a_transfer_rewinds_to_where_its_ticket_did(tmp_path):
         ("seeds: [1, a]\n", ["seeds is [1, 'a']; allowed: a whole number"]),
         ("stage: most\n", ["stage is 'most'; allowed: dense, ticket, transfer, sparse, all"]),
         ("algorithm:\n  hidden: [0]\n", ["algorithm.hidden[0] is 0; allowed: 1 and more"]),
-        ("algo: none\n", ["algo is 'none'; allowed: sac"]),
-        ("algo: [1]\n", ["algo is '[1]'; allowed: sac"]),
+        ("algo: none\n", ["algo is 'none'; allowed: sac, td3"]),
+        ("algo: [1]\n", ["algo is '[1]'; allowed: sac, td3"]),
     ],
 )
 def test_what_cannot_be_so_in_a_file_ends_with_2_and_its_name_and_place(text, problems, tmp_path, call):
