@@ -109,6 +109,18 @@ def test_batches_for_saliency_depend_on_the_seed_and_change_nothing():
     assert not np.array_equal(filled(seed=4, updates=0).samples(5)["observation"], first["observation"])
 
 
+def test_batches_for_saliency_are_those_of_updates_after_the_delay():
+    window = {"algorithm__n_step": 3, "algorithm__entropy_of_steps": True, "algorithm__n_step_delay": 10**6}
+    made = filled(updates=0, **window)
+    found = made.samples(5)
+    assert (found["between"].shape, found["rewards"].shape) == ((5, 8, 2, 6), (5, 8, 3))
+    assert set(np.unique(found["steps"])) == {1, 2, 3}  # shorter ones at the newest steps
+    # Of the updates themselves, both of one dispatch that the delay ends in.
+    around = made._batches(10**6 - 1, 2)
+    assert np.unique(around.steps[0]).tolist() == [1]
+    assert around.steps[1].max() == 3
+
+
 # Masks.
 
 
