@@ -16,9 +16,7 @@ class Ant(Locomotion):
     """One Ant-v5 for each seed, (n,) int64; see ``Locomotion``."""
 
     def __init__(self, seeds: np.ndarray) -> None:
-        super().__init__(
-            seeds, AntEnv(), ctrl_cost_weight=0.5, noise_scale=0.1, velocity_noise=normal_noise
-        )
+        super().__init__(seeds, AntEnv(), ctrl_cost_weight=0.5, noise_scale=0.1, velocity_noise=normal_noise)
         # Stock takes the velocity from where the torso was in the integrator's last stage, not from qpos.
         self._arrays["torso_x"] = self._place = np.zeros(self.num_envs)
         self._forces = np.zeros((self.num_envs, self._data.cfrc_ext.size))
@@ -41,7 +39,7 @@ class Ant(Locomotion):
 
     def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
         super()._begin(rows, observation)
-        self._place[rows] = self._qpos[rows, 0]  # where the torso of a robot at rest in its model is
+        self._place[rows] = self._qpos[rows, 0]  # mj_forward puts a free body exactly there
         observation[rows, self._num_shown :] = 0.0  # no contact forces are computed before a step
 
 

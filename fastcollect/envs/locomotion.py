@@ -3,6 +3,7 @@
 Each is simulated on bare MuJoCo and equals the stock environment with its default arguments bit for bit.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -65,12 +66,12 @@ class Locomotion(SimulatedBatch):
         self._lanes = list(enumerate(self._simulation.parts))
         self._after_row: Callable[[int], None] | None = None  # what else a robot reads from MjData
 
+    @abc.abstractmethod
     def _judge(self, velocity: np.ndarray, cost: np.ndarray, out: StepBuffers) -> None:
-        """Write rewards, and terminations, which are False; may change observations.
+        """Write rewards, terminations, which are False, and what of the observations is not the bare state.
 
         velocity: (n,) float64, forward. cost: (n,) float32, of the actions.
         """
-        raise NotImplementedError
 
     def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
         self._ctrl[...] = action
@@ -87,7 +88,7 @@ class Locomotion(SimulatedBatch):
         live_qpos, live_qvel, live_warmstart, live_ctrl = self._simulation.live_views(data)
         index, after_row = 0, self._after_row
         try:
-            for index, (qpos, qvel, warmstart, ctrl) in self._lanes:  # noqa: B007 (read in the handler)
+            for index, (qpos, qvel, warmstart, ctrl) in self._lanes:
                 live_qpos[...] = qpos
                 live_qvel[...] = qvel
                 live_warmstart[...] = warmstart
@@ -104,7 +105,7 @@ class Locomotion(SimulatedBatch):
     def _begin(self, rows: np.ndarray, observation: np.ndarray) -> None:
         model, data, scale = self._model, self._data, self._noise_scale
         live_qpos, live_qvel, live_warmstart, live_ctrl = self._simulation.live_views(data)
-        # All that mj_resetData would clear of what mj_forward reads, at a third of its price.
+        # All that mj_resetData would clear of what mj_forward reads, for less.
         live_ctrl.fill(0.0)
         for i in rows:
             generator = self._generators[i]
@@ -120,14 +121,12 @@ class TwoDimensionalWalker(Locomotion):
     """Hopper and Walker2d: the velocities that are shown are clipped, and falling ends the episode."""
 
     def __init__(self, seeds: np.ndarray, stock: Any) -> None:
-        super().__init__(
-            seeds, stock, ctrl_cost_weight=1e-3, noise_scale=5e-3, velocity_noise=uniform_noise
-        )
+        super().__init__(seeds, stock, ctrl_cost_weight=1e-3, noise_scale=5e-3, velocity_noise=uniform_noise)
         self._height, self._angle = self._qpos[:, 1], self._qpos[:, 2]
 
+    @abc.abstractmethod
     def _healthy(self) -> np.ndarray:
-        """Which robots, (n,) bool, stand as they should."""
-        raise NotImplementedError
+        """Which robots, (n,) bool, are in a state in which the episode goes on."""
 
     def _judge(self, velocity: np.ndarray, cost: np.ndarray, out: StepBuffers) -> None:
         shown = out.observation[:, -self._qvel.shape[1] :]

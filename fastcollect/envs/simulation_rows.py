@@ -50,7 +50,7 @@ class SimulationRows:
 
 
 class SimulatedBatch(abc.ABC):
-    """A ``BatchedEnv`` of n simulations, whose episodes end at the horizon, or before where the subclass says so.
+    """A ``BatchedEnv`` of n simulations, whose episodes end at the horizon, if nothing ends them before.
 
     A subclass says how episodes begin (``_begin``) and what a step does (``_advance``), and puts further
     arrays on which the continuation depends into ``_arrays``.
