@@ -14,7 +14,7 @@ class Hopper(TwoDimensionalWalker):
         self._state = self._shown[:, 1:]  # all but the horizontal place and the height
 
     def _healthy(self) -> np.ndarray:
-        upright = (self._height > 0.7) & (np.abs(self._angle) < 0.2)
+        upright = (self._height > 0.7) & (self._height < np.inf) & (np.abs(self._angle) < 0.2)
         return upright & (np.abs(self._state) < 100.0).all(axis=1)
 
 
