@@ -23,7 +23,8 @@ from fastcollect.support.files import write_file
 from fastcollect.tuning.autotuner import Tuner
 
 GAME_BOY = "gameboy"
-_MUJOCO = ("HalfCheetah-v5", "reach-v3", "push-v3", "pick-place-v3")
+_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
+_SAWYER = ("reach-v3", "push-v3", "pick-place-v3")
 _STOCK = ("gymnasium-single", "gymnasium-sync", "gymnasium-async", "sb3-dummy", "sb3-subproc")
 _DESIGNS = ("naive", "sample-factory", "pufferlib", "envpool", "physics-limit")
 DEFAULT, TUNED = "ours, default", "ours, tuned"
@@ -38,7 +39,7 @@ class CompareArguments(Turns):
 
     out: Path
     """Folder for table.md, table.json and table.png; made if it is missing."""
-    envs: tuple[str, ...] = ("CartPole-v1", _MUJOCO[0], "CrafterReward-v1", GAME_BOY, *_MUJOCO[1:])
+    envs: tuple[str, ...] = ("CartPole-v1", *_ROBOTS, "CrafterReward-v1", GAME_BOY, *_SAWYER)
     """Environments, a column each. "gameboy" alone plays the project's own cartridge."""
     methods: tuple[str, ...] = ("ours-serial", *_STOCK, *_DESIGNS)
     """What ours is compared with; what cannot run here is told below the table with the reason."""

@@ -33,7 +33,7 @@ class Options:
     """What environment steps are counted of."""
 
     env: str = "reach-v3"
-    """A Meta-World task, CartPole-v1, HalfCheetah-v5, or any other that the collector resolves."""
+    """A Meta-World task, CartPole-v1, HalfCheetah-v5, Ant-v5, or any other that the collector resolves."""
     methods: tuple[str, ...] = ("ours", "gymnasium-sync", "gymnasium-async", "envpool", "physics-limit")
     """What to measure; a name that does not exist is answered with the list of those that do. What cannot run
     here is a row that says why; `make peers` installs most peers."""

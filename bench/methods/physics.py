@@ -68,7 +68,8 @@ def bare_loop(stock: Any, num_envs: int, seed: int) -> Callable[[], int]:
     """Steps every environment, an MjData, once: ``mj_step``, and ``mj_forward`` where stock calls it.
 
     stock: a MujocoEnv after its reset. On the clock: copying the inputs drawn beforehand, the simulation,
-    and restoring the first state every 500 steps.
+    and restoring the first state every 500 steps, or as often as stock ends episodes, because a robot that
+    has fallen takes longer to simulate.
     """
     from mujoco import MjData, mj_forward, mj_getState, mj_setState, mj_stateSize, mj_step, mjtState
 
@@ -78,7 +79,7 @@ def bare_loop(stock: Any, num_envs: int, seed: int) -> Callable[[], int]:
     datas = [MjData(model) for _ in range(num_envs)]
     rng, rows = np.random.default_rng(seed), itertools.cycle(range(RESEED_STEPS))
     # Meta-World moves the hand through a mocap body and refreshes poses after the substeps.
-    moves_hand = model.nmocap > 0
+    moves_hand, lifetime = model.nmocap > 0, RESEED_STEPS
     lanes: list[tuple[Any, ...]]
     inputs: list[Any]
     if moves_hand:
@@ -88,10 +89,11 @@ def bare_loop(stock: Any, num_envs: int, seed: int) -> Callable[[], int]:
         low, high = model.actuator_ctrlrange.T
         inputs = list(rng.uniform(low, high, (RESEED_STEPS, num_envs, model.nu)))
         lanes = [(data, data.ctrl) for data in datas]
+        lifetime = _lifetime(stock, [row[0] for row in inputs])
 
     def step() -> int:
         row = next(rows)
-        if row == 0:
+        if row % lifetime == 0:
             for data in datas:
                 mj_setState(model, data, state, kind)
         pairs = zip(lanes, inputs[row], strict=True)
@@ -108,6 +110,16 @@ def bare_loop(stock: Any, num_envs: int, seed: int) -> Callable[[], int]:
         return num_envs
 
     return step
+
+
+def _lifetime(stock: Any, actions: Sequence[np.ndarray]) -> int:
+    """Steps of stock's episodes under these actions on average, at most all of them."""
+    ends = 0
+    for action in actions:
+        if stock.step(action)[2]:
+            ends += 1
+            stock.reset()
+    return len(actions) // max(1, ends)
 
 
 def _metaworld_inputs(

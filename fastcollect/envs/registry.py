@@ -31,9 +31,12 @@ CRAFTER = {
     "CrafterReward-v1": "fastcollect.envs.crafter:make",
 }
 NATIVE = {
+    "Ant-v5": "fastcollect.envs.ant:make",
     "CartPole-v1": "fastcollect.envs.cartpole:make",
     **CRAFTER,
     "HalfCheetah-v5": "fastcollect.envs.halfcheetah:make",
+    "Hopper-v5": "fastcollect.envs.hopper:make",
+    "Walker2d-v5": "fastcollect.envs.walker2d:make",
 }
 # Meta-World's fifty tasks by name, because asking Meta-World for them loads the simulator.
 _METAWORLD = """

@@ -12,7 +12,7 @@ from itertools import pairwise
 import mujoco
 import numpy as np
 
-from fastcollect.envs.base import EnvSpec, State, StepBuffers, restore_arrays
+from fastcollect.envs.base import EnvSpec, State, StepBuffers, check_action, restore_arrays
 from fastcollect.envs.generators import generators_to_array, make_generators, restore_generators
 
 
@@ -50,7 +50,7 @@ class SimulationRows:
 
 
 class SimulatedBatch(abc.ABC):
-    """A ``BatchedEnv`` of n simulations, whose episodes end at the horizon alone.
+    """A ``BatchedEnv`` of n simulations, whose episodes end at the horizon, if nothing ends them before.
 
     A subclass says how episodes begin (``_begin``) and what a step does (``_advance``), and puts further
     arrays on which the continuation depends into ``_arrays``.
@@ -73,7 +73,7 @@ class SimulatedBatch(abc.ABC):
 
     @abc.abstractmethod
     def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
-        """Simulate a step; write observations, rewards and successes."""
+        """Simulate a step; write observations, rewards, successes, and terminations, which are False."""
 
     def reset(self, observation: np.ndarray) -> None:
         """Start a new episode everywhere; observation: (n, *observation_shape) float64, written."""
@@ -81,13 +81,14 @@ class SimulatedBatch(abc.ABC):
         self._elapsed.fill(0)
 
     def step(self, action: np.ndarray, out: StepBuffers) -> None:
-        """action: (n, *action.shape) float32. See ``BatchedEnv.step``."""
+        """action: (n, *action.shape) float32. See ``BatchedEnv.step``; ValueError for another shape."""
         self._require_episode()
-        self._advance(action, out)
+        check_action(action, self.num_envs, self.spec.action)
         out.terminated[...] = False
+        self._advance(action, out)
         self._elapsed += 1
         np.equal(self._elapsed, self._horizon, out=out.truncated)
-        ended = np.flatnonzero(out.truncated)
+        ended = np.flatnonzero(out.terminated | out.truncated)
         if ended.size:
             out.final_observation[ended] = out.observation[ended]
             self._begin(ended, out.observation)

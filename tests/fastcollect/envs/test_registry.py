@@ -89,6 +89,9 @@ def test_native_names():
         id="push-v3", entry_point="fastcollect.envs.metaworld:make", kwargs={"a": 1, "task": "push-v3"}
     )
     assert resolve(EnvConfig(id="HalfCheetah-v5")).entry_point == "fastcollect.envs.halfcheetah:make"
+    for name in ("Hopper", "Walker2d", "Ant"):
+        entry_point = f"fastcollect.envs.{name.lower()}:make"
+        assert resolve(EnvConfig(id=f"{name}-v5")).entry_point == entry_point
     assert resolve(EnvConfig(id="gym:HalfCheetah-v5")).entry_point == "fastcollect.envs.gym:make"
     assert {"reach-v3", "CartPole-v1", "HalfCheetah-v5", "Pendulum-v1"} <= set(registry.available())
 
