@@ -37,7 +37,8 @@ class Locomotion(SimulatedBatch):
     Environment i behaves as ``gymnasium.make(ID)`` whose first reset gets ``seed=seeds[i]`` and whose later
     resets get none. A subclass says what a step is worth and when it ends the episode (``_judge``).
 
-    stock: gymnasium's environment, which is closed. ctrl_cost_weight, noise_scale: its defaults of that name.
+    stock: gymnasium's environment, which is closed. ctrl_cost_weight: its default.
+    noise_scale: its default ``reset_noise_scale``.
     velocity_noise: see Noise; that of the positions is uniform in all of them.
     """
 

@@ -10,11 +10,15 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import gymnasium
+import mujoco
+import numpy as np
 import psutil
 import pytest
 
 from bench import fps
 from bench.fps import FpsArguments, Options, make_plan
+from bench.methods.physics import bare_loop
 from fastcollect.control.parallelism import Parallelism
 from fastcollect.envs.registry import EnvConfig
 from fastcollect.policies.choice import parse_policy
@@ -228,6 +232,23 @@ def test_a_limit_is_measured_in_as_many_processes_as_the_largest_of_ours_has(mon
     (limit,) = plan(methods=("physics-limit",), num_env_workers=(2, 3))
     limit.measure(1.0)
     assert [request.index for request in asked[0]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("robot", ["HalfCheetah-v5", "Hopper-v5"])
+def test_bare_physics_begins_anew_as_often_as_random_actions_end_episodes(monkeypatch, robot):
+    stock, begun = gymnasium.make(robot), []
+    stock.reset(seed=0)
+    monkeypatch.setattr(mujoco, "mj_setState", lambda *_: begun.append(True))
+    step = bare_loop(stock.unwrapped, 1, 0)
+    for _ in range(500):
+        assert step() == 1
+    stock.reset(seed=1)
+    rng, ends = np.random.default_rng(1), 0
+    for _ in range(500):
+        if stock.step(rng.uniform(-1, 1, stock.action_space.shape).astype(np.float32))[2]:
+            ends += 1
+            stock.reset()
+    assert abs(len(begun) - max(1, ends)) <= 0.5 * ends  # other actions, so about as often
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "reach-v3"])

@@ -100,6 +100,7 @@ def test_many_episodes_of_any_actions_equal_gymnasium(robot: str, steps: int) ->
         action[3] = np.sign(action[3])
         action[4] *= rng.choice(np.float32([1, 1e6, 1e18]))
         ends.append(assert_same_step(env, out, stocks, action)[:, 0])
+    assert env.get_state()["elapsed"].tolist() == [stock._elapsed_steps for stock in stocks]
     some = np.sum(ends, axis=0)
     if robot == CHEETAH:
         assert not some.any()
