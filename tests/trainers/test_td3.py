@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import tiny_env
 from support.collectors import one_round
+from support.content import histories
 from support.stages import run_ticket
 from support.training import (
     KeptLearner,
@@ -57,11 +58,15 @@ def test_a_run_moves_the_actor_once_in_a_period_and_acts_with_noise(dense):
         assert names
         assert all((before[name] != after[name]).any() for name in names)
     assert np.asarray(learner.acting["spread"]).tolist() == np.float32([0, 0.1]).tolist()
-    # Random actions until the first update, and none on the edges: the noise was before the tanh.
-    replay = learner.replay.get_state()
-    actions = replay["action"].reshape(-1, 2)
-    assert len(np.unique(actions)) > 100
-    assert np.abs(actions).max() <= 1
+    # Nearly uniform until the first updates are there, and the actor's own with a little noise after.
+    action = np.stack([each["action"] for each in histories(learner)])
+    random, own = action[:, :24].reshape(-1, 2), action[:, 28:]
+    assert np.abs(random.mean(0)).max() < 0.2
+    assert np.abs(random.std(0) - 3**-0.5).max() < 0.1
+    # From one step to the next uniform numbers differ by 2 / 3 on average.
+    steps = [np.abs(np.diff(each, axis=1)).mean() for each in (action[:, :24], own)]
+    assert abs(steps[0] - 2 / 3) < 0.1
+    assert 0.05 < steps[1] < 0.8 * steps[0]
 
 
 @pytest.mark.usefixtures("one_launcher")
