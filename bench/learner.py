@@ -6,6 +6,7 @@ Every method trains in a process of its own that lives for the whole comparison 
 measured. A turn begins with --settle seconds that do not count, and ends when its last update is computed.
 Each samples a replay of its own and updates twin critics, actor, temperature and targets once for every
 batch. "ours-collecting" is the whole loop: env workers step a real environment at the enforced ratio.
+"ours-static" and "ours-rigl" have the same sparse masks at first; those of the latter evolve.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ class LearnerArguments(Output, Turns):
     """What ``python -m bench.learner`` takes."""
 
     methods: tuple[str, ...] = tuple(names(LearnerRequest))
-    """Any of ours-host and ours-device (where the replay lies), ours-collecting, sbx, sb3."""
+    """Any of ours-host and ours-device (where the replay lies), ours-static, ours-rigl, ours-collecting, sbx,
+    sb3."""
     batches: tuple[int, ...] = (256,)
     """Transitions in a batch."""
     hidden: tuple[int, ...] = (256, 256)

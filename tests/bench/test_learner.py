@@ -16,6 +16,7 @@ from bench.harness.measure import MeasurementError, started
 from bench.learner import LearnerArguments, check, measure_batch
 from bench.methods import METHODS
 from bench.methods.learners import LearnerRequest
+from engine.algorithms.base import densities
 from fastcollect.support.errors import ConfigError, WorkerError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ours-host", "ours-collecting"])
+@pytest.mark.parametrize("method", ["ours-host", "ours-static", "ours-rigl", "ours-collecting"])
 def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
     from trainers.run.learner import Learner
 
@@ -102,6 +103,9 @@ def test_what_is_counted_as_an_update_is_one(method, monkeypatch):
         assert counted == int(made[0].state.updates) > 0
         if method == "ours-collecting":
             assert counted == int(made[0].env_steps * 0.125) // 16 * 16
+        evolving = {name: int(each.updates) for name, each in made[0].state.topology.items()}
+        assert evolving == (dict.fromkeys(("actor", "critic"), counted) if method == "ours-rigl" else {})
+        assert (min(densities(made[0].state).values()) < 1) == (method in ("ours-static", "ours-rigl"))
 
 
 def keep(made, method):
