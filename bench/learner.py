@@ -7,6 +7,7 @@ measured. A turn begins with --settle seconds that do not count, and ends when i
 Each samples a replay of its own. For every batch it updates twin critics, and with them actor, temperature
 and targets (sac), or every second time actor and targets (td3). "ours-collecting" is the whole loop: env
 workers step a real environment at the enforced ratio.
+"ours-static" and "ours-rigl" have the same sparse masks at first; those of the latter evolve.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ class LearnerArguments(Output, Turns):
     """What ``python -m bench.learner`` takes."""
 
     methods: tuple[str, ...] = tuple(names(LearnerRequest))
-    """Any of ours-host and ours-device (where the replay lies), ours-collecting, sbx, sb3."""
+    """Any of ours-host and ours-device (where the replay lies), ours-static, ours-rigl, ours-collecting, sbx,
+    sb3."""
     algo: Algo = "sac"
     """What they learn by."""
     batches: tuple[int, ...] = (256,)

@@ -13,11 +13,12 @@ from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
 from engine.networks import mlp, tanh_gaussian
+from engine.sparse.topology import Topology, initial
 from fastcollect import BlockSource, EnvSpec, Parallelism
 from fastcollect.envs.gym_vector import space_spec
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
-from trainers.run.learner import Learner
+from trainers.run.learner import Learner, Start
 from trainers.run.training import open_session
 
 
@@ -83,15 +84,30 @@ def training_config(request: LearnerRequest, storage: Storage | None = None) -> 
     return _config(request.env, algorithm, request.algo, **settings)
 
 
-def filled_learner(request: LearnerRequest, storage: Storage) -> tuple[Callable[[], int], Callable[[], None]]:
+def _begin_sparse(learner: Learner, method: str) -> None:
+    """Give it the sparse networks of RLx2 for HalfCheetah, and their interval (Tan et al. 2023)."""
+    found = learner.state.parameters
+    sparsities = {"actor": 0.9, "critic": 0.8}
+    learner.start_from(Start({name: initial(found[name], s, "erk") for name, s in sparsities.items()}))
+    if method != "static":
+        topology = {n: Topology.make(method, interval=10_000, end=3_000_000) for n in sparsities}
+        learner.state = learner.state.replace(topology=topology)
+
+
+def filled_learner(
+    request: LearnerRequest, storage: Storage, sparse: str | None = None
+) -> tuple[Callable[[], int], Callable[[], None]]:
     """The product's learner alone, its replay full of random transitions.
 
-    Returns a function that dispatches some updates and says how many, and one that returns when all of them
-    are computed.
+    sparse: dense networks if None, else how the masks of sparse ones evolve, if not "static". Returns a
+    function that dispatches some updates and says how many, and one that returns when all of them are
+    computed.
     """
     config, spec = training_config(request, storage), space_spec(*request.spaces)
     envs, rng = config.collect.n * config.collect.N, np.random.default_rng(0)
     learner = Learner(config, spec, range(envs))
+    if sparse:
+        _begin_sparse(learner, sparse)
     steps = request.rows // envs
     rows = {
         "observation": rng.standard_normal((steps + 1, envs, request.observations), np.float32),

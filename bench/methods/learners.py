@@ -52,6 +52,8 @@ def _versions(*packages: str) -> Callable[[], dict[str, Any]]:
     return lambda: {"versions": {name: importlib.metadata.version(name) for name in packages}}
 
 
+SPARSE = {"ours-static": "static", "ours-rigl": "rigl"}
+"""Method -> how the masks of its sparse networks evolve."""
 _OURS = _versions("jax", "flax", "optax", "numpy")
 
 
@@ -59,7 +61,8 @@ def updating(request: LearnerRequest) -> Subject:
     """The product's learner with a full replay, kept on the host or on the device."""
     from bench.product import filled_learner
 
-    update, wait = filled_learner(request, "device" if request.method == "ours-device" else "host")
+    storage: Storage = "device" if request.method == "ours-device" else "host"
+    update, wait = filled_learner(request, storage, SPARSE.get(request.method))
     return Subject(update, facts=_OURS, wait=wait)
 
 
@@ -129,7 +132,8 @@ def peer(request: LearnerRequest) -> Subject:
 
 
 _learner = partial(Method, request=LearnerRequest, capped=False)
-_BUILDERS = {"ours-host": updating, "ours-device": updating, "ours-collecting": collecting}
+_UPDATING = ("ours-host", "ours-device", *SPARSE)
+_BUILDERS = {**dict.fromkeys(_UPDATING, updating), "ours-collecting": collecting}
 METHODS = (
     *(_learner(name, build) for name, build in _BUILDERS.items()),
     *(_learner(name, peer, peer="learners", role="peer") for name in ("sbx", "sb3")),

@@ -16,6 +16,7 @@ from bench.harness.measure import MeasurementError, started
 from bench.learner import LearnerArguments, check, measure_batch
 from bench.methods import METHODS
 from bench.methods.learners import LearnerRequest
+from engine.algorithms.base import densities
 from fastcollect.support.errors import ConfigError, WorkerError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,11 @@ def test_the_file_has_a_row_for_each_method(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "algo"), [("ours-host", "sac"), ("ours-host", "td3"), ("ours-collecting", "sac")]
+    ("method", "algo"),
+    [
+        *(("ours-host", "sac"), ("ours-host", "td3"), ("ours-static", "sac"), ("ours-rigl", "sac")),
+        ("ours-collecting", "sac"),
+    ],
 )
 def test_what_is_counted_as_an_update_is_one(method, algo, monkeypatch):
     from trainers.run.learner import Learner
@@ -106,6 +111,9 @@ def test_what_is_counted_as_an_update_is_one(method, algo, monkeypatch):
         assert made[0].config.algorithm.critic_learning_rate == request(method).learning_rate
         if method == "ours-collecting":
             assert counted == int(made[0].env_steps * 0.125) // 16 * 16
+        evolving = {name: int(each.updates) for name, each in made[0].state.topology.items()}
+        assert evolving == (dict.fromkeys(("actor", "critic"), counted) if method == "ours-rigl" else {})
+        assert (min(densities(made[0].state).values()) < 1) == (method in ("ours-static", "ours-rigl"))
 
 
 def keep(made, method):

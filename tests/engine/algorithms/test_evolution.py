@@ -163,9 +163,8 @@ def test_nothing_evolves_after_the_end():
     for still in (False, False, True, True):
         before = base.copied(state)
         state = learn(TINY, state, raw_batches(73, COUNT))
-        for name in NETWORKS:
-            same = (masks.nested(before.masks[name], state.masks[name]), counts(before) == counts(state))
-            assert same == (still, True)
+        assert all(masks.nested(before.masks[name], state.masks[name]) for name in NETWORKS) == still
+        assert counts(before) == counts(state)
     due = COUNT - 1  # not at the end itself
     assert state.optimizer["actor"].count == first.optimizer["actor"].count + 4 * COUNT - due
 
