@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# No more than there are processors: workers that training starts make way for everything else.
-PARALLEL := -n 2 --dist loadfile
+# No more than there are processors: workers that training starts make way for everything else. Files are begun
+# in the order of tests/conftest.py, not by their numbers of tests.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each of the many processes that the tests start would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE

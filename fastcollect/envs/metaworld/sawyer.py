@@ -1,6 +1,9 @@
 """Batched reach, push and pick-place: one model and one MjData for all the environments of a process."""
 
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -48,6 +51,29 @@ def sawyer_spec(stock: SawyerXYZEnv, goal_visible: bool) -> EnvSpec:
     )
 
 
+class _Parts(NamedTuple):
+    """What all batches of a task and of MT1's seed share, and never change."""
+
+    model: mujoco.MjModel
+    starts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    specs: tuple[EnvSpec, EnvSpec]
+    """With the goal hidden, and with the goal visible."""
+    action_scale: float
+    mocap_low: np.ndarray
+    mocap_high: np.ndarray
+
+
+@functools.cache
+def _parts(task: str, mt1_seed: int) -> _Parts:
+    """Reading the model's meshes takes as long as thousands of steps: once a process, not once a batch."""
+    stock: Any = ALL_V3_ENVIRONMENTS[task]()
+    model = scene.lean_model(stock)
+    starts = scene.simulate_starts(model, stock, sampled_rand_vecs(stock, mt1_seed), TASKS[task][0])
+    specs = sawyer_spec(stock, False), sawyer_spec(stock, True)
+    stock.close()
+    return _Parts(model, starts, specs, stock.action_scale, stock.mocap_low, stock.mocap_high)
+
+
 class BatchedSawyer(SimulatedBatch):
     """n copies of reach-v3, push-v3 or pick-place-v3, equal to stock's environment bit for bit ("exact").
 
@@ -66,17 +92,12 @@ class BatchedSawyer(SimulatedBatch):
         mt1_seed: int,
         horizon: int,
     ) -> None:
-        stock = ALL_V3_ENVIRONMENTS[task]()
-        stock.max_path_length = horizon
-        model = scene.lean_model(stock)
-        super().__init__(model, scene.STATE_FIELDS, seeds, sawyer_spec(stock, goal_visible))
-        goal_rule, self._reward = TASKS[task]
-        rand_vecs = sampled_rand_vecs(stock, mt1_seed)
-        self._starts = scene.simulate_starts(model, stock, rand_vecs, goal_rule)
-        self._refresh = PHYSICS[physics]
-        self._action_scale = stock.action_scale
-        self._mocap_low, self._mocap_high = stock.mocap_low, stock.mocap_high
-        stock.close()
+        parts = _parts(task, mt1_seed)
+        spec = replace(parts.specs[goal_visible], max_episode_steps=horizon)
+        super().__init__(parts.model, scene.STATE_FIELDS, seeds, spec)
+        self._starts, self._reward, self._refresh = parts.starts, TASKS[task][1], PHYSICS[physics]
+        self._action_scale = parts.action_scale
+        self._mocap_low, self._mocap_high = parts.mocap_low, parts.mocap_high
         n = self.num_envs
         self._pinned = pinned
         self._ctrl = self._simulation.columns["ctrl"]
@@ -85,7 +106,7 @@ class BatchedSawyer(SimulatedBatch):
         self._arrays["goal"] = self._goal = np.zeros(n, np.int64)
         self._goals = np.zeros(n, rewards.GOAL)  # what the rewards know of ``_goal``
         self._shown_goal = self._goals["target"] if goal_visible else np.zeros((n, 3))
-        self._poses = Poses(model, n)
+        self._poses = Poses(parts.model, n)
         self._lanes = [(i, *self._simulation.parts[i], *self._poses.rows[i]) for i in range(n)]
 
     def _advance(self, action: np.ndarray, out: StepBuffers) -> None:
