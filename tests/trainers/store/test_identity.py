@@ -11,6 +11,7 @@ from fastcollect.support.plain import plain
 from trainers.config import defaults as defaults_module
 from trainers.config import yaml_file
 from trainers.config.defaults import VERSION, defaults, differences
+from trainers.config.sparse import SparseConfig
 from trainers.config.training import StudyConfig, TrainConfig
 from trainers.store.identity import Identity, SourceRef, dense_identity
 
@@ -24,7 +25,7 @@ def identity(config, **place):
 def test_the_file_of_defaults_says_what_the_classes_say():
     written = yaml_file.read(defaults_module.FOLDER / f"{VERSION}.yaml")
     algorithms = {name: plain(cls()) for name, cls in CONFIGS.items()}
-    of_classes = {**plain(StudyConfig()), "algorithm": algorithms}
+    of_classes = {**plain(StudyConfig()), "algorithm": algorithms, "sparse": plain(SparseConfig())}
     advice = (
         f"the defaults of the classes and trainers/config/defaults/{VERSION}.yaml differ. A setting that is "
         "new: add it to that file, and older hashes stay. A default that changed: leave that file "
