@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 
 import metaworld
+import mujoco
 import numpy as np
 import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -20,6 +22,15 @@ STOCK_TASK = "drawer-open-v3"  # moves a body of its model at reset
 HORIZON = 500
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant:UserWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_read_once():
+    """Stock reads its model's meshes again for every instance; here each has a copy of what MuJoCo read."""
+    read = functools.cache(mujoco.MjModel.from_xml_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mujoco.MjModel, "from_xml_path", staticmethod(lambda path: copy.copy(read(path))))
+        yield
 
 
 @functools.cache
