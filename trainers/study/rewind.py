@@ -1,7 +1,7 @@
 """What a retraining starts from: finished runs, and a ticket's rounds by the rewind matrix."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -124,17 +124,32 @@ class Ticket:
         replay = self.source.arrays("anchor-replay") if matrix.replay == "anchor" else None
         return Start(masks, state, replay, random_actions=False, keep=())
 
-    def restarted(self, name: str, masks: Masks) -> Start:
-        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh."""
+    def rewound_but_actor(self, masks: Masks) -> Start:
+        """As ``rewound``, with an actor that begins anew: its weights, their moments, and its target."""
+        start, new = self.rewound(masks), self.fresh(masks, other_seed=True).state
+        assert start.state is not None, "a rewound start has a state"
+        assert new is not None, "a fresh one too"
+        mixed = {
+            part: getattr(start.state, part) | {k: v for k, v in getattr(new, part).items() if k == "actor"}
+            for part in ("parameters", "targets", "optimizer")
+        }
+        return replace(start, state=start.state.replace(**mixed))
+
+    def restarted(self, name: str, masks: Masks, networks: Collection[str] | None = None) -> Start:
+        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh.
+
+        networks: those whose weights are the source's; by default all that can be pruned.
+        """
         begin, state = self.algorithm.init(self.config.seed), self.source.state(name, self.last)
-        parameters = begin.parameters | {each: state.parameters[each] for each in self.algorithm.prunable}
+        taken = self.algorithm.prunable if networks is None else networks
+        parameters = begin.parameters | {each: state.parameters[each] for each in taken}
         begin = begin.replace(
             parameters=parameters,
             targets={each: jax.tree.map(jax.numpy.copy, parameters[each]) for each in begin.targets},
             optimizer={each: adam(leaves) for each, leaves in parameters.items()},
             normalizer=state.normalizer,
         )
-        return Start(masks, begin, random_actions=False, keep=())
+        return Start(masks, begin, keep=())
 
     def fresh(self, masks: Masks, *, other_seed: bool = False) -> Start:
         """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""

@@ -108,7 +108,7 @@ def test_the_default_folder_is_in_the_first_run_and_a_report_replaces_a_report(s
 def test_a_run_is_there_once_however_often_it_is_named(study):
     part = study / "reach-v3" / "seed-0"
     runs, containers = load([study, part / "ticket", part / "ticket" / "round-1", part / "dense"])
-    assert len(runs) == 24
+    assert len(runs) == 32
     assert [each.kind for each in containers] == ["study", "ticket", "transfer", "ticket", "transfer"]
     (alone,), _ = load([part / "ticket" / "round-2-random-mask"])
     assert alone.label == "round 2 random-mask"

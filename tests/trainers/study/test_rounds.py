@@ -180,7 +180,7 @@ def test_every_run_of_a_study_has_the_same_budget(dense, ticket, transfer):
         *read_summary(ticket[0])["rounds"],
         *read_summary(transfer[0])["variants"],
     ]
-    assert len(rows) == 1 + 2 + 4 + 4
+    assert len(rows) == 1 + 2 + 6 + 6
     assert {(row["env_steps"], row["updates"]) for row in rows} == {(320, 32)}
     names = [row["name"] for row in rows[1:]]
     assert names == ["ticket", "ticket", *CONTROLS, *VARIANTS]
