@@ -59,7 +59,7 @@ def test_no_text_of_a_run_becomes_markup(whole):
 def test_every_run_is_in_the_table_with_its_exact_counts(study, whole):
     page = Page(whole)
     runs, _ = load([study])
-    assert len(runs) == 2 * (1 + 2 + 4 + 1 + 4)
+    assert len(runs) == 2 * (1 + 2 + 6 + 1 + 6)
     assert list(dict.fromkeys(run.env for run in runs)) == ["reach-v3", "push-v3"]
     for run in runs:
         (row,) = page.rows_of(str(run.path.relative_to(study)))
