@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from engine.sparse import masks as mask_functions
-from engine.sparse.compact import compact
+from engine.sparse.compact import compact, effective
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.command import parse_kwargs
 from trainers.export import folded_actor
@@ -219,6 +219,7 @@ def _constants(family: Family) -> str:
                 f"{run.sparsity(kind):.4f}",
                 f"{without:.4f}",
                 f"{idle:,}",
+                f"{sum(effective(run.masks[kind]).values()):,}",
                 f"{int(constant.sum())} of {len(constant)}",
                 " + ".join(f"{each.sum()} of {each.size}" for each in kept),
                 " + ".join(f"{len(compact(mask, parts[key]).inputs)}" for key, mask in networks),
@@ -226,11 +227,12 @@ def _constants(family: Family) -> str:
             rows.append([number, run.seed, kind, *cells])
     columns = (
         "round|seed|network|sparsity|without constant inputs|kept weights on constant inputs|"
-        "constant observations|inputs that keep a weight|inputs that reach an output"
+        "effective weights|constant observations|inputs that keep a weight|inputs that reach an output"
     )
     caption = (
         "Without constant inputs: pruned over prunable weights, the first layer's weights on constant inputs "
-        "counted in neither. Those weights do nothing, kept or pruned: to prune them is sparsity for free."
+        "counted in neither. Those weights do nothing, kept or pruned: to prune them is sparsity for free. "
+        "Effective: on a path of kept weights from an input to an output."
     )
     return page.table(columns, rows, caption, texts=["network"])
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.page import Page
 
@@ -67,6 +68,12 @@ def test_every_run_is_in_the_table_with_its_exact_counts(study, whole):
         leaves = [int(mask[f"actor/kernel_{i}"].sum()) for i in range(3)] if mask else []
         total = sum(leaves) if mask else 39 * 8 + 8 * 6 + 6 * 8
         layers = f": {' + '.join(map(str, leaves))}" if mask else ""
+        if mask:
+            kernels = [mask[f"actor/kernel_{i}"].astype(int) for i in range(3)]
+            into = [np.ones(39, int), kernels[0].sum(0), kernels[0].sum(0) @ kernels[1]]
+            out = [kernels[1] @ kernels[2].sum(1), kernels[2].sum(1), np.ones(8, int)]
+            paths = zip(into, kernels, out, strict=True)
+            layers += f"; effective {sum(np.count_nonzero(a[:, None] * k * b) for a, k, b in paths)}"
         assert f"{total} of 408{layers}" in row
         assert row[1:5] == [run.env, run.label, str(run.seed), "finished"]
 
