@@ -27,12 +27,18 @@ def results(groups: Sequence[Repetitions]) -> str:
     for group in groups:
         done = group.finished
         sparse = [numbers.text([run.sparsity(kind) for run in done], ".3f") for kind in NETWORKS]
+        live = [[numbers.sparsity_without_constants(run, kind)[0] for run in done] for kind in NETWORKS]
+        sparse += [numbers.text(values, ".3f") for values in live]
         rows.append([group.env, group.label, f"{len(done)} of {len(group.runs)}", *_results(done), *sparse])
-    columns = "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic"
+    columns = (
+        "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic|"
+        "live actor|live critic"
+    )
     caption = (
         "Last evaluation of each finished run: the mean over seeds and, in brackets, the least and the "
         "greatest where they differ. Sparsity is pruned over prunable weights, which are the kernels; biases "
-        "are never pruned."
+        "are never pruned. Live: the same without the weights on inputs that never changed in the run, which "
+        "is what a ticket's sparsity is set by."
     )
     return page.table(columns, rows, caption, texts=["run"])
 

@@ -34,9 +34,11 @@ def derive(seed: int, *names: str | int) -> list[int]:
 
 
 def random_masks(ticket: Ticket, seed: Sequence[int]) -> Masks:
-    """Random masks with as many weights in each layer of each network as the ticket's."""
+    """Random masks with as many weights in each layer of each network as the ticket's, of live inputs."""
     rng = np.random.default_rng(seed)
-    return {kind: mask_functions.random_like(rng, mask) for kind, mask in ticket.masks.items()}
+    return {
+        kind: mask_functions.random_like(rng, mask, ticket.live[kind]) for kind, mask in ticket.masks.items()
+    }
 
 
 def _permuted(ticket: Ticket, seed: Sequence[int], onto: Masks) -> Start:

@@ -1,6 +1,6 @@
 """What a retraining starts from: finished runs, and a ticket's rounds by the rewind matrix."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.algorithms.base import AgentState, Algorithm, Masks, adam
 from engine.normalizer import Moments
+from engine.sparse.masks import Inputs, live_inputs
 from fastcollect import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.learner import Start, make_algorithm
@@ -71,7 +72,9 @@ class Ticket:
     """A ticket in one of its rounds, and what it is drawn from.
 
     config: of the runs that it is trained in. source: the dense run. masks: of this round. last: the round
-    before, trained; the dense run's final state before the first one. number: of the round, from 1.
+    before, trained; the dense run's final state before the first one. live: inputs of each prunable network
+    that changed in all that the dense run saw, so that every round counts the same weights; masks keep none
+    of the others'. number: of the round, from 1.
     """
 
     config: TrainConfig
@@ -80,6 +83,7 @@ class Ticket:
     source: Source
     last: AgentState
     masks: Masks
+    live: Mapping[str, Inputs]
     number: int = 0
 
     @classmethod
@@ -87,7 +91,9 @@ class Ticket:
         """A ticket before its first round. Raises ConfigError where the source does not fit."""
         algorithm = source.algorithm(config)
         last = source.state("final", algorithm.init(config.seed))
-        return cls(config, algorithm, matrix, source, last, masks)
+        constant = last.normalizer.squares == 0
+        live = {name: live_inputs(last.parameters[name], constant) for name in algorithm.prunable}
+        return cls(config, algorithm, matrix, source, last, masks, live)
 
     def rewound(self, masks: Masks) -> Start:
         """The start of a run under these masks, with each part from where the rewind matrix says.

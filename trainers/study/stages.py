@@ -250,7 +250,12 @@ def _pruned(
         )
         try:
             found[kind] = pruning.prune(
-                drawn.masks.get(kind, {}), scores, sparsities[kind], prune.scope, min_kept=prune.min_kept
+                drawn.masks.get(kind, {}),
+                scores,
+                sparsities[kind],
+                prune.scope,
+                min_kept=prune.min_kept,
+                live=drawn.live[kind],
             )
         except ValueError as error:
             raise ConfigError([f"round {drawn.number} of {str(path)!r}, {kind}: {error}"]) from error

@@ -346,3 +346,47 @@ def test_pruning_changes_none_of_its_inputs():
             leaf[...] = False
     assert all(leaf.all() for leaf in mask.values())
     assert all((leaf == copy[name]).all() for name, leaf in values.items())
+
+
+@pytest.mark.parametrize("scope", pruning.SCOPES)
+def test_weights_of_inputs_that_are_not_live_go_first_and_do_not_count(scope):
+    rows = {f"q{i}/kernel_0": np.array([True, False, True, True, False, False, True]) for i in (0, 1)}
+    scores = scores_of("magnitude", CRITIC)
+    for name in rows:
+        scores[name][~rows[name]] += 100  # worth most, and still the first to go
+    live = {
+        name: np.ones(shape, bool) & rows.get(name, np.ones(shape[0], bool))[:, None]
+        for name, shape in CRITIC.items()
+    }
+    size, mask = sum(int(each.sum()) for each in live.values()), {}
+    assert size == 2 * (4 * 12 + 12 * 12 + 12)
+    for sparsity in (0, *PUBLISHED):
+        before, mask = mask, pruning.prune(mask, scores, sparsity, scope, live=rows)
+        kept, total = masks.counts(mask)
+        assert total == size - round(sparsity * size)
+        assert all(not (mask[name] & ~live[name]).any() for name in mask)
+        assert masks.nested(mask, before)
+        groups = [list(mask)] if scope == "global" else [[name] for name in mask]
+        for group in groups:
+            stayed = np.concatenate([scores[name][mask[name]] for name in group])
+            went = np.concatenate([scores[name][live[name] & ~mask[name]] for name in group])
+            assert stayed.min() >= went.max(initial=0)
+    weights = {name: sum(shape) - 3 * (name in rows) for name, shape in CRITIC.items()}
+    if scope == "layer":
+        weights = {name: int(each.sum()) for name, each in live.items()}
+    if scope != "global":
+        # The last layers are full or near it; the others share in proportion.
+        pairs = itertools.pairwise(name for name in CRITIC if "kernel_2" not in name)
+        for a, b in pairs:
+            assert abs(kept[a] - kept[b] * weights[a] / weights[b]) < 3
+
+
+def test_without_such_inputs_the_bits_are_the_same():
+    scores = scores_of("taylor", ACTOR)
+    plain = pruning.prune({}, scores, 0.6, "erk")
+    every = pruning.prune({}, scores, 0.6, "erk", live={"kernel_0": np.ones(7, bool)})
+    assert all(np.array_equal(plain[name], every[name]) for name in ACTOR)
+    with pytest.raises(ValueError, match="does not match"):
+        pruning.prune(
+            {"kernel_0": np.ones((7, 12), bool)}, scores, 0.6, "erk", live={"kernel_0": np.ones(7, bool)}
+        )

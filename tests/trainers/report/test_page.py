@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import studies
 from support.page import Page
 
 from fastcollect.support.errors import ConfigError
@@ -83,7 +84,9 @@ def test_results_are_means_with_their_extremes(whole):
     # Seeds 0 and 1 end at 0.3 and 0.5; half of it at the last step.
     (row,) = page.rows_of("reach-v3", "ticket round 2", "2 of 2")
     assert row[3:6] == ["0.40 (0.30 to 0.50)", "0.20 (0.15 to 0.25)", "400 (300 to 500)"]
-    assert row[6] == f"{1 - (408 - round(0.8 * 408)) / 408:.3f}"
+    live = 408 - len(studies.CONSTANT) * 8
+    kept = live - round(0.8 * live)
+    assert row[6:10] == [f"{1 - kept / 408:.3f}", "0.000", f"{1 - kept / live:.3f}", "0.000"]
     (row,) = page.rows_of("from reach-v3: mask-only")
     assert row[1:3] == ["2 seeds", "0.40 (0.30 to 0.50)"]
     assert row[-2:] == ["2,000 [0.95, 1 of 2]", "not reached"]
