@@ -84,7 +84,7 @@ class PruneConfig:
     """Share of what is left that a round prunes; 1 prunes in one round."""
     criterion: CriterionName = "magnitude"
     """What makes a weight worth keeping: |w|, |w dL/dw|, |dL/dw|, or chance."""
-    scope: Literal["global", "layer", "erk"] = "global"
+    scope: Literal["global", "layer", "erk"] = "erk"
     """Which weights compete: all of a network, those of a layer, or layers by Erdos-Renyi densities."""
     min_kept: int = 1
     """No layer is pruned below this count."""

@@ -289,28 +289,3 @@ def test_the_inputs_that_keep_a_weight():
     assert got["q0/kernel_0"].tolist() == [True, False, True]
     assert got["q1/kernel_0"].tolist() == [True, True, False]
     assert list(masks.kept_inputs({"kernel_0": kept, "kernel_10": kept})) == ["kernel_0"]
-
-
-def test_live_inputs_are_those_that_changed_and_all_actions():
-    constant = np.array([False, True, True, False])
-    actor = {"kernel_0": np.zeros((4, 3)), "bias_0": np.zeros(3), "kernel_1": np.zeros((3, 2))}
-    critic = {f"q{i}/{name}": np.zeros((6, 3)) for i in (0, 1) for name in ("kernel_0", "kernel_1")}
-    assert {k: v.tolist() for k, v in masks.live_inputs(actor, constant).items()} == {
-        "kernel_0": [True, False, False, True]
-    }
-    found = masks.live_inputs(critic, constant)
-    assert list(found) == ["q0/kernel_0", "q1/kernel_0"]
-    assert all(each.tolist() == [True, False, False, True, True, True] for each in found.values())
-
-
-def test_a_random_mask_among_live_inputs_keeps_none_of_the_others_and_is_uniform_there():
-    live = {"kernel_0": np.array([True, False, True])}
-    mask = {"kernel_0": np.array([[1, 1], [0, 0], [0, 1]], bool), "kernel_1": np.array([[1, 0]], bool)}
-    rng = np.random.default_rng(0)
-    draws = [masks.random_like(rng, mask, live) for _ in range(2000)]
-    assert all(masks.counts(draw) == masks.counts(mask) for draw in draws)
-    mean = np.mean([draw["kernel_0"] for draw in draws], 0)
-    np.testing.assert_allclose(mean, [[0.75, 0.75], [0, 0], [0.75, 0.75]], atol=0.05)
-    every = {"kernel_0": np.ones(3, bool)}
-    same = [masks.random_like(np.random.default_rng(5), mask, each) for each in (None, every)]
-    assert all(np.array_equal(same[0][name], same[1][name]) for name in mask)
