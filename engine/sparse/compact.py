@@ -1,6 +1,6 @@
 """Masked networks as small dense ones: units and inputs that cannot matter are taken out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,22 +33,47 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     kept = [np.asarray(mask[f"kernel_{i}"]) for i in range(depth)]
     kernels = [np.where(kept[i], np.asarray(parameters[f"kernel_{i}"]), 0) for i in range(depth)]
     biases = [np.array(parameters[f"bias_{i}"], np.float64) for i in range(depth)]
-    # alive[i]: units that layer i reads; alive[i + 1]: units that it writes.
-    alive = [np.ones(kept[0].shape[0], bool), *(np.ones(kernel.shape[1], bool) for kernel in kept)]
-    # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: no unit
-    # loses a reader with a constant one, nor an input with an unread one.
-    for i in range(1, depth):
-        constant = ~kept[i - 1][alive[i - 1]].any(0)
-        alive[i] &= ~constant
-        activation = np.maximum(biases[i - 1][constant], 0)
-        biases[i] += activation @ kernels[i][constant]
-    for i in reversed(range(depth)):
-        alive[i] &= kept[i][:, alive[i + 1]].any(1)
+    alive, constants = _alive(kept)
+    for i, constant in enumerate(constants, 1):
+        biases[i] += np.maximum(biases[i - 1][constant], 0) @ kernels[i][constant]
     small: dict[str, np.ndarray] = {}
     for i in range(depth):
         small[f"kernel_{i}"] = kernels[i][np.ix_(alive[i], alive[i + 1])].astype(np.float32)
         small[f"bias_{i}"] = biases[i][alive[i + 1]].astype(np.float32)
     return CompactMLP(np.flatnonzero(alive[0]), small)
+
+
+def _alive(kept: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Which units lie on a path from an input to an output, and which hidden ones are constant.
+
+    kept: the mask of each layer. The first list has inputs, hidden layers and outputs: layer i reads units i
+    and writes units i + 1.
+    """
+    alive = [np.ones(kept[0].shape[0], bool), *(np.ones(mask.shape[1], bool) for mask in kept)]
+    constants = []
+    # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: no unit
+    # loses a reader with a constant one, nor an input with an unread one.
+    for i in range(1, len(kept)):
+        constants.append(~kept[i - 1][alive[i - 1]].any(0))
+        alive[i] &= ~constants[-1]
+    for i in reversed(range(len(kept))):
+        alive[i] &= kept[i][:, alive[i + 1]].any(1)
+    return alive, constants
+
+
+def effective(mask: masks.MaskLike) -> dict[str, int]:
+    """Kept weights of each leaf that lie on a path of kept weights from an input to an output.
+
+    The others change no output, or only as a bias does. mask: of any number of networks, written out.
+    """
+    found = {}
+    for prefix, part in masks.networks(mask).items():
+        names = masks.kernels(part)
+        kept = [np.asarray(part[name]) for name in names]
+        alive, _ = _alive(kept)
+        for i, name in enumerate(names):
+            found[f"{prefix}{name}"] = int(np.count_nonzero(kept[i][np.ix_(alive[i], alive[i + 1])]))
+    return found
 
 
 def forward(parameters: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:

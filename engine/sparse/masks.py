@@ -15,6 +15,8 @@ import numpy as np
 
 Mask = dict[str, np.ndarray]
 MaskLike = Mapping[str, np.ndarray | jax.Array]
+Inputs = Mapping[str, np.ndarray]
+"""Kernel name -> (in,) bool: inputs of that layer; of kernels that are left out, all."""
 
 _KERNEL = re.compile(r"(.*/)?kernel_(\d+)")
 
@@ -126,13 +128,30 @@ def _pairs(first: MaskLike, second: MaskLike) -> list[tuple[str, np.ndarray, np.
     return [(name, np.asarray(first[name]), np.asarray(second[name])) for name in kernels(first)]
 
 
-def random_like(rng: np.random.Generator, mask: MaskLike) -> Mask:
+def live_inputs(parameters: Mapping[str, Any], constant: np.ndarray) -> Inputs:
+    """First kernel's name -> (in,) bool: inputs that ever changed.
+
+    constant: (o,) bool, observations that never did, so that they are zero once normalised and their weights
+    do nothing. What a network reads after its observations, a critic's actions, is never constant.
+    """
+    firsts = [name for name in kernels(parameters) if name.endswith("kernel_0")]
+    return {name: ~np.pad(constant, (0, len(parameters[name]) - len(constant))) for name in firsts}
+
+
+def random_like(rng: np.random.Generator, mask: MaskLike, live: Inputs | None = None) -> Mask:
     """The mask permuted within each leaf: uniformly random, and it keeps as many weights in each.
 
+    live: inputs whose weights take part; the others' are pruned. Those that the mask keeps must be live.
     It serves both the "permuted" and the "random" mask of Vischer, Lange and Sprekeler 2022
     (arXiv:2105.01648, figure 1), with the ticket's weights (see ``permute_weights``) or with fresh ones.
     """
-    return {name: rng.permutation(np.ravel(mask[name])).reshape(mask[name].shape) for name in kernels(mask)}
+    found = {}
+    for name in kernels(mask):
+        rows = (live or {}).get(name, slice(None))
+        part = np.asarray(mask[name])[rows]
+        found[name] = np.zeros(mask[name].shape, bool)
+        found[name][rows] = rng.permutation(part.ravel()).reshape(part.shape)
+    return found
 
 
 def permute_weights(

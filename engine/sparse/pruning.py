@@ -79,7 +79,13 @@ def scores(
 
 
 def prune(
-    mask: masks.MaskLike, scores: Mapping[str, np.ndarray], sparsity: float, scope: str, *, min_kept: int = 1
+    mask: masks.MaskLike,
+    scores: Mapping[str, np.ndarray],
+    sparsity: float,
+    scope: str,
+    *,
+    min_kept: int = 1,
+    live: masks.Inputs | None = None,
 ) -> masks.Mask:
     """The mask of exactly ``sparsity``, nested in ``mask``, that keeps the highest scores its scope allows.
 
@@ -92,6 +98,8 @@ def prune(
         section 3). Leaf counts of the latter two are rounded by largest remainder, and a leaf that keeps less
         than its share leaves the rest to the others.
     min_kept: no leaf is pruned below this count: an empty layer cuts the output off from the input.
+    live: inputs whose weights can matter (``masks.live_inputs``). The others' are pruned before all, and the
+        rest is as if there were no such inputs: they count neither in n nor in an Erdős-Rényi density.
     Ties: of equal scores, and of equal remainders, the lower index (leaf in ``masks.kernels`` order, then
         C-order position) is kept.
     Raises ValueError for a sparsity outside [0, 1), another scope, nan scores, a mask that does not match the
@@ -100,6 +108,14 @@ def prune(
     check_sparsity("sparsity", sparsity)
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
+    if live:
+        masks.check_matches(mask, scores)
+        rows = {name: live.get(name, slice(None)) for name in scores}
+        before, worth = ({name: np.asarray(of[name])[rows[name]] for name in of} for of in (mask, scores))
+        found = {name: np.zeros(np.shape(scores[name]), bool) for name in masks.kernels(scores)}
+        for name, kept in prune(before, worth, sparsity, scope, min_kept=min_kept).items():
+            found[name][rows[name]] = kept
+        return found
     names = masks.kernels(scores)
     values = [np.asarray(scores[name], np.float64) for name in names]
     if nans := [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]:

@@ -76,14 +76,15 @@ class PruneConfig:
     """How a ticket is drawn."""
 
     actor: float = 0.8
-    """Sparsity of the actor's kernels at the end."""
+    """Sparsity of the actor's kernels at the end, of their live weights: those on inputs that never changed
+    in the dense run do nothing, are pruned first, and count neither as pruned nor as kept."""
     critic: float = 0.0
-    """Sparsity of the critics' kernels at the end."""
+    """The same of the critics' kernels."""
     rate: float = 0.33
     """Share of what is left that a round prunes; 1 prunes in one round."""
     criterion: CriterionName = "magnitude"
     """What makes a weight worth keeping: |w|, |w dL/dw|, |dL/dw|, or chance."""
-    scope: Literal["global", "layer", "erk"] = "global"
+    scope: Literal["global", "layer", "erk"] = "erk"
     """Which weights compete: all of a network, those of a layer, or layers by Erdos-Renyi densities."""
     min_kept: int = 1
     """No layer is pruned below this count."""

@@ -23,11 +23,15 @@ _STYLES = {
     "round": (_BLUE, "D", "-"),
     "permuted-weights": (_ORANGE, "s", "--"),
     "permuted-mask": (_GREEN, "^", "-."),
+    "random-mask-anchor": (_BLUE, "<", "-."),
+    "random-mask-fresh-actor": (_SKY, ">", "--"),
     "random-mask": (_RED, "v", ":"),
     "dense control": (_PURPLE, "P", "--"),
     "mask-anchor": (_BLUE, "D", "-"),
     "mask-only": (_SKY, "s", "--"),
+    "anchor-dense": (_ORANGE, "^", ":"),
     "dense-finetuned": (_PURPLE, "P", "-."),
+    "final-fresh-critic": (_GREEN, "X", "--"),
     "sparse": (_BLUE, "o", "-"),
     "static": (_ORANGE, "s", "--"),
     "set": (_GREEN, "^", "-."),
@@ -122,7 +126,14 @@ def against_sparsity(family: Family, title: str) -> bytes | None:
     kind = "actor" if pruned else "critic"
     series = [("ticket", list(family.rounds.values()), 0.0, 1.5)]
     # Side by side, because controls share the ticket's sparsity; the one without a mask stands alone.
-    shifts = {"permuted-weights": 0.025, "permuted-mask": 0.05, "random-mask": 0.075}
+    side = (
+        "permuted-weights",
+        "permuted-mask",
+        "random-mask-anchor",
+        "random-mask-fresh-actor",
+        "random-mask",
+    )
+    shifts = {name: 0.015 * place for place, name in enumerate(side, 1)}
     for name in sorted({group.runs[0].name for group in family.controls if group.finished}):
         controls = [group.finished for group in family.controls if group.runs[0].name == name]
         label = f"control: {name}{', rewound, no mask' if name == 'dense' else ''}"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from engine.sparse import masks as mask_functions
-from engine.sparse.compact import compact
+from engine.sparse.compact import compact, effective
 from fastcollect.envs.registry import METAWORLD_TASKS
 from fastcollect.support.command import parse_kwargs
 from trainers.export import folded_actor
@@ -27,12 +27,18 @@ def results(groups: Sequence[Repetitions]) -> str:
     for group in groups:
         done = group.finished
         sparse = [numbers.text([run.sparsity(kind) for run in done], ".3f") for kind in NETWORKS]
+        live = [[numbers.sparsity_without_constants(run, kind)[0] for run in done] for kind in NETWORKS]
+        sparse += [numbers.text(values, ".3f") for values in live]
         rows.append([group.env, group.label, f"{len(done)} of {len(group.runs)}", *_results(done), *sparse])
-    columns = "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic"
+    columns = (
+        "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic|"
+        "live actor|live critic"
+    )
     caption = (
         "Last evaluation of each finished run: the mean over seeds and, in brackets, the least and the "
         "greatest where they differ. Sparsity is pruned over prunable weights, which are the kernels; biases "
-        "are never pruned."
+        "are never pruned. Live: the same without the weights on inputs that never changed in the run, which "
+        "is what a ticket's sparsity is set by."
     )
     return page.table(columns, rows, caption, texts=["run"])
 
@@ -219,6 +225,7 @@ def _constants(family: Family) -> str:
                 f"{run.sparsity(kind):.4f}",
                 f"{without:.4f}",
                 f"{idle:,}",
+                f"{sum(effective(run.masks[kind]).values()):,}",
                 f"{int(constant.sum())} of {len(constant)}",
                 " + ".join(f"{each.sum()} of {each.size}" for each in kept),
                 " + ".join(f"{len(compact(mask, parts[key]).inputs)}" for key, mask in networks),
@@ -226,11 +233,12 @@ def _constants(family: Family) -> str:
             rows.append([number, run.seed, kind, *cells])
     columns = (
         "round|seed|network|sparsity|without constant inputs|kept weights on constant inputs|"
-        "constant observations|inputs that keep a weight|inputs that reach an output"
+        "effective weights|constant observations|inputs that keep a weight|inputs that reach an output"
     )
     caption = (
         "Without constant inputs: pruned over prunable weights, the first layer's weights on constant inputs "
-        "counted in neither. Those weights do nothing, kept or pruned: to prune them is sparsity for free."
+        "counted in neither. Those weights do nothing, kept or pruned: to prune them is sparsity for free. "
+        "Effective: on a path of kept weights from an input to an output."
     )
     return page.table(columns, rows, caption, texts=["network"])
 

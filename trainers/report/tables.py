@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.sparse import masks as mask_functions
-from engine.sparse.compact import compact
+from engine.sparse.compact import compact, effective
 from fastcollect.support.machine import commit, cpu_model
 from trainers.export import folded_actor, measure
 from trainers.report import numbers, page
@@ -84,7 +84,8 @@ def every_run(runs: Sequence[SavedRun]) -> str:
     )
     caption = (
         f"Folders are below {os.path.relpath(parents)}. Steps and updates are counted as the run counts "
-        "them, those before its rewind point included. Kept weights: exact counts, in all and of each layer. "
+        "them, those before its rewind point included. Kept weights: exact counts, in all and of each layer; "
+        "effective: those of them that lie on a path of kept weights from an input to an output. "
         "Of an unfinished run, what its last evaluation says."
     )
     return page.table(columns, rows, caption, texts=["environment", "run"])
@@ -106,11 +107,13 @@ def _record(run: SavedRun) -> list[str]:
 
 
 def _kept(run: SavedRun, kind: str) -> str:
-    """Kept and prunable weights, and the kept ones of each layer of a pruned network."""
+    """Kept and prunable weights, of a pruned network those of each layer, and how many are on a path."""
     size = mask_functions.counts(mask_functions.full(run.parameters[kind]))[1]
     leaves, total = mask_functions.counts(run.masks[kind])
     layers = " + ".join(f"{count:,}" for count in leaves.values())
-    return f"{total:,} of {size:,}: {layers}" if leaves else f"{size:,} of {size:,}"
+    if not leaves:
+        return f"{size:,} of {size:,}"
+    return f"{total:,} of {size:,}: {layers}; effective {sum(effective(run.masks[kind]).values()):,}"
 
 
 def manifests(runs: Sequence[SavedRun], folders: Sequence[Container]) -> str:

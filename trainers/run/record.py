@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.algorithms.base import densities
 from engine.sparse import masks as mask_functions
+from engine.sparse.compact import effective
 from fastcollect import Block, Stats
 from trainers.run.learner import Learner
 from trainers.run.metrics import MetricsWriter
@@ -166,6 +167,7 @@ class Record(Observer):
             "stopped_early": self.stopped_early,
             "density": densities(learner.state),
             "kept_weights": kept,
+            "effective_weights": {name: effective(mask) for name, mask in learner.state.masks.items()},
             "flops": {**flops, "training": {"dense": dense, "masked": self._operations()}},
             "collector": stats.shares() | {"env_worker_deaths": stats.env_worker_deaths},
         }

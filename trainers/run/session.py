@@ -80,6 +80,10 @@ class Session:
         # and at most two dispatches are on their way. In rounds the newest ones are waited for.
         if self.source.config.rounds:
             before, made = self.learner.acting, self.learner.updates
+        if not made:
+            # What acts until then are the weights of the start, or ones at random: nothing was learned yet,
+            # nor normalised by what was seen.
+            return
         self.lag.published(self.source.publish(as_numpy(before)), made)
 
     def _between(self) -> None:

@@ -34,9 +34,11 @@ def derive(seed: int, *names: str | int) -> list[int]:
 
 
 def random_masks(ticket: Ticket, seed: Sequence[int]) -> Masks:
-    """Random masks with as many weights in each layer of each network as the ticket's."""
+    """Random masks with as many weights in each layer of each network as the ticket's, of live inputs."""
     rng = np.random.default_rng(seed)
-    return {kind: mask_functions.random_like(rng, mask) for kind, mask in ticket.masks.items()}
+    return {
+        kind: mask_functions.random_like(rng, mask, ticket.live[kind]) for kind, mask in ticket.masks.items()
+    }
 
 
 def _permuted(ticket: Ticket, seed: Sequence[int], onto: Masks) -> Start:
@@ -62,7 +64,12 @@ CONTROLS: dict[str, Callable[[Ticket, Sequence[int]], Start]] = {
     "permuted-weights": lambda ticket, seed: _permuted(ticket, seed, ticket.masks),
     # The mask and its weights in random order within each layer, each in one of its own.
     "permuted-mask": lambda ticket, seed: _permuted(ticket, seed, random_masks(ticket, seed)),
-    # A random mask as dense in each layer, with fresh weights and nothing of the source.
+    # A random mask as dense in each layer, else as the ticket: the anchor's weights where it keeps them.
+    "random-mask-anchor": lambda ticket, seed: ticket.rewound(random_masks(ticket, seed)),
+    # A random mask as dense in each layer with a fresh actor, else as the ticket.
+    "random-mask-fresh-actor": lambda ticket, seed: ticket.rewound_but_actor(random_masks(ticket, seed)),
+    # From scratch: a random mask as dense in each layer, with fresh weights and nothing of the source, which
+    # also goes without the anchor's critics, replay, normaliser and steps.
     "random-mask": lambda ticket, seed: ticket.fresh(random_masks(ticket, seed), other_seed=True),
     # No mask, else as the ticket.
     "dense": lambda ticket, seed: ticket.rewound({}),
@@ -72,14 +79,20 @@ CONTROLS: dict[str, Callable[[Ticket, Sequence[int]], Start]] = {
 VARIANTS: dict[str, Callable[[Ticket, Sequence[int]], Start]] = {
     # The mask with the source's rewound weights and normaliser.
     "mask-anchor": lambda ticket, seed: ticket.restarted(ticket.matrix.parameters, ticket.masks),
+    # The source's rewound weights and normaliser, no mask.
+    "anchor-dense": lambda ticket, seed: ticket.restarted(ticket.matrix.parameters, {}),
     # The mask with the target's own fresh weights, those that its dense run begins with.
     "mask-only": lambda ticket, seed: ticket.fresh(ticket.masks),
     # The source's final weights and normaliser, no mask.
     "dense-finetuned": lambda ticket, seed: ticket.restarted("final", {}),
+    # The source's final actor and normaliser with the target's own fresh critic, no mask.
+    "final-fresh-critic": lambda ticket, seed: ticket.restarted("final", {}, networks=("actor",)),
     # A random mask as dense in each layer, with the same fresh weights as mask-only.
     "random-mask": lambda ticket, seed: ticket.fresh(random_masks(ticket, seed)),
 }
-"""Every variant by its name. All begin at step 0 with a fresh optimizer, temperature and replay."""
+"""Every variant by its name. All begin at step 0 with a fresh optimizer, temperature and replay, and all act
+at random until ``start_steps``, since none has seen the target. Those with weights of the source once acted
+with them from the first step: their older results do not compare with these."""
 
 
 def planned(

@@ -1,5 +1,6 @@
 """What the stages of a study are: their whole configuration, and the runs that they begin from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from fastcollect import ConfigError
@@ -67,7 +68,12 @@ def drawn_from(ticket: Source) -> Source:
 
 
 def default_path(runs: Path, identity: Identity, name: str | None = None) -> Path:
-    """The folder of a run for which none was named; the hash keeps other configurations apart."""
+    """The folder of a run for which none was named; the hash keeps other configurations apart.
+
+    One that is there by the defaults of its time is found.
+    """
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name or identity.env)
     stage = identity.config["stage"]
-    return runs / safe / f"{stage}-seed{identity.seed}-{identity.hash()[:8]}"
+    hashes = [replace(identity, defaults=version).hash()[:8] for version in range(identity.defaults, 0, -1)]
+    paths = [runs / safe / f"{stage}-seed{identity.seed}-{each}" for each in hashes]
+    return next((path for path in paths if (path / MANIFEST).is_file()), paths[0])

@@ -1,7 +1,7 @@
 """What a retraining starts from: finished runs, and a ticket's rounds by the rewind matrix."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.algorithms.base import AgentState, Algorithm, Masks, adam
 from engine.normalizer import Moments
+from engine.sparse.masks import Inputs, live_inputs
 from fastcollect import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.learner import Start, make_algorithm
@@ -71,7 +72,9 @@ class Ticket:
     """A ticket in one of its rounds, and what it is drawn from.
 
     config: of the runs that it is trained in. source: the dense run. masks: of this round. last: the round
-    before, trained; the dense run's final state before the first one. number: of the round, from 1.
+    before, trained; the dense run's final state before the first one. live: inputs of each prunable network
+    that changed in all that the dense run saw, so that every round counts the same weights; masks keep none
+    of the others'. number: of the round, from 1.
     """
 
     config: TrainConfig
@@ -80,6 +83,7 @@ class Ticket:
     source: Source
     last: AgentState
     masks: Masks
+    live: Mapping[str, Inputs]
     number: int = 0
 
     @classmethod
@@ -87,7 +91,9 @@ class Ticket:
         """A ticket before its first round. Raises ConfigError where the source does not fit."""
         algorithm = source.algorithm(config)
         last = source.state("final", algorithm.init(config.seed))
-        return cls(config, algorithm, matrix, source, last, masks)
+        constant = last.normalizer.squares == 0
+        live = {name: live_inputs(last.parameters[name], constant) for name in algorithm.prunable}
+        return cls(config, algorithm, matrix, source, last, masks, live)
 
     def rewound(self, masks: Masks) -> Start:
         """The start of a run under these masks, with each part from where the rewind matrix says.
@@ -124,17 +130,32 @@ class Ticket:
         replay = self.source.arrays("anchor-replay") if matrix.replay == "anchor" else None
         return Start(masks, state, replay, random_actions=False, keep=())
 
-    def restarted(self, name: str, masks: Masks) -> Start:
-        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh."""
+    def rewound_but_actor(self, masks: Masks) -> Start:
+        """As ``rewound``, with an actor that begins anew: its weights, their moments, and its target."""
+        start, new = self.rewound(masks), self.fresh(masks, other_seed=True).state
+        assert start.state is not None, "a rewound start has a state"
+        assert new is not None, "a fresh one too"
+        mixed = {
+            part: getattr(start.state, part) | {k: v for k, v in getattr(new, part).items() if k == "actor"}
+            for part in ("parameters", "targets", "optimizer")
+        }
+        return replace(start, state=start.state.replace(**mixed))
+
+    def restarted(self, name: str, masks: Masks, networks: Collection[str] | None = None) -> Start:
+        """The start at step 0 with weights and normaliser of this state of the source; all else is fresh.
+
+        networks: those whose weights are the source's; by default all that can be pruned.
+        """
         begin, state = self.algorithm.init(self.config.seed), self.source.state(name, self.last)
-        parameters = begin.parameters | {each: state.parameters[each] for each in self.algorithm.prunable}
+        taken = self.algorithm.prunable if networks is None else networks
+        parameters = begin.parameters | {each: state.parameters[each] for each in taken}
         begin = begin.replace(
             parameters=parameters,
             targets={each: jax.tree.map(jax.numpy.copy, parameters[each]) for each in begin.targets},
             optimizer={each: adam(leaves) for each, leaves in parameters.items()},
             normalizer=state.normalizer,
         )
-        return Start(masks, begin, random_actions=False, keep=())
+        return Start(masks, begin, keep=())
 
     def fresh(self, masks: Masks, *, other_seed: bool = False) -> Start:
         """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.networks import network, random_mask
 
 from engine.sparse import masks
-from engine.sparse.compact import compact, forward
+from engine.sparse.compact import compact, effective, forward
 
 
 def masked_forward(mask, parameters, x):
@@ -172,3 +172,35 @@ def test_what_is_no_plain_network_is_refused():
     for other in (network((3, 4, 2), prefix="q0/"), {"kernel_0": parameters["kernel_0"]}, {}):
         with pytest.raises(ValueError, match="names must be kernel_0, bias_0"):
             compact({}, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=5),
+    st.sampled_from([0.0, 0.1, 0.3, 0.9]),
+    st.integers(0, 9999),
+)
+def test_effective_weights_are_those_that_paths_go_through(widths, density, seed):
+    """Paths through a weight: those that reach its input times those that leave its output."""
+    rng = np.random.default_rng(seed)
+    shapes = list(itertools.pairwise(widths))
+    nets = [{f"kernel_{i}": rng.random(s) < density for i, s in enumerate(shapes)} for _ in range(2)]
+    found = effective({f"q{k}/{name}": kept for k, net in enumerate(nets) for name, kept in net.items()})
+    for k, net in enumerate(nets):
+        kernels = [net[f"kernel_{i}"].astype(int) for i in range(len(shapes))]
+        for i, kernel in enumerate(kernels):
+            into, out = np.ones(widths[0], int), np.ones(widths[-1], int)
+            for each in kernels[:i]:
+                into = into @ each
+            for each in reversed(kernels[i + 1 :]):
+                out = each @ out
+            paths = into[:, None] * kernel * out
+            assert found[f"q{k}/kernel_{i}"] == np.count_nonzero(paths)
+
+
+def test_all_weights_of_a_dense_network_are_effective_and_a_cut_one_has_none():
+    mask = masks.full(network([3, 4, 2]))
+    assert effective(mask) == {"kernel_0": 12, "kernel_1": 8}
+    mask["kernel_1"][:] = False
+    assert effective(mask) == {"kernel_0": 0, "kernel_1": 0}
+    assert effective({}) == {}

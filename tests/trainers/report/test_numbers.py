@@ -49,6 +49,19 @@ def test_masks_are_nested_and_a_revived_weight_shows(study):
     assert "Not nested in the round before: round 2 of seed 0." in sections.masks([family], {})
 
 
+def test_no_arm_keeps_weights_of_constant_inputs_and_all_keep_as_many_live_ones(study):
+    runs, _ = load([study])
+    kept = {}
+    for run in (run for run in runs if run.masks["actor"] and run.sparsity("actor")):
+        mask = run.masks["actor"]
+        assert not mask["kernel_0"][list(studies.CONSTANT)].any()
+        counts = tuple(int(leaf.sum()) for leaf in mask.values())
+        kept.setdefault((run.seed, run.round or 2), {}).setdefault(counts, []).append(run.name)
+    assert all(len(by_counts) == 1 for by_counts in kept.values())
+    # Five controls and three variants have the mask of the last round, or one as dense in each layer.
+    assert [sum(map(len, each.values())) for each in kept.values()].count(1 + 5 + 3) == 2
+
+
 def test_constant_inputs_are_found_and_their_weights_left_out(study):
     runs, _ = load([study / "reach-v3" / "seed-1" / "ticket" / "round-2"])
     (run,) = runs
@@ -57,6 +70,8 @@ def test_constant_inputs_are_found_and_their_weights_left_out(study):
     idle = int(mask["kernel_0"][list(studies.CONSTANT)].sum())
     kept, size = mask_functions.counts(mask)[1] - idle, 408 - 14 * 8
     assert numbers.sparsity_without_constants(run, "actor") == (pytest.approx(1 - kept / size), idle)
+    # The actor of 0.8, on live inputs alone.
+    assert (idle, kept, size) == (0, 296 - round(0.8 * 296), 296)
     names = numbers.input_names("reach-v3", 43, 39)
     assert all("padding" in names[i] for i in studies.CONSTANT)
     assert (names[0], names[18], names[36], names[42]) == ("hand x", "previous hand x", "goal x", "action 4")

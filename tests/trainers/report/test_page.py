@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support import studies
 from support.page import Page
 
 from fastcollect.support.errors import ConfigError
@@ -59,7 +61,7 @@ def test_no_text_of_a_run_becomes_markup(whole):
 def test_every_run_is_in_the_table_with_its_exact_counts(study, whole):
     page = Page(whole)
     runs, _ = load([study])
-    assert len(runs) == 2 * (1 + 2 + 4 + 1 + 4)
+    assert len(runs) == 2 * (1 + 2 + 6 + 1 + 6)
     assert list(dict.fromkeys(run.env for run in runs)) == ["reach-v3", "push-v3"]
     for run in runs:
         (row,) = page.rows_of(str(run.path.relative_to(study)))
@@ -67,6 +69,12 @@ def test_every_run_is_in_the_table_with_its_exact_counts(study, whole):
         leaves = [int(mask[f"actor/kernel_{i}"].sum()) for i in range(3)] if mask else []
         total = sum(leaves) if mask else 39 * 8 + 8 * 6 + 6 * 8
         layers = f": {' + '.join(map(str, leaves))}" if mask else ""
+        if mask:
+            kernels = [mask[f"actor/kernel_{i}"].astype(int) for i in range(3)]
+            into = [np.ones(39, int), kernels[0].sum(0), kernels[0].sum(0) @ kernels[1]]
+            out = [kernels[1] @ kernels[2].sum(1), kernels[2].sum(1), np.ones(8, int)]
+            paths = zip(into, kernels, out, strict=True)
+            layers += f"; effective {sum(np.count_nonzero(a[:, None] * k * b) for a, k, b in paths)}"
         assert f"{total} of 408{layers}" in row
         assert row[1:5] == [run.env, run.label, str(run.seed), "finished"]
 
@@ -76,7 +84,9 @@ def test_results_are_means_with_their_extremes(whole):
     # Seeds 0 and 1 end at 0.3 and 0.5; half of it at the last step.
     (row,) = page.rows_of("reach-v3", "ticket round 2", "2 of 2")
     assert row[3:6] == ["0.40 (0.30 to 0.50)", "0.20 (0.15 to 0.25)", "400 (300 to 500)"]
-    assert row[6] == f"{1 - (408 - round(0.8 * 408)) / 408:.3f}"
+    live = 408 - len(studies.CONSTANT) * 8
+    kept = live - round(0.8 * live)
+    assert row[6:10] == [f"{1 - kept / 408:.3f}", "0.000", f"{1 - kept / live:.3f}", "0.000"]
     (row,) = page.rows_of("from reach-v3: mask-only")
     assert row[1:3] == ["2 seeds", "0.40 (0.30 to 0.50)"]
     assert row[-2:] == ["2,000 [0.95, 1 of 2]", "not reached"]
@@ -108,7 +118,7 @@ def test_the_default_folder_is_in_the_first_run_and_a_report_replaces_a_report(s
 def test_a_run_is_there_once_however_often_it_is_named(study):
     part = study / "reach-v3" / "seed-0"
     runs, containers = load([study, part / "ticket", part / "ticket" / "round-1", part / "dense"])
-    assert len(runs) == 24
+    assert len(runs) == 32
     assert [each.kind for each in containers] == ["study", "ticket", "transfer", "ticket", "transfer"]
     (alone,), _ = load([part / "ticket" / "round-2-random-mask"])
     assert alone.label == "round 2 random-mask"

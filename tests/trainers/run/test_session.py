@@ -10,6 +10,7 @@ from support import tiny_env
 from support.content import check_content
 from support.training import ASYNCHRONOUS, assert_same, tiny_config
 
+from engine.algorithms import base
 from engine.data.replay import Replay
 from fastcollect.control.serial import SerialCollector
 from trainers.run.learner import Learner, as_numpy
@@ -48,6 +49,44 @@ def test_a_session_by_turns_equals_one_over_the_serial_twin_bit_for_bit():
         session.run()
         assert_same(session.learner.get_state(), parallel)
     assert parallel["updates"] == 32
+
+
+@pytest.mark.parametrize("schedule", [{}, ASYNCHRONOUS])
+def test_the_first_weights_that_are_published_are_learned_and_normalised_by_what_was_seen(
+    schedule, monkeypatch
+):
+    published, dispatched, seen, begun, learn = [], [], [], [], base.learn
+
+    def learned(algorithm, state, *rest):
+        seen.append((state.normalizer.count, state.normalizer.mean.copy()))
+        out = learn(algorithm, state, *rest)
+        weights = {name: np.array(value) for name, value in out[0].parameters["actor"].items()}
+        dispatched.append((weights, as_numpy(out[1])))
+        return out
+
+    monkeypatch.setattr(base, "learn", learned)
+    with serial(tiny_config(env_steps=160, **schedule)) as session:
+        publish = session.source.publish
+
+        def witnessed(parameters):
+            published.append({name: np.array(value) for name, value in parameters.items()})
+            return publish(parameters)
+
+        monkeypatch.setattr(session.source, "publish", witnessed)
+        begun.append(as_numpy(session.learner.acting))
+        session.run()
+    behind = 1 if schedule else 0
+    assert len(dispatched) == 3
+    assert len(published) == 3 - behind
+    assert_same(published[0], dispatched[0][1])
+    # Folded by hand with the moments that the first dispatch saw: kernel of (x - mean) * scale.
+    (weights, acting), (count, mean) = dispatched[0], seen[0]
+    assert count == 96
+    scale = acting["kernel_0"][:, 0] / weights["kernel_0"][:, 0]
+    bias = weights["bias_0"] - (mean * scale) @ weights["kernel_0"].astype(np.float64)
+    assert not np.allclose(scale, 1)
+    np.testing.assert_allclose(acting["bias_0"], bias, rtol=1e-3, atol=1e-3)
+    assert not np.array_equal(published[0]["kernel_0"], begun[0]["kernel_0"])
 
 
 class Witness(Observer):

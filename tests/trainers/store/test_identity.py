@@ -13,7 +13,9 @@ from trainers.config import yaml_file
 from trainers.config.defaults import VERSION, defaults, differences
 from trainers.config.sparse import SparseConfig
 from trainers.config.training import StudyConfig, TrainConfig
+from trainers.store.folder import RunFolder
 from trainers.store.identity import Identity, SourceRef, dense_identity
+from trainers.study.identities import default_path
 
 SOURCE = SourceRef(role="dense", path="../dense", config_hash="0123", settings="abc", env="reach-v3")
 
@@ -107,3 +109,21 @@ def test_a_manifest_gives_the_identity_back():
 def test_defaults_of_another_version_are_one_error(version):
     with pytest.raises(ConfigError, match="are not known here"):
         identity({}, defaults=version).hash()
+
+
+def test_a_folder_by_older_defaults_is_found_where_all_values_are_the_same(tmp_path):
+    config = {"stage": "ticket", "env": "reach-v3", "prune": {"scope": "global"}}
+    now, before = identity(config), identity(config, defaults=1)
+    assert VERSION > 1
+    assert now.hash() != before.hash()
+    assert default_path(tmp_path, now).name == f"ticket-seed0-{now.hash()[:8]}"
+    path = default_path(tmp_path, before)
+    with RunFolder.create(path, before, ["test"]):
+        pass
+    assert default_path(tmp_path, now) == path
+    with RunFolder.create(path, now, ["test"], resume=True) as folder:
+        assert folder.identity.defaults == 1
+    # Another default is another value.
+    other = identity({"stage": "ticket", "env": "reach-v3", "prune": {"scope": "erk"}})
+    assert default_path(tmp_path, other) != path
+    assert other.hash() == identity({"stage": "ticket", "env": "reach-v3"}).hash()

@@ -60,10 +60,12 @@ def test_the_index_has_every_run_once_with_what_it_is(study):
     assert [each.path for each in entries] == [
         *(".", f"{part}/dense", f"{part}/ticket", f"{part}/ticket/round-1", f"{part}/ticket/round-2"),
         *(f"{part}/ticket/round-2-{name}" for name in ("permuted-weights", "permuted-mask")),
+        *(f"{part}/ticket/round-2-{name}" for name in ("random-mask-anchor", "random-mask-fresh-actor")),
         *(f"{part}/ticket/round-2-{name}" for name in ("random-mask", "dense")),
         *("push-v3/seed-0/dense", f"{part}/transfer-push-v3"),
-        *(f"{part}/transfer-push-v3/{name}" for name in ("mask-anchor", "mask-only")),
-        *(f"{part}/transfer-push-v3/{name}" for name in ("dense-finetuned", "random-mask")),
+        *(f"{part}/transfer-push-v3/{name}" for name in ("mask-anchor", "anchor-dense", "mask-only")),
+        *(f"{part}/transfer-push-v3/{name}" for name in ("dense-finetuned", "final-fresh-critic")),
+        f"{part}/transfer-push-v3/random-mask",
     ]
     assert all(each.finished for each in entries)
     assert len({each.config_hash for each in entries}) == len(entries)
@@ -73,13 +75,13 @@ def test_the_index_has_every_run_once_with_what_it_is(study):
     ]
     assert kinds[5] == ("control", "permuted-weights", 2)
     assert kinds[-1] == ("variant", "random-mask", 0)
-    assert [each.env for each in entries[-6:]] == ["push-v3"] * 6
+    assert [each.env for each in entries[-8:]] == ["push-v3"] * 8
     assert {*index.scan(study)} == {*entries}
 
 
 def test_every_entry_and_every_source_is_found_again_after_a_move(moved):
     entries = index.entries(moved)
-    assert len(entries) == 15
+    assert len(entries) == 19
     found = {}
     for each in entries:
         identity, manifest = read_identity(moved / each.path)
@@ -96,7 +98,7 @@ def test_every_entry_and_every_source_is_found_again_after_a_move(moved):
         **dict.fromkeys(("transfer", "variant"), transferred),
     }
     runs, containers = reader.load([moved])
-    assert (len(runs), len(containers)) == (12, 3)
+    assert (len(runs), len(containers)) == (16, 3)
     assert all(run.dense is not None for run in runs if run.kind in ("round", "control"))
 
 
@@ -129,16 +131,17 @@ def test_a_part_that_was_copied_out_is_read_without_an_index(study, tmp_path):
     part = shutil.copytree(study / "reach-v3" / "seed-0" / "ticket", tmp_path / "ticket")
     before = contents(part)
     runs, containers = reader.load([part])
-    names = ("permuted-weights", "permuted-mask", "random-mask", "dense")
+    names = ("random-mask-anchor", "random-mask-fresh-actor", "random-mask", "dense")
+    names = ("permuted-weights", "permuted-mask", *names)
     labels = {"ticket round 1", "ticket round 2", *(f"round 2 {name}" for name in names)}
-    assert ({run.label for run in runs}, len(runs)) == (labels, 6)
+    assert ({run.label for run in runs}, len(runs)) == (labels, 8)
     assert [each.kind for each in containers] == ["ticket"]
     assert contents(part) == before
     # Inside another study, which knows nothing of it, it is found too.
     inner = tmp_path / "study"
     run(inner, "study").close()
     shutil.copytree(part, inner / "a" / "b" / "ticket")
-    assert len(reader.load([inner / "a" / "b" / "ticket"])[0]) == 6
+    assert len(reader.load([inner / "a" / "b" / "ticket"])[0]) == 8
 
 
 def test_an_entry_says_when_its_run_is_finished(tmp_path):

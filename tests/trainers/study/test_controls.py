@@ -12,6 +12,7 @@ from support.stages import (
     part,
     pretend,
     run_ticket,
+    zeros,
 )
 from support.training import artifact, assert_same
 
@@ -72,6 +73,34 @@ def test_a_random_mask_is_as_dense_in_each_layer_and_holds_nothing_of_the_source
     assert_same_but_temperature(start, expected)
     assert starts.replay["round-2-random-mask"]["reward"].size == 0
     assert starts.random["round-2-random-mask"]
+
+
+def test_a_random_mask_on_the_anchor_is_the_anchor_where_it_keeps_a_weight(dense, ticket):
+    path, starts = ticket
+    name = "round-2-random-mask-anchor"
+    masks, mine = masks_of(path / "round-2"), masks_of(path / name)
+    assert counts(mine) == counts(masks)
+    assert any((mine[kind][leaf] != masks[kind][leaf]).any() for kind, leaf in counts(masks))
+    assert_same(starts.arrays[name], masked(artifact(dense, "anchor"), mine))
+    assert_same(starts.replay[name], starts.replay["round-2"])
+    assert not starts.random[name]
+
+
+def test_a_random_mask_with_a_fresh_actor_has_all_else_of_the_anchor(dense, ticket):
+    path, starts = ticket
+    name = "round-2-random-mask-fresh-actor"
+    masks, mine, start = masks_of(path / "round-2"), masks_of(path / name), starts.arrays[name]
+    assert counts(mine) == counts(masks)
+    anchor = artifact(dense, "anchor")
+    actor = part(start, "parameters/actor/")
+    for saved in ("initial", "anchor", "final"):
+        theirs = artifact(dense, saved)
+        assert all((v[v != 0] != theirs[n][v != 0]).all() for n, v in actor.items())
+    assert all(actor[f"parameters/actor/{leaf}"][mask].all() for leaf, mask in mine["actor"].items())
+    expected = {**anchor, **actor, **zeros(part(anchor, "optimizer/actor/"))}
+    assert_same(start, masked(expected, mine))
+    assert_same(starts.replay[name], starts.replay["round-2"])
+    assert not starts.random[name]
 
 
 def test_the_dense_control_is_the_anchor_itself(dense, ticket):

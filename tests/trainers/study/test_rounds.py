@@ -103,6 +103,19 @@ def test_pruned_weights_targets_and_moments_stay_zero_to_the_end(ticket):
         assert (final["parameters/actor/kernel_0"][mask] != 0).all()
 
 
+def test_a_summary_counts_the_kept_weights_that_lead_from_an_input_to_an_output(ticket):
+    path, _ = ticket
+    masks, summary = masks_of(path / "round-2"), read_summary(path / "round-2")
+    for kind, prefixes in (("actor", [""]), ("critic", ["q0/", "q1/"])):
+        for prefix in prefixes:
+            first, last = (masks[kind][f"{prefix}kernel_{i}"] for i in range(2))
+            hidden = first.any(0) & last.any(1)
+            counted = [summary["effective_weights"][kind][f"{prefix}kernel_{i}"] for i in range(2)]
+            assert counted == [first[:, hidden].sum(), last[hidden].sum()]
+            kept = [summary["kept_weights"][kind][f"{prefix}kernel_{i}"] for i in range(2)]
+            assert kept == [first.sum(), last.sum()]
+
+
 CHOICES = [
     ("parameters", "anchor"),
     ("parameters", "initial"),
@@ -180,7 +193,7 @@ def test_every_run_of_a_study_has_the_same_budget(dense, ticket, transfer):
         *read_summary(ticket[0])["rounds"],
         *read_summary(transfer[0])["variants"],
     ]
-    assert len(rows) == 1 + 2 + 4 + 4
+    assert len(rows) == 1 + 2 + 6 + 6
     assert {(row["env_steps"], row["updates"]) for row in rows} == {(320, 32)}
     names = [row["name"] for row in rows[1:]]
     assert names == ["ticket", "ticket", *CONTROLS, *VARIANTS]

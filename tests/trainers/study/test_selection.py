@@ -100,7 +100,11 @@ def test_criteria_and_rounds_choose_differently(dense, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("prune", "actor", "critic"),
     [
-        (PruneConfig(actor=0.8, rate=0.33), [0.33, 0.5511, 0.699237, 0.79848879, 0.8], [0] * 5),
+        # 0.79848879 would be next: a step of 0.0015 after it is none of its own.
+        (PruneConfig(actor=0.8, rate=0.33), [0.33, 0.5511, 0.699237, 0.8], [0] * 4),
+        # One of 0.0102, where a whole one is 0.067, is.
+        (PruneConfig(actor=0.81, rate=0.33), [0.33, 0.5511, 0.699237, 0.79848879, 0.81], [0] * 5),
+        (PruneConfig(actor=0.33, critic=0.334, rate=0.33), [0.33], [0.334]),
         (PruneConfig(actor=0.5, critic=0.8, rate=0.5), [0.5, 0.5, 0.5], [0.5, 0.75, 0.8]),
         (PruneConfig(actor=0, critic=0.75, rate=0.5), [0, 0], [0.5, 0.75]),
         (PruneConfig(actor=0.9, critic=0.3, rate=1), [0.9], [0.3]),

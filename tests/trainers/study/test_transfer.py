@@ -18,6 +18,7 @@ from support.stages import (
     run_dense,
     run_transfer,
 )
+from support.tiny_env import spec
 from support.training import artifact, assert_same, tiny_config
 
 from trainers.config.training import RewindConfig
@@ -56,6 +57,22 @@ def test_dense_finetuned_is_the_sources_final_state_without_a_mask(dense, transf
     assert transfer[1].density["dense-finetuned"] == {"actor": 1.0, "critic": 1.0}
 
 
+def test_anchor_dense_is_the_rewound_weights_without_a_mask(dense, transfer):
+    anchor = artifact(dense, "anchor")
+    expected = at_step_zero(anchor, TARGET.seed, normalizer=anchor)
+    assert_same_but_temperature(transfer[1].arrays["anchor-dense"], expected)
+    assert transfer[1].density["anchor-dense"] == {"actor": 1.0, "critic": 1.0}
+
+
+def test_final_fresh_critic_is_the_sources_final_actor_with_the_targets_own_critic(dense, transfer):
+    state = TARGET.algorithm.make(spec(8), TARGET.variance_floor).init(TARGET.seed)
+    critic = {f"parameters/critic/{name}": np.asarray(v) for name, v in state.parameters["critic"].items()}
+    final = artifact(dense)
+    expected = at_step_zero({**final, **critic}, TARGET.seed, normalizer=final)
+    assert_same_but_temperature(transfer[1].arrays["final-fresh-critic"], expected)
+    assert transfer[1].density["final-fresh-critic"] == {"actor": 1.0, "critic": 1.0}
+
+
 def test_a_transfers_random_mask_is_as_dense_in_each_layer(ticket, transfer):
     masks, mine = masks_of(ticket[0]), masks_of(transfer[0] / "random-mask")
     assert counts(mine) == counts(masks)
@@ -68,11 +85,11 @@ def test_a_transfers_random_mask_is_as_dense_in_each_layer(ticket, transfer):
         np.testing.assert_array_equal(both["random-mask"][name][shared], both["mask-only"][name][shared])
 
 
-def test_all_variants_begin_without_a_replay(transfer):
+def test_all_variants_begin_without_a_replay_and_act_at_random_first(transfer):
     assert list(transfer[1].replay) == list(VARIANTS)
     for name, replay in transfer[1].replay.items():
         assert not replay["written"].any()
-        assert transfer[1].random[name] == (name in ("mask-only", "random-mask"))
+        assert transfer[1].random[name]
 
 
 def test_what_a_variant_leaves_to_chance_depends_on_no_other_variant(dense, ticket, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
 
-VERSION = 1
+VERSION = 2
 FOLDER = Path(__file__).parent
 
 
