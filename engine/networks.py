@@ -70,11 +70,16 @@ def mlp(parameters: Mapping[str, jax.Array], x: jax.Array, prefix: str = "") -> 
     return x
 
 
-def q_values(critic: Mapping[str, jax.Array], observation: jax.Array, action: jax.Array) -> jax.Array:
-    """Both critics' values, (2, batch); observation (batch, o), action (batch, a)."""
+def q_values(
+    critic: Mapping[str, jax.Array],
+    observation: jax.Array,
+    action: jax.Array,
+    critics: Sequence[str] = CRITICS,
+) -> jax.Array:
+    """Values of both critics or of these, (critics, batch); observation (batch, o), action (batch, a)."""
     x = jnp.concatenate([observation, action], -1)
     # Two networks of their own, not one stacked: a batched matrix product is slower on CPUs.
-    return jnp.stack([mlp(critic, x, prefix)[..., 0] for prefix in CRITICS])
+    return jnp.stack([mlp(critic, x, prefix)[..., 0] for prefix in critics])
 
 
 def tanh_gaussian(head: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """What algorithms with an actor and twin critics on vectors and boxes share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from engine.algorithms.base import AgentState, adam
 from engine.data.transition import Sample
 from engine.networks import Parameters, q_values
 from engine.normalizer import Moments
-from engine.sparse import masks
+from engine.sparse import flops, masks
 
 PRUNABLE = ("actor", "critic")
 """The networks that masks are for."""
@@ -83,6 +83,55 @@ def fresh_state(
         updates=jnp.int32(0),
         env_steps=np.int64(0),
     )
+
+
+def once_in(
+    period: int, state: AgentState, move: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
+) -> tuple[AgentState, dict[str, jax.Array]]:
+    """``move(state)``, a state and metrics, if this update is a ``period``-th one; else the state as it is.
+
+    Metrics are 0 while nothing moves and ``period`` times themselves when it does, so that their mean over
+    updates is their mean.
+    """
+    if period == 1:
+        return move(state)
+
+    def moved(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
+        state, metrics = move(state)
+        return state, {name: period * value for name, value in metrics.items()}
+
+    _, shapes = jax.eval_shape(move, state)
+    rest = {name: jnp.zeros(each.shape, each.dtype) for name, each in shapes.items()}
+    due = (state.updates + 1) % period == 0
+    return jax.lax.cond(due, moved, lambda state: (state, rest), state)
+
+
+def update_flops(
+    state: AgentState, rows: int, actor_passes: int, period: int, critics: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """See Algorithm.flops; of an update on average, rounded down.
+
+    rows: in a batch. actor_passes: forward passes of the actor on a row at every update, for the targets.
+    period: updates for one of the actor. critics: those in the actor's loss.
+
+    Let A, C and B be a forward pass of a row through the actor, both critics, and those in the actor's loss;
+    a backward pass is two of those. Every update takes C for the targets and C + 2 C for the critic loss.
+    Once in a period, the actor loss takes A + 2 A, and B + B for critics whose weights need no gradient.
+    """
+    actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in PRUNABLE)
+    mask, weights = (masks.networks(each["critic"]) for each in (state.masks, state.parameters))
+    judges = [flops.forward(mask[name], weights[name]) for name in critics]
+    update = {
+        kind: rows
+        * (
+            period * (actor_passes * actor[kind] + 4 * critic[kind])
+            + 3 * actor[kind]
+            + 2 * sum(each[kind] for each in judges)
+        )
+        // period
+        for kind in ("dense", "masked")
+    }
+    return {"forward": actor, "update": update}
 
 
 def critic_loss(critic: Parameters, sample: Sample, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

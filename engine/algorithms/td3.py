@@ -20,12 +20,13 @@ from engine.algorithms.actor_critic import (
     arguments,
     critic_loss,
     fresh_state,
+    once_in,
     range_problems,
+    update_flops,
 )
 from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import CRITICS, Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values
-from engine.sparse import flops, masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,7 @@ class TD3(struct.PyTreeNode):
     ) -> tuple[AgentState, dict[str, jax.Array]]:
         """One update of the critics, and every ``actor_period``-th one of actor and targets (algorithm 1).
 
-        noise is (batch, a). The metric actor_loss is 0 while the actor rests and ``actor_period`` times the
-        loss when it moves, so that its mean over updates is the mean loss.
+        noise is (batch, a). The metric actor_loss is as ``once_in`` says.
         """
         targets = self.critic_targets(state, sample, noise)
         (loss, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
@@ -146,18 +146,17 @@ class TD3(struct.PyTreeNode):
         clip = self.max_gradient_norm
         state = descend(state, "critic", gradient, self.critic_learning_rate, pace, clip)
 
-        def move(state: AgentState) -> tuple[AgentState, jax.Array]:
+        def move(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
             actor, critic = state.parameters["actor"], state.parameters["critic"]
             loss, gradient = jax.value_and_grad(actor_loss)(actor, critic, sample.observation)
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
             for network in PRUNABLE:
                 state = follow(state, network, self.target_rate)
-            return state, self.actor_period * loss
+            return state, {"actor_loss": loss}
 
-        state = state.replace(updates=state.updates + 1)
-        due = state.updates % self.actor_period == 0
-        state, actor_metric = jax.lax.cond(due, move, lambda state: (state, jnp.zeros_like(loss)), state)
-        return state, {"critic_loss": loss, "actor_loss": actor_metric, "q_mean": value}
+        state, metrics = once_in(self.actor_period, state, move)
+        metrics |= {"critic_loss": loss, "q_mean": value}
+        return state.replace(updates=state.updates + 1), metrics
 
     def critic_targets(self, state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
         """(batch,) r + gamma^n min Q'(s', a'), a' the target actor's with clipped noise; equation 14."""
@@ -190,24 +189,8 @@ class TD3(struct.PyTreeNode):
         return {**weights, "spread": np.array([RANDOM_SPREAD, 0], np.float32)}
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
-        """See Algorithm; of an update on average, rounded down.
-
-        Let A, C and C1 be a forward pass of a row through the actor, both critics and the first critic; a
-        backward pass is two of those. Targets take A + C and the critic loss C + 2 C. Once in a period, the
-        actor loss takes A + 2 A, and C1 + C1 for the first critic, whose weights need no gradient there.
-        """
-        actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in PRUNABLE)
-        first = flops.forward(
-            *(masks.networks(each["critic"])[CRITICS[0]] for each in (state.masks, state.parameters))
-        )
-        rows, period = self.config.batch_size, self.actor_period
-        update = {
-            kind: rows
-            * (period * (actor[kind] + 4 * critic[kind]) + 3 * actor[kind] + 2 * first[kind])
-            // period
-            for kind in ("dense", "masked")
-        }
-        return {"forward": actor, "update": update}
+        """See Algorithm and ``update_flops``."""
+        return update_flops(state, self.config.batch_size, 1, self.actor_period, CRITICS[:1])
 
 
 def actor_loss(actor: Parameters, critic: Parameters, observation: jax.Array) -> jax.Array:

@@ -77,16 +77,16 @@ def critic(critic, sample, targets):
     return loss, np.mean(values), gradients
 
 
-def actor(actor, critic, temperature, observation, noise):
-    """(loss, mean log probability, gradients)."""
+def actor(actor, critic, temperature, observation, noise, prefixes=PREFIXES):
+    """(loss, mean log probability, gradients); prefixes: of the critics of which the lowest counts."""
     size = len(observation)
     head, inputs = layers(actor, observation)
     action, log_prob, std = squashed(head, noise)
     x = np.concatenate([observation, action], 1)
-    passes = [layers(critic, x, prefix) for prefix in PREFIXES]
+    passes = [layers(critic, x, prefix) for prefix in prefixes]
     q = np.concatenate([out for out, _ in passes], 1)
     slope_action = np.zeros_like(action)
-    for i, (prefix, (_, kept)) in enumerate(zip(PREFIXES, passes, strict=True)):
+    for i, (prefix, (_, kept)) in enumerate(zip(prefixes, passes, strict=True)):
         lowest = (q.argmin(1) == i)[:, None]
         slope_action += backward(critic, kept, -1.0 / size * lowest, prefix)[1][:, observation.shape[1] :]
     # d log pi / d raw = 2 tanh(raw); d log pi / d log std = -1, beside what the action brings.
@@ -116,7 +116,11 @@ def adam(parameters, gradients, memory, rate):
 
 
 def update(config, state, sample, noise):
-    """(state, metrics, norms): one whole update; norms: network -> those of (all, kept) gradients."""
+    """(state, metrics, norms): one whole update; norms: network -> those of (all, kept) gradients.
+
+    Where actor and temperature rest, "actor_loss" and "entropy" are 0, and else as often as large as the
+    actor moves rarely.
+    """
     norms, memory = {}, dict(state["memory"])
 
     def clipped(network, gradients):
@@ -133,26 +137,29 @@ def update(config, state, sample, noise):
         state["critic"], clipped("critic", gradients), memory["critic"], config.critic_learning_rate
     )
     temperature = np.exp(state["temperature"]["log_temperature"])
-    loss_pi, log_prob, gradients = actor(
-        state["actor"], new_critic, temperature, sample["observation"], noise[1]
-    )
-    new_actor, memory["actor"] = adam(
-        state["actor"], clipped("actor", gradients), memory["actor"], config.actor_learning_rate
-    )
-    wanted = -float(sample["action"].shape[1]) if config.target_entropy is None else config.target_entropy
-    # What the entropy has above the target makes the temperature fall.
-    slope = {"log_temperature": temperature * (-log_prob - wanted)}
-    warmth, memory["temperature"] = adam(
-        state["temperature"], slope, memory["temperature"], config.temperature_learning_rate
-    )
+    new_actor, warmth, loss_pi, log_prob = state["actor"], state["temperature"], 0.0, 0.0
+    if (state["updates"] + 1) % config.actor_period == 0:
+        judges = PREFIXES[:1] if config.actor_critics == "first" else PREFIXES
+        loss_pi, log_prob, gradients = actor(
+            state["actor"], new_critic, temperature, sample["observation"], noise[1], judges
+        )
+        new_actor, memory["actor"] = adam(
+            state["actor"], clipped("actor", gradients), memory["actor"], config.actor_learning_rate
+        )
+        wanted = -float(sample["action"].shape[1]) if config.target_entropy is None else config.target_entropy
+        # What the entropy has above the target makes the temperature fall.
+        slope = {"log_temperature": temperature * (-log_prob - wanted)}
+        warmth, memory["temperature"] = adam(
+            state["temperature"], slope, memory["temperature"], config.temperature_learning_rate
+        )
     tau = config.target_rate
     late = {name: (1 - tau) * old + tau * new_critic[name] for name, old in state["target_critic"].items()}
     after = {"actor": new_actor, "critic": new_critic, "target_critic": late, "temperature": warmth}
     metrics = {
         "critic_loss": loss_q,
-        "actor_loss": loss_pi,
+        "actor_loss": config.actor_period * loss_pi,
         "q_mean": value,
-        "entropy": -log_prob,
+        "entropy": -config.actor_period * log_prob,
         "temperature": temperature,
     }
     return {**state, **after, "memory": memory, "updates": state["updates"] + 1}, metrics, norms
