@@ -29,6 +29,8 @@ class Structure(NamedTuple):
     observations: int
     actions: int
     batch_size: int
+    layer_norm: bool
+    """Whether what the critics' ReLUs are of is normalised over the units of a layer."""
 
 
 def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str] = ()) -> list[str]:
@@ -60,7 +62,13 @@ def arguments(algorithm: type, numbers: Mapping[str, Any], spec: Any) -> dict[st
     numbers: settings by name; those that the class has no leaf for are left out.
     """
     actions = math.prod(spec.action.shape)
-    structure = Structure(numbers["hidden"], spec.observation_shape[0], actions, numbers["batch_size"])
+    structure = Structure(
+        numbers["hidden"],
+        spec.observation_shape[0],
+        actions,
+        numbers["batch_size"],
+        numbers["critic_layer_norm"],
+    )
     leaves = {
         each.name: numbers[each.name]
         for each in fields(algorithm)
@@ -107,20 +115,22 @@ def once_in(
 
 
 def update_flops(
-    state: AgentState, rows: int, actor_passes: int, period: int, critics: Sequence[str]
+    state: AgentState, structure: Structure, actor_passes: int, period: int, critics: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """See Algorithm.flops; of an update on average, rounded down.
 
-    rows: in a batch. actor_passes: forward passes of the actor on a row at every update, for the targets.
+    actor_passes: forward passes of the actor on a row at every update, for the targets.
     period: updates for one of the actor. critics: those in the actor's loss.
 
     Let A, C and B be a forward pass of a row through the actor, both critics, and those in the actor's loss;
     a backward pass is two of those. Every update takes C for the targets and C + 2 C for the critic loss.
     Once in a period, the actor loss takes A + 2 A, and B + B for critics whose weights need no gradient.
     """
-    actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in PRUNABLE)
+    rows, normalise = structure.batch_size, structure.layer_norm
+    actor = flops.forward(state.masks["actor"], state.parameters["actor"])
+    critic = flops.forward(state.masks["critic"], state.parameters["critic"], normalise)
     mask, weights = (masks.networks(each["critic"]) for each in (state.masks, state.parameters))
-    judges = [flops.forward(mask[name], weights[name]) for name in critics]
+    judges = [flops.forward(mask[name], weights[name], normalise) for name in critics]
     update = {
         kind: rows
         * (
@@ -134,7 +144,9 @@ def update_flops(
     return {"forward": actor, "update": update}
 
 
-def critic_loss(critic: Parameters, sample: Sample, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean squared error of both critics, summed; the auxiliary is the mean value."""
-    values = q_values(critic, sample.observation, sample.action)
+def critic_loss(
+    critic: Parameters, sample: Sample, targets: jax.Array, normalise: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Mean squared error of both critics, summed; the auxiliary is the mean value. normalise: see ``mlp``."""
+    values = q_values(critic, sample.observation, sample.action, normalise=normalise)
     return jnp.square(values - targets).mean(-1).sum(), values.mean()

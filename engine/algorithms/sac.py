@@ -78,6 +78,8 @@ class SACConfig:
     """Updates of the critics for one of the actor and the temperature."""
     actor_critics: Literal["both", "first"] = "both"
     """Whose values the actor raises: the lower one of both critics, or the first critic's."""
+    critic_layer_norm: bool = False
+    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
 
     @property
     def observations_between(self) -> bool:
@@ -140,7 +142,7 @@ class SAC(struct.PyTreeNode):
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        key, (hidden, observations, actions, *_) = jax.random.key(np.uint32(seed)), self.config
         actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, 2 * actions))
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
@@ -169,7 +171,7 @@ class SAC(struct.PyTreeNode):
         """
         targets = self._targets(state, sample, noise)
         (loss_q, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.parameters["critic"], sample, targets
+            state.parameters["critic"], sample, targets, self.config.layer_norm
         )
         clip = self.max_gradient_norm
         state = descend(state, "critic", gradient, self.critic_learning_rate, pace, clip)
@@ -180,7 +182,13 @@ class SAC(struct.PyTreeNode):
         def move(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
             actor, critic = state.parameters["actor"], state.parameters["critic"]
             (loss, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-                actor, critic, temperature, sample.observation, noise[1], self.judges
+                actor,
+                critic,
+                temperature,
+                sample.observation,
+                noise[1],
+                self.judges,
+                self.config.layer_norm,
             )
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
             slope = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
@@ -194,7 +202,7 @@ class SAC(struct.PyTreeNode):
         return state.replace(updates=state.updates + 1), metrics
 
     def _targets(self, state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
-        targets = critic_targets(state, sample, noise[0])
+        targets = critic_targets(state, sample, noise[0], self.config.layer_norm)
         return targets + entropies_between(state, sample, noise[2:]) if self.between else targets
 
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
@@ -202,10 +210,12 @@ class SAC(struct.PyTreeNode):
         actor, critic = state.parameters["actor"], state.parameters["critic"]
         targets = self._targets(state, sample, noise)
         temperature = jnp.exp(state.parameters["temperature"]["log_temperature"])
+        judged = self.judges, self.config.layer_norm
         slope, _ = jax.grad(actor_loss, has_aux=True)(
-            actor, critic, temperature, sample.observation, noise[1], self.judges
+            actor, critic, temperature, sample.observation, noise[1], *judged
         )
-        return {"actor": slope, "critic": jax.grad(critic_loss, has_aux=True)(critic, sample, targets)[0]}
+        loss = jax.grad(critic_loss, has_aux=True)
+        return {"actor": slope, "critic": loss(critic, sample, targets, self.config.layer_norm)[0]}
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm."""
@@ -223,14 +233,14 @@ class SAC(struct.PyTreeNode):
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
         """See Algorithm and ``update_flops``; the actor also reads observations whose entropies count."""
-        return update_flops(state, self.config.batch_size, 1 + self.between, self.actor_period, self.judges)
+        return update_flops(state, self.config, 1 + self.between, self.actor_period, self.judges)
 
 
-def critic_targets(state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
+def critic_targets(state: AgentState, sample: Sample, noise: jax.Array, normalise: bool = False) -> jax.Array:
     """(batch,) r + gamma^n (min Q'(s', a') - alpha log pi(a'|s')); equations 2 and 5, twin minimum."""
     head = mlp(state.parameters["actor"], sample.next_observation)
     action, log_prob, _ = tanh_gaussian(head, noise)
-    value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
+    value = q_values(state.targets["critic"], sample.next_observation, action, normalise=normalise).min(0)
     soft_value = value - jnp.exp(state.parameters["temperature"]["log_temperature"]) * log_prob
     return sample.reward + sample.bootstrap * soft_value
 
@@ -253,13 +263,14 @@ def actor_loss(
     observation: jax.Array,
     noise: jax.Array,
     critics: Sequence[str] = CRITICS,
+    normalise: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Mean of alpha log pi(a|s) - min Q(s, a), equation 9; the auxiliary is the mean log probability.
 
-    critics: the prefixes of those that the minimum is taken over.
+    critics: the prefixes of those that the minimum is taken over. normalise: see ``mlp``.
     """
     action, log_prob, _ = tanh_gaussian(mlp(actor, observation), noise)
-    value = q_values(critic, observation, action, critics).min(0)
+    value = q_values(critic, observation, action, critics, normalise).min(0)
     return (temperature * log_prob - value).mean(), log_prob.mean()
 
 

@@ -65,6 +65,8 @@ class TD3Config:
     """That noise reaches no further than this."""
     actor_period: int = 2
     """Updates of the critics for one of the actor and the targets."""
+    critic_layer_norm: bool = False
+    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
 
     @property
     def observations_between(self) -> bool:
@@ -115,7 +117,7 @@ class TD3(struct.PyTreeNode):
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        key, (hidden, observations, actions, *_) = jax.random.key(np.uint32(seed)), self.config
         actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, actions))
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         return fresh_state(seed, {"actor": actor, "critic": critic}, PRUNABLE, observations)
@@ -141,14 +143,16 @@ class TD3(struct.PyTreeNode):
         """
         targets = self.critic_targets(state, sample, noise)
         (loss, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.parameters["critic"], sample, targets
+            state.parameters["critic"], sample, targets, self.config.layer_norm
         )
         clip = self.max_gradient_norm
         state = descend(state, "critic", gradient, self.critic_learning_rate, pace, clip)
 
         def move(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
             actor, critic = state.parameters["actor"], state.parameters["critic"]
-            loss, gradient = jax.value_and_grad(actor_loss)(actor, critic, sample.observation)
+            loss, gradient = jax.value_and_grad(actor_loss)(
+                actor, critic, sample.observation, self.config.layer_norm
+            )
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
             for network in PRUNABLE:
                 state = follow(state, network, self.target_rate)
@@ -163,16 +167,16 @@ class TD3(struct.PyTreeNode):
         action = jnp.tanh(mlp(state.targets["actor"], sample.next_observation))
         smoothing = jnp.clip(self.policy_noise * noise, -self.noise_clip, self.noise_clip)
         action = jnp.clip(action + smoothing, -1, 1)
-        value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
+        normalise = self.config.layer_norm
+        value = q_values(state.targets["critic"], sample.next_observation, action, normalise=normalise).min(0)
         return sample.reward + sample.bootstrap * value
 
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
         """See Algorithm; noise as in ``update``."""
         actor, critic = state.parameters["actor"], state.parameters["critic"]
-        slope, _ = jax.grad(critic_loss, has_aux=True)(
-            critic, sample, self.critic_targets(state, sample, noise)
-        )
-        return {"actor": jax.grad(actor_loss)(actor, critic, sample.observation), "critic": slope}
+        targets, normalise = self.critic_targets(state, sample, noise), self.config.layer_norm
+        slope, _ = jax.grad(critic_loss, has_aux=True)(critic, sample, targets, normalise)
+        return {"actor": jax.grad(actor_loss)(actor, critic, sample.observation, normalise), "critic": slope}
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm; "spread" is that of the noise before the tanh and after it."""
@@ -190,10 +194,12 @@ class TD3(struct.PyTreeNode):
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
         """See Algorithm and ``update_flops``."""
-        return update_flops(state, self.config.batch_size, 1, self.actor_period, CRITICS[:1])
+        return update_flops(state, self.config, 1, self.actor_period, CRITICS[:1])
 
 
-def actor_loss(actor: Parameters, critic: Parameters, observation: jax.Array) -> jax.Array:
+def actor_loss(
+    actor: Parameters, critic: Parameters, observation: jax.Array, normalise: bool = False
+) -> jax.Array:
     """Minus the mean value of the actor's actions by the first critic; section 4.2 and algorithm 1."""
     action = jnp.tanh(mlp(actor, observation))
-    return -mlp(critic, jnp.concatenate([observation, action], -1), CRITICS[0]).mean()
+    return -mlp(critic, jnp.concatenate([observation, action], -1), CRITICS[0], normalise).mean()

@@ -17,12 +17,14 @@ class CompactMLP(NamedTuple):
     """kernel_i (in, out) and bias_i (out,), float32."""
 
 
-def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
+def compact(mask: masks.MaskLike, parameters: Mapping[str, Any], normalise: bool = False) -> CompactMLP:
     """The network that gives the masked one's outputs with every unit that has no influence removed.
 
     mask, parameters: of one network, names without a prefix (see ``masks.networks``). Outputs all stay, as do
     inputs and hidden units that lie on a path of kept weights from an input to an output. A unit without
     kept incoming weights has the constant activation relu(bias), which goes into the next bias in float64.
+    normalise: of a network whose hidden layers are normalised over their units, where each unit, even a
+    constant or an unread one, has a part in what the others are: only inputs without a kept weight go.
     Raises ValueError if the mask does not match, or the names are not kernel_0, bias_0, kernel_1, ...
     """
     masks.check_matches(mask, parameters)
@@ -37,12 +39,12 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     alive = [np.ones(kept[0].shape[0], bool), *(np.ones(kernel.shape[1], bool) for kernel in kept)]
     # One pass forwards for constant units and one backwards for unread ones leave nothing to repeat: no unit
     # loses a reader with a constant one, nor an input with an unread one.
-    for i in range(1, depth):
+    for i in range(1, 1 if normalise else depth):
         constant = ~kept[i - 1][alive[i - 1]].any(0)
         alive[i] &= ~constant
         activation = np.maximum(biases[i - 1][constant], 0)
         biases[i] += activation @ kernels[i][constant]
-    for i in reversed(range(depth)):
+    for i in reversed(range(1 if normalise else depth)):
         alive[i] &= kept[i][:, alive[i + 1]].any(1)
     small: dict[str, np.ndarray] = {}
     for i in range(depth):

@@ -28,6 +28,7 @@ from support.sac_reference import PREFIXES
 from engine.algorithms.base import learn, masked
 
 DELAYED = dataclasses.replace(CLIPPED, actor_period=2, actor_critics="first")
+NORMALISED = dataclasses.replace(CONFIG, critic_layer_norm=True)
 
 
 def in_float64(metrics):
@@ -42,6 +43,7 @@ def in_float64(metrics):
         pytest.param(CLIPPED, ("actor",), 1.0, id="actor masked, clipped", marks=pytest.mark.slow),
         pytest.param(CLIPPED, ("actor", "critic"), 1.0, id="masked, clipped"),
         pytest.param(DELAYED, ("actor", "critic"), 0.3, id="masked, delayed, slower"),
+        pytest.param(NORMALISED, ("critic",), 1.0, id="critic masked, normalised"),
     ],
 )
 def test_updates_equal_backpropagation_and_adam_by_hand(config, pruned, pace):
@@ -145,7 +147,7 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     leaves = {name for name in leaves if getattr(one, name) is not None}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
     shapes = {"hidden", "batch_size", "n_step", "n_step_delay", "entropy_of_steps", "max_gradient_norm"}
-    shapes |= {"actor_period", "actor_critics"}
+    shapes |= {"actor_period", "actor_critics", "critic_layer_norm"}
     assert leaves | shapes == chosen | {"variance_floor"}
 
 
