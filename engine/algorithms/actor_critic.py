@@ -52,6 +52,8 @@ def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str]
         for name in (*rates, *above, "reward_scale", "max_gradient_norm")
         if (value := getattr(config, name)) is not None and not 0 < value < math.inf
     ]
+    if not 0 <= config.actor_average < 1:
+        found.append(f"actor_average is {config.actor_average}; allowed: 0 up to below 1")
     shares = {"discount": config.discount, "target_rate": config.target_rate}
     return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
 
@@ -74,13 +76,21 @@ def arguments(algorithm: type, numbers: Mapping[str, Any], spec: Any) -> dict[st
         for each in fields(algorithm)
         if each.name in numbers and each.metadata.get("pytree_node", True)
     }
+    leaves["actor_average"] = leaves["actor_average"] or None
     return {"config": structure, **jax.tree.map(jnp.float32, leaves)}
 
 
 def fresh_state(
-    seed: int, parameters: Mapping[str, Parameters], followed: Sequence[str], observations: int
+    seed: int,
+    parameters: Mapping[str, Parameters],
+    followed: Sequence[str],
+    observations: int,
+    averaged: Sequence[str] = (),
 ) -> AgentState:
-    """A state before the first update: full masks, and targets that are the ``followed`` networks' copies."""
+    """A state before the first update: full masks, and copies of networks.
+
+    Those of ``followed`` ones are targets, those of ``averaged`` ones averages.
+    """
     return AgentState(
         parameters=dict(parameters),
         targets={name: jax.tree.map(jnp.copy, parameters[name]) for name in followed},
@@ -90,6 +100,7 @@ def fresh_state(
         seed=jnp.uint32(seed),
         updates=jnp.int32(0),
         env_steps=np.int64(0),
+        averages={name: jax.tree.map(jnp.copy, parameters[name]) for name in averaged},
     )
 
 

@@ -24,7 +24,7 @@ from engine.algorithms.actor_critic import (
     range_problems,
     update_flops,
 )
-from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import (
     CRITICS,
@@ -80,6 +80,9 @@ class SACConfig:
     """Whose values the actor raises: the lower one of both critics, or the first critic's."""
     critic_layer_norm: bool = False
     """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
+    actor_average: float = 0.0
+    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
+    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -137,6 +140,7 @@ class SAC(struct.PyTreeNode):
     initial_temperature: jax.Array
     target_entropy: jax.Array
     max_gradient_norm: jax.Array | None
+    actor_average: jax.Array | None
     reward_scale: jax.Array
     variance_floor: Any
 
@@ -147,7 +151,8 @@ class SAC(struct.PyTreeNode):
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
         parameters = {"actor": actor, "critic": critic, "temperature": temperature}
-        return fresh_state(seed, parameters, ("critic",), observations)
+        averaged = () if self.actor_average is None else ("actor",)
+        return fresh_state(seed, parameters, ("critic",), observations, averaged)
 
     def period(self, network: str) -> int:
         """See Algorithm."""
@@ -191,6 +196,8 @@ class SAC(struct.PyTreeNode):
                 self.config.layer_norm,
             )
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
+            if self.actor_average is not None:
+                state = average(state, "actor", self.actor_average)
             slope = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
             gradient = {"log_temperature": slope}
             state = descend(state, "temperature", gradient, self.temperature_learning_rate, pace)

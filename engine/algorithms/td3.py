@@ -24,7 +24,7 @@ from engine.algorithms.actor_critic import (
     range_problems,
     update_flops,
 )
-from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import CRITICS, Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values
 
@@ -67,6 +67,9 @@ class TD3Config:
     """Updates of the critics for one of the actor and the targets."""
     critic_layer_norm: bool = False
     """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
+    actor_average: float = 0.0
+    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
+    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -109,6 +112,7 @@ class TD3(struct.PyTreeNode):
     actor_learning_rate: jax.Array
     critic_learning_rate: jax.Array
     max_gradient_norm: jax.Array | None
+    actor_average: jax.Array | None
     reward_scale: jax.Array
     exploration_noise: jax.Array
     policy_noise: jax.Array
@@ -120,7 +124,8 @@ class TD3(struct.PyTreeNode):
         key, (hidden, observations, actions, *_) = jax.random.key(np.uint32(seed)), self.config
         actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, actions))
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
-        return fresh_state(seed, {"actor": actor, "critic": critic}, PRUNABLE, observations)
+        averaged = () if self.actor_average is None else ("actor",)
+        return fresh_state(seed, {"actor": actor, "critic": critic}, PRUNABLE, observations, averaged)
 
     def period(self, network: str) -> int:
         """See Algorithm."""
@@ -154,6 +159,8 @@ class TD3(struct.PyTreeNode):
                 actor, critic, sample.observation, self.config.layer_norm
             )
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
+            if self.actor_average is not None:
+                state = average(state, "actor", self.actor_average)
             for network in PRUNABLE:
                 state = follow(state, network, self.target_rate)
             return state, {"actor_loss": loss}

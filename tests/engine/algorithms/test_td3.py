@@ -214,7 +214,7 @@ def test_every_hyperparameter_is_a_leaf_but_the_period_and_shapes():
     leaves = {name for name, value in vars(algorithm).items() if isinstance(value, jax.Array)}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
     static = {"hidden", "batch_size", "n_step", "n_step_delay", "max_gradient_norm", "actor_period"}
-    static |= {"critic_layer_norm"}
+    static |= {"critic_layer_norm", "actor_average"}
     assert leaves | static == chosen
     assert algorithm.actor_period == 2
 

@@ -147,7 +147,7 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     leaves = {name for name in leaves if getattr(one, name) is not None}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
     shapes = {"hidden", "batch_size", "n_step", "n_step_delay", "entropy_of_steps", "max_gradient_norm"}
-    shapes |= {"actor_period", "actor_critics", "critic_layer_norm"}
+    shapes |= {"actor_period", "actor_critics", "critic_layer_norm", "actor_average"}
     assert leaves | shapes == chosen | {"variance_floor"}
 
 
@@ -156,6 +156,7 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     [
         ({"batch_size": 0}, "batch_size is 0; allowed: 1 and more"),
         ({"actor_period": 0}, "actor_period is 0; allowed: 1 and more"),
+        ({"actor_average": 1.0}, "actor_average is 1.0; allowed: 0 up to below 1"),
         ({"hidden": (4, 0)}, "hidden[1] is 0; allowed: 1 and more"),
         ({"n_step_delay": -1}, "n_step_delay is -1; allowed: 0 and more"),
         ({"hidden": ()}, "hidden is empty; allowed: one width or more"),
