@@ -15,6 +15,8 @@ Parameters = dict[str, jax.Array]
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 CRITICS = ("q0/", "q1/")
+EPSILON = 1e-6
+"""Added to the variance over a layer's units."""
 _NARROW = 32
 """Outputs below which a layer's gradient is computed the other way around; see _linear_backward."""
 
@@ -60,21 +62,69 @@ def _linear_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) ->
 linear.defvjp(_linear_forward, _linear_backward)
 
 
-def mlp(parameters: Mapping[str, jax.Array], x: jax.Array, prefix: str = "") -> jax.Array:
-    """ReLU layers on x (..., inputs); the last layer is linear."""
+def _mean(x: jax.Array) -> jax.Array:
+    # XLA for CPUs adds along a row one by one, and in a matrix product many at a time.
+    share = jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    return jnp.dot(x, share, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_vjp
+def normalised_relu(x: jax.Array) -> jax.Array:
+    """ReLU of x (..., units) less its mean over the units, over the root of its variance and EPSILON.
+
+    Layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3) without gain and bias.
+    """
+    return _normalised_forward(x)[0]
+
+
+def _normalised_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    centred = x - _mean(x)
+    # Of centred values: mean square less squared mean would lose what is small beside the mean.
+    scale = jax.lax.rsqrt(_mean(jnp.square(centred)) + EPSILON)
+    normal = centred * scale
+    return jax.nn.relu(normal), (normal, scale)
+
+
+def _normalised_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
+    # By hand, it takes one sum over the units less than what is derived of the lines above.
+    normal, scale = saved
+    gradient = jnp.where(normal > 0, gradient, 0)
+    return (scale * (gradient - _mean(gradient) - normal * _mean(gradient * normal)),)
+
+
+normalised_relu.defvjp(_normalised_forward, _normalised_backward)
+
+
+def mlp(
+    parameters: Mapping[str, jax.Array], x: jax.Array, prefix: str = "", normalise: bool = False
+) -> jax.Array:
+    """ReLU layers on x (..., inputs); the last layer is linear.
+
+    normalise: what each ReLU is of, see ``normalised_relu``.
+    """
+    activation = normalised_relu if normalise else jax.nn.relu
     depth = sum(name.startswith(f"{prefix}kernel_") for name in parameters)
     for i in range(depth):
         x = linear(x, parameters[f"{prefix}kernel_{i}"]) + parameters[f"{prefix}bias_{i}"]
         if i < depth - 1:
-            x = jax.nn.relu(x)
+            x = activation(x)
     return x
 
 
-def q_values(critic: Mapping[str, jax.Array], observation: jax.Array, action: jax.Array) -> jax.Array:
-    """Both critics' values, (2, batch); observation (batch, o), action (batch, a)."""
+def q_values(
+    critic: Mapping[str, jax.Array],
+    observation: jax.Array,
+    action: jax.Array,
+    critics: Sequence[str] = CRITICS,
+    normalise: bool = False,
+) -> jax.Array:
+    """Values of both critics or of these, (critics, batch); observation (batch, o), action (batch, a).
+
+    normalise: as in ``mlp``.
+    """
     x = jnp.concatenate([observation, action], -1)
     # Two networks of their own, not one stacked: a batched matrix product is slower on CPUs.
-    return jnp.stack([mlp(critic, x, prefix)[..., 0] for prefix in CRITICS])
+    return jnp.stack([mlp(critic, x, prefix, normalise)[..., 0] for prefix in critics])
 
 
 def tanh_gaussian(head: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """A trained actor as a small file: normaliser folded in, units without influence removed, checked, timed.
 
+Where a run evaluated an average of its actor, that is what is exported.
+
 python -m trainers.export RUN [--out FILE]
 
 The file needs NumPy alone:
@@ -97,7 +99,7 @@ def exportable(path: Path) -> SavedRun:
     chosen = max((each for each in runs if each.kind != "control" or not containers), key=lambda r: r.round)
     if chosen.summary is None:
         raise ConfigError([f"{str(chosen.path)!r} is not finished"])
-    if not all(np.isfinite(leaf).all() for leaf in chosen.parameters["actor"].values()):
+    if not all(np.isfinite(leaf).all() for leaf in chosen.actor.values()):
         raise ConfigError([f"the actor of {str(chosen.path)!r} has weights that are not finite"])
     return chosen
 
@@ -105,7 +107,7 @@ def exportable(path: Path) -> SavedRun:
 def folded_actor(chosen: SavedRun) -> dict[str, np.ndarray]:
     """The actor on raw observations, float32."""
     mean, scale = _scaling(chosen)
-    actor = {name: np.asarray(leaf, np.float64) for name, leaf in chosen.parameters["actor"].items()}
+    actor = {name: np.asarray(leaf, np.float64) for name, leaf in chosen.actor.items()}
     # In float64, with the bias made for the kernel as it was rounded: engine.networks.fold_normalizer, in
     # float32, loses several times as much where an input's mean is many times its spread.
     kernel = (actor["kernel_0"] * scale[:, None]).astype(np.float32)
@@ -152,7 +154,7 @@ def check_outputs(
     """
     rows = observations.astype(np.float64)
     mean, scale = _scaling(chosen)
-    trained = forward(chosen.parameters["actor"], (rows - mean) * scale)
+    trained = forward(chosen.actor, (rows - mean) * scale)
     outputs = forward(small.parameters, rows[:, small.inputs]), forward(actor, rows)
     largest = max(np.abs(trained).max(), np.finfo(np.float64).tiny)
     whole, folding = (float(np.abs(values - trained).max() / largest) for values in outputs)

@@ -1,7 +1,7 @@
 """What algorithms with an actor and twin critics on vectors and boxes share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from engine.algorithms.base import AgentState, adam
 from engine.data.transition import Sample
 from engine.networks import Parameters, q_values
 from engine.normalizer import Moments
-from engine.sparse import masks
+from engine.sparse import flops, masks
 
 PRUNABLE = ("actor", "critic")
 """The networks that masks are for."""
@@ -29,6 +29,8 @@ class Structure(NamedTuple):
     observations: int
     actions: int
     batch_size: int
+    layer_norm: bool
+    """Whether what the critics' ReLUs are of is normalised over the units of a layer."""
 
 
 def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str] = ()) -> list[str]:
@@ -50,6 +52,8 @@ def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str]
         for name in (*rates, *above, "reward_scale", "max_gradient_norm")
         if (value := getattr(config, name)) is not None and not 0 < value < math.inf
     ]
+    if not 0 <= config.actor_average < 1:
+        found.append(f"actor_average is {config.actor_average}; allowed: 0 up to below 1")
     shares = {"discount": config.discount, "target_rate": config.target_rate}
     return found + [f"{n} is {v}; allowed: above 0, up to 1" for n, v in shares.items() if not 0 < v <= 1]
 
@@ -60,19 +64,33 @@ def arguments(algorithm: type, numbers: Mapping[str, Any], spec: Any) -> dict[st
     numbers: settings by name; those that the class has no leaf for are left out.
     """
     actions = math.prod(spec.action.shape)
-    structure = Structure(numbers["hidden"], spec.observation_shape[0], actions, numbers["batch_size"])
+    structure = Structure(
+        numbers["hidden"],
+        spec.observation_shape[0],
+        actions,
+        numbers["batch_size"],
+        numbers["critic_layer_norm"],
+    )
     leaves = {
         each.name: numbers[each.name]
         for each in fields(algorithm)
         if each.name in numbers and each.metadata.get("pytree_node", True)
     }
+    leaves["actor_average"] = leaves["actor_average"] or None
     return {"config": structure, **jax.tree.map(jnp.float32, leaves)}
 
 
 def fresh_state(
-    seed: int, parameters: Mapping[str, Parameters], followed: Sequence[str], observations: int
+    seed: int,
+    parameters: Mapping[str, Parameters],
+    followed: Sequence[str],
+    observations: int,
+    averaged: Sequence[str] = (),
 ) -> AgentState:
-    """A state before the first update: full masks, and targets that are the ``followed`` networks' copies."""
+    """A state before the first update: full masks, and copies of networks.
+
+    Those of ``followed`` ones are targets, those of ``averaged`` ones averages.
+    """
     return AgentState(
         parameters=dict(parameters),
         targets={name: jax.tree.map(jnp.copy, parameters[name]) for name in followed},
@@ -82,10 +100,64 @@ def fresh_state(
         seed=jnp.uint32(seed),
         updates=jnp.int32(0),
         env_steps=np.int64(0),
+        averages={name: jax.tree.map(jnp.copy, parameters[name]) for name in averaged},
     )
 
 
-def critic_loss(critic: Parameters, sample: Sample, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean squared error of both critics, summed; the auxiliary is the mean value."""
-    values = q_values(critic, sample.observation, sample.action)
+def once_in(
+    period: int, state: AgentState, move: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
+) -> tuple[AgentState, dict[str, jax.Array]]:
+    """``move(state)``, a state and metrics, if this update is a ``period``-th one; else the state as it is.
+
+    Metrics are 0 while nothing moves and ``period`` times themselves when it does, so that their mean over
+    updates is their mean.
+    """
+    if period == 1:
+        return move(state)
+
+    def moved(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
+        state, metrics = move(state)
+        return state, {name: period * value for name, value in metrics.items()}
+
+    _, shapes = jax.eval_shape(move, state)
+    rest = {name: jnp.zeros(each.shape, each.dtype) for name, each in shapes.items()}
+    due = (state.updates + 1) % period == 0
+    return jax.lax.cond(due, moved, lambda state: (state, rest), state)
+
+
+def update_flops(
+    state: AgentState, structure: Structure, actor_passes: int, period: int, critics: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """See Algorithm.flops; of an update on average, rounded down.
+
+    actor_passes: forward passes of the actor on a row at every update, for the targets.
+    period: updates for one of the actor. critics: those in the actor's loss.
+
+    Let A, C and B be a forward pass of a row through the actor, both critics, and those in the actor's loss;
+    a backward pass is two of those. Every update takes C for the targets and C + 2 C for the critic loss.
+    Once in a period, the actor loss takes A + 2 A, and B + B for critics whose weights need no gradient.
+    """
+    rows, normalise = structure.batch_size, structure.layer_norm
+    actor = flops.forward(state.masks["actor"], state.parameters["actor"])
+    critic = flops.forward(state.masks["critic"], state.parameters["critic"], normalise)
+    mask, weights = (masks.networks(each["critic"]) for each in (state.masks, state.parameters))
+    judges = [flops.forward(mask[name], weights[name], normalise) for name in critics]
+    update = {
+        kind: rows
+        * (
+            period * (actor_passes * actor[kind] + 4 * critic[kind])
+            + 3 * actor[kind]
+            + 2 * sum(each[kind] for each in judges)
+        )
+        // period
+        for kind in ("dense", "masked")
+    }
+    return {"forward": actor, "update": update}
+
+
+def critic_loss(
+    critic: Parameters, sample: Sample, targets: jax.Array, normalise: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Mean squared error of both critics, summed; the auxiliary is the mean value. normalise: see ``mlp``."""
+    values = q_values(critic, sample.observation, sample.action, normalise=normalise)
     return jnp.square(values - targets).mean(-1).sum(), values.mean()

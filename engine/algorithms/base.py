@@ -32,7 +32,8 @@ class AgentState(struct.PyTreeNode):
     masks: full masks of the prunable networks. normalizer: moments of the observations, on the host. seed,
     updates: uint32 and int32 scalars that give the noise of an update, so that there is no generator to save.
     env_steps: environment steps that were learned from, an int64 scalar on the host. topology: of the
-    networks whose masks evolve.
+    networks whose masks evolve. averages: running averages of networks' weights, which are evaluated in
+    their place.
     """
 
     parameters: dict[str, Parameters]
@@ -44,6 +45,7 @@ class AgentState(struct.PyTreeNode):
     updates: jax.Array
     env_steps: Any
     topology: dict[str, Topology] = struct.field(default_factory=dict)
+    averages: dict[str, Parameters] = struct.field(default_factory=dict)
 
 
 class Network(NamedTuple):
@@ -206,6 +208,17 @@ def follow(state: AgentState, network: str, rate: jax.Array) -> AgentState:
     return state.replace(targets={**state.targets, network: target})
 
 
+def average(state: AgentState, network: str, decay: jax.Array) -> AgentState:
+    """The state whose average of a network kept a share ``decay`` of itself and took the rest from it."""
+    average = optax.incremental_update(state.parameters[network], state.averages[network], 1 - decay)
+    return state.replace(averages={**state.averages, network: average})
+
+
+def evaluated(state: AgentState) -> AgentState:
+    """The state with averages in place of the networks that have one; its ``acting`` is what is evaluated."""
+    return state.replace(parameters={**state.parameters, **state.averages})
+
+
 def learn(
     algorithm: Algorithm,
     state: AgentState,
@@ -280,22 +293,26 @@ def map_weights(
 ) -> AgentState:
     """The state with ``change(network, tree)`` for each tree of the names of a prunable network's weights.
 
-    These are the weights themselves, their targets, and both of Adam's moments.
+    These are the weights themselves, their targets and averages, and both of Adam's moments.
     """
     parameters: dict[str, Any] = dict(state.parameters)
     targets: dict[str, Any] = dict(state.targets)
+    averages: dict[str, Any] = dict(state.averages)
     optimizer = dict(state.optimizer)
     for network in state.masks:
         parameters[network] = change(network, parameters[network])
-        if network in targets:
-            targets[network] = change(network, targets[network])
+        for copies in (targets, averages):
+            if network in copies:
+                copies[network] = change(network, copies[network])
         moments = optimizer[network]
         optimizer[network] = moments._replace(mu=change(network, moments.mu), nu=change(network, moments.nu))
-    return state.replace(parameters=parameters, targets=targets, optimizer=optimizer)
+    return state.replace(parameters=parameters, targets=targets, averages=averages, optimizer=optimizer)
 
 
 def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
-    """The state with these masks, or its own, and every pruned weight, target and moment exactly zero.
+    """The state with these masks, or its own, and all that is pruned exactly zero.
+
+    That is weights, targets, averages and moments.
 
     A network that the masks leave out, or whose mask is empty, is dense. Raises ValueError naming the
     network for a mask that does not match its parameters, and for one of a network that is not prunable.

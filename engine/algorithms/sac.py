@@ -4,8 +4,9 @@ Twin critics (Fujimoto et al. 2018), a tanh-Gaussian actor and a learned tempera
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,22 @@ from engine.algorithms.actor_critic import (
     arguments,
     critic_loss,
     fresh_state,
+    once_in,
     range_problems,
+    update_flops,
 )
-from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
-from engine.networks import Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values, tanh_gaussian
-from engine.sparse import flops
+from engine.networks import (
+    CRITICS,
+    Parameters,
+    fold_normalizer,
+    init_critic,
+    init_mlp,
+    mlp,
+    q_values,
+    tanh_gaussian,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,15 @@ class SACConfig:
     """Updates before which a single reward is summed."""
     entropy_of_steps: bool = False
     """Also count the entropy at every observation between, not only where the sum is bootstrapped from."""
+    actor_period: int = 1
+    """Updates of the critics for one of the actor and the temperature."""
+    actor_critics: Literal["both", "first"] = "both"
+    """Whose values the actor raises: the lower one of both critics, or the first critic's."""
+    critic_layer_norm: bool = False
+    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
+    actor_average: float = 0.0
+    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
+    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -76,7 +96,7 @@ class SACConfig:
 
     def problems(self) -> list[str]:
         """Every value that is out of range, by its name, and what is allowed."""
-        found = range_problems(self, above=("initial_temperature",))
+        found = range_problems(self, counts=("actor_period",), above=("initial_temperature",))
         if not 0 <= (rate := self.temperature_learning_rate) < math.inf:
             found.append(f"temperature_learning_rate is {rate}; allowed: 0 and more")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
@@ -92,7 +112,13 @@ class SACConfig:
         entropy = -float(math.prod(spec.action.shape)) if self.target_entropy is None else self.target_entropy
         numbers = {**vars(self), "target_entropy": entropy}
         between = self.n_step - 1 if self.observations_between else 0
-        return SAC(between=between, variance_floor=variance_floor, **arguments(SAC, numbers, spec))
+        return SAC(
+            between=between,
+            actor_period=self.actor_period,
+            judges=CRITICS if self.actor_critics == "both" else CRITICS[:1],
+            variance_floor=variance_floor,
+            **arguments(SAC, numbers, spec),
+        )
 
 
 class SAC(struct.PyTreeNode):
@@ -103,6 +129,9 @@ class SAC(struct.PyTreeNode):
     config: Structure = struct.field(pytree_node=False)
     between: int = struct.field(pytree_node=False)
     """Observations between in each transition whose entropies count."""
+    actor_period: int = struct.field(pytree_node=False)
+    judges: tuple[str, ...] = struct.field(pytree_node=False)
+    """Prefixes of the critics in the actor's loss."""
     discount: jax.Array
     target_rate: jax.Array
     actor_learning_rate: jax.Array
@@ -111,21 +140,23 @@ class SAC(struct.PyTreeNode):
     initial_temperature: jax.Array
     target_entropy: jax.Array
     max_gradient_norm: jax.Array | None
+    actor_average: jax.Array | None
     reward_scale: jax.Array
     variance_floor: Any
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        key, (hidden, observations, actions, *_) = jax.random.key(np.uint32(seed)), self.config
         actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, 2 * actions))
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
         temperature = {"log_temperature": jnp.log(self.initial_temperature)}
         parameters = {"actor": actor, "critic": critic, "temperature": temperature}
-        return fresh_state(seed, parameters, ("critic",), observations)
+        averaged = () if self.actor_average is None else ("actor",)
+        return fresh_state(seed, parameters, ("critic",), observations, averaged)
 
     def period(self, network: str) -> int:
-        """Every update steps every network."""
-        return 1
+        """See Algorithm."""
+        return 1 if network == "critic" else self.actor_period
 
     def noise(self, key: jax.Array, batch_shape: tuple[int, ...]) -> jax.Array:
         """(2 + n, *batch_shape) standard normals, for the next action, the actor's, and n between."""
@@ -138,36 +169,47 @@ class SAC(struct.PyTreeNode):
     def update(
         self, state: AgentState, sample: Sample, noise: jax.Array, pace: jax.Array | float = 1.0
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        """One update; noise is (2, batch, a), with more where entropies between count."""
+        """One update; noise is (2, batch, a), with more where entropies between count.
+
+        Actor and temperature move at every ``actor_period``-th one, and with them the metrics actor_loss and
+        entropy, as ``once_in`` says.
+        """
         targets = self._targets(state, sample, noise)
         (loss_q, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.parameters["critic"], sample, targets
+            state.parameters["critic"], sample, targets, self.config.layer_norm
         )
         clip = self.max_gradient_norm
         state = descend(state, "critic", gradient, self.critic_learning_rate, pace, clip)
 
         log_temperature = state.parameters["temperature"]["log_temperature"]
         temperature = jnp.exp(log_temperature)
-        actor, critic = state.parameters["actor"], state.parameters["critic"]
-        (loss_pi, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-            actor, critic, temperature, sample.observation, noise[1]
-        )
-        state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
-        slope = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
-        gradient = {"log_temperature": slope}
-        state = descend(state, "temperature", gradient, self.temperature_learning_rate, pace)
+
+        def move(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
+            actor, critic = state.parameters["actor"], state.parameters["critic"]
+            (loss, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
+                actor,
+                critic,
+                temperature,
+                sample.observation,
+                noise[1],
+                self.judges,
+                self.config.layer_norm,
+            )
+            state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
+            if self.actor_average is not None:
+                state = average(state, "actor", self.actor_average)
+            slope = jax.grad(temperature_loss)(log_temperature, log_prob, self.target_entropy)
+            gradient = {"log_temperature": slope}
+            state = descend(state, "temperature", gradient, self.temperature_learning_rate, pace)
+            return state, {"actor_loss": loss, "entropy": -log_prob}
+
+        state, metrics = once_in(self.actor_period, state, move)
         state = follow(state, "critic", self.target_rate)
-        metrics = {
-            "critic_loss": loss_q,
-            "actor_loss": loss_pi,
-            "q_mean": value,
-            "entropy": -log_prob,
-            "temperature": temperature,
-        }
+        metrics |= {"critic_loss": loss_q, "q_mean": value, "temperature": temperature}
         return state.replace(updates=state.updates + 1), metrics
 
     def _targets(self, state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
-        targets = critic_targets(state, sample, noise[0])
+        targets = critic_targets(state, sample, noise[0], self.config.layer_norm)
         return targets + entropies_between(state, sample, noise[2:]) if self.between else targets
 
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
@@ -175,10 +217,12 @@ class SAC(struct.PyTreeNode):
         actor, critic = state.parameters["actor"], state.parameters["critic"]
         targets = self._targets(state, sample, noise)
         temperature = jnp.exp(state.parameters["temperature"]["log_temperature"])
+        judged = self.judges, self.config.layer_norm
         slope, _ = jax.grad(actor_loss, has_aux=True)(
-            actor, critic, temperature, sample.observation, noise[1]
+            actor, critic, temperature, sample.observation, noise[1], *judged
         )
-        return {"actor": slope, "critic": jax.grad(critic_loss, has_aux=True)(critic, sample, targets)[0]}
+        loss = jax.grad(critic_loss, has_aux=True)
+        return {"actor": slope, "critic": loss(critic, sample, targets, self.config.layer_norm)[0]}
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm."""
@@ -195,26 +239,15 @@ class SAC(struct.PyTreeNode):
         return weights
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
-        """See Algorithm. An update takes 4 passes of the actor and 6 of the critics for each row of a batch.
-
-        And one of the actor for each observation between whose entropy counts.
-
-        Let A and C be a forward pass of a row through the actor and both critics; a backward pass is two of
-        those. Targets take A + C, the critic loss C + 2 C, the actor loss A + 2 A, and C + C for the critics,
-        whose weights need no gradient there.
-        """
-        actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in self.prunable)
-        rows = self.config.batch_size
-        passes = 4 + self.between
-        update = {kind: rows * (passes * actor[kind] + 6 * critic[kind]) for kind in ("dense", "masked")}
-        return {"forward": actor, "update": update}
+        """See Algorithm and ``update_flops``; the actor also reads observations whose entropies count."""
+        return update_flops(state, self.config, 1 + self.between, self.actor_period, self.judges)
 
 
-def critic_targets(state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
+def critic_targets(state: AgentState, sample: Sample, noise: jax.Array, normalise: bool = False) -> jax.Array:
     """(batch,) r + gamma^n (min Q'(s', a') - alpha log pi(a'|s')); equations 2 and 5, twin minimum."""
     head = mlp(state.parameters["actor"], sample.next_observation)
     action, log_prob, _ = tanh_gaussian(head, noise)
-    value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
+    value = q_values(state.targets["critic"], sample.next_observation, action, normalise=normalise).min(0)
     soft_value = value - jnp.exp(state.parameters["temperature"]["log_temperature"]) * log_prob
     return sample.reward + sample.bootstrap * soft_value
 
@@ -231,11 +264,20 @@ def entropies_between(state: AgentState, sample: Sample, noise: jax.Array) -> ja
 
 
 def actor_loss(
-    actor: Parameters, critic: Parameters, temperature: jax.Array, observation: jax.Array, noise: jax.Array
+    actor: Parameters,
+    critic: Parameters,
+    temperature: jax.Array,
+    observation: jax.Array,
+    noise: jax.Array,
+    critics: Sequence[str] = CRITICS,
+    normalise: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean of alpha log pi(a|s) - min Q(s, a), equation 9; the auxiliary is the mean log probability."""
+    """Mean of alpha log pi(a|s) - min Q(s, a), equation 9; the auxiliary is the mean log probability.
+
+    critics: the prefixes of those that the minimum is taken over. normalise: see ``mlp``.
+    """
     action, log_prob, _ = tanh_gaussian(mlp(actor, observation), noise)
-    value = q_values(critic, observation, action).min(0)
+    value = q_values(critic, observation, action, critics, normalise).min(0)
     return (temperature * log_prob - value).mean(), log_prob.mean()
 
 

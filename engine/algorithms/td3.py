@@ -20,12 +20,13 @@ from engine.algorithms.actor_critic import (
     arguments,
     critic_loss,
     fresh_state,
+    once_in,
     range_problems,
+    update_flops,
 )
-from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import CRITICS, Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values
-from engine.sparse import flops, masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class TD3Config:
     """That noise reaches no further than this."""
     actor_period: int = 2
     """Updates of the critics for one of the actor and the targets."""
+    critic_layer_norm: bool = False
+    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
+    actor_average: float = 0.0
+    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
+    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -106,6 +112,7 @@ class TD3(struct.PyTreeNode):
     actor_learning_rate: jax.Array
     critic_learning_rate: jax.Array
     max_gradient_norm: jax.Array | None
+    actor_average: jax.Array | None
     reward_scale: jax.Array
     exploration_noise: jax.Array
     policy_noise: jax.Array
@@ -114,10 +121,11 @@ class TD3(struct.PyTreeNode):
 
     def init(self, seed: int) -> AgentState:
         """See Algorithm."""
-        key, (hidden, observations, actions, _) = jax.random.key(np.uint32(seed)), self.config
+        key, (hidden, observations, actions, *_) = jax.random.key(np.uint32(seed)), self.config
         actor = init_mlp(jax.random.fold_in(key, 1), (observations, *hidden, actions))
         critic = init_critic(jax.random.fold_in(key, 2), (observations + actions, *hidden, 1))
-        return fresh_state(seed, {"actor": actor, "critic": critic}, PRUNABLE, observations)
+        averaged = () if self.actor_average is None else ("actor",)
+        return fresh_state(seed, {"actor": actor, "critic": critic}, PRUNABLE, observations, averaged)
 
     def period(self, network: str) -> int:
         """See Algorithm."""
@@ -136,44 +144,46 @@ class TD3(struct.PyTreeNode):
     ) -> tuple[AgentState, dict[str, jax.Array]]:
         """One update of the critics, and every ``actor_period``-th one of actor and targets (algorithm 1).
 
-        noise is (batch, a). The metric actor_loss is 0 while the actor rests and ``actor_period`` times the
-        loss when it moves, so that its mean over updates is the mean loss.
+        noise is (batch, a). The metric actor_loss is as ``once_in`` says.
         """
         targets = self.critic_targets(state, sample, noise)
         (loss, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.parameters["critic"], sample, targets
+            state.parameters["critic"], sample, targets, self.config.layer_norm
         )
         clip = self.max_gradient_norm
         state = descend(state, "critic", gradient, self.critic_learning_rate, pace, clip)
 
-        def move(state: AgentState) -> tuple[AgentState, jax.Array]:
+        def move(state: AgentState) -> tuple[AgentState, dict[str, jax.Array]]:
             actor, critic = state.parameters["actor"], state.parameters["critic"]
-            loss, gradient = jax.value_and_grad(actor_loss)(actor, critic, sample.observation)
+            loss, gradient = jax.value_and_grad(actor_loss)(
+                actor, critic, sample.observation, self.config.layer_norm
+            )
             state = descend(state, "actor", gradient, self.actor_learning_rate, pace, clip)
+            if self.actor_average is not None:
+                state = average(state, "actor", self.actor_average)
             for network in PRUNABLE:
                 state = follow(state, network, self.target_rate)
-            return state, self.actor_period * loss
+            return state, {"actor_loss": loss}
 
-        state = state.replace(updates=state.updates + 1)
-        due = state.updates % self.actor_period == 0
-        state, actor_metric = jax.lax.cond(due, move, lambda state: (state, jnp.zeros_like(loss)), state)
-        return state, {"critic_loss": loss, "actor_loss": actor_metric, "q_mean": value}
+        state, metrics = once_in(self.actor_period, state, move)
+        metrics |= {"critic_loss": loss, "q_mean": value}
+        return state.replace(updates=state.updates + 1), metrics
 
     def critic_targets(self, state: AgentState, sample: Sample, noise: jax.Array) -> jax.Array:
         """(batch,) r + gamma^n min Q'(s', a'), a' the target actor's with clipped noise; equation 14."""
         action = jnp.tanh(mlp(state.targets["actor"], sample.next_observation))
         smoothing = jnp.clip(self.policy_noise * noise, -self.noise_clip, self.noise_clip)
         action = jnp.clip(action + smoothing, -1, 1)
-        value = q_values(state.targets["critic"], sample.next_observation, action).min(0)
+        normalise = self.config.layer_norm
+        value = q_values(state.targets["critic"], sample.next_observation, action, normalise=normalise).min(0)
         return sample.reward + sample.bootstrap * value
 
     def gradients(self, state: AgentState, sample: Sample, noise: jax.Array) -> dict[str, Parameters]:
         """See Algorithm; noise as in ``update``."""
         actor, critic = state.parameters["actor"], state.parameters["critic"]
-        slope, _ = jax.grad(critic_loss, has_aux=True)(
-            critic, sample, self.critic_targets(state, sample, noise)
-        )
-        return {"actor": jax.grad(actor_loss)(actor, critic, sample.observation), "critic": slope}
+        targets, normalise = self.critic_targets(state, sample, noise), self.config.layer_norm
+        slope, _ = jax.grad(critic_loss, has_aux=True)(critic, sample, targets, normalise)
+        return {"actor": jax.grad(actor_loss)(actor, critic, sample.observation, normalise), "critic": slope}
 
     def acting(self, state: AgentState, mean: jax.Array, scale: jax.Array) -> Parameters:
         """See Algorithm; "spread" is that of the noise before the tanh and after it."""
@@ -190,27 +200,13 @@ class TD3(struct.PyTreeNode):
         return {**weights, "spread": np.array([RANDOM_SPREAD, 0], np.float32)}
 
     def flops(self, state: AgentState) -> dict[str, dict[str, int]]:
-        """See Algorithm; of an update on average, rounded down.
-
-        Let A, C and C1 be a forward pass of a row through the actor, both critics and the first critic; a
-        backward pass is two of those. Targets take A + C and the critic loss C + 2 C. Once in a period, the
-        actor loss takes A + 2 A, and C1 + C1 for the first critic, whose weights need no gradient there.
-        """
-        actor, critic = (flops.forward(state.masks[n], state.parameters[n]) for n in PRUNABLE)
-        first = flops.forward(
-            *(masks.networks(each["critic"])[CRITICS[0]] for each in (state.masks, state.parameters))
-        )
-        rows, period = self.config.batch_size, self.actor_period
-        update = {
-            kind: rows
-            * (period * (actor[kind] + 4 * critic[kind]) + 3 * actor[kind] + 2 * first[kind])
-            // period
-            for kind in ("dense", "masked")
-        }
-        return {"forward": actor, "update": update}
+        """See Algorithm and ``update_flops``."""
+        return update_flops(state, self.config, 1, self.actor_period, CRITICS[:1])
 
 
-def actor_loss(actor: Parameters, critic: Parameters, observation: jax.Array) -> jax.Array:
+def actor_loss(
+    actor: Parameters, critic: Parameters, observation: jax.Array, normalise: bool = False
+) -> jax.Array:
     """Minus the mean value of the actor's actions by the first critic; section 4.2 and algorithm 1."""
     action = jnp.tanh(mlp(actor, observation))
-    return -mlp(critic, jnp.concatenate([observation, action], -1), CRITICS[0]).mean()
+    return -mlp(critic, jnp.concatenate([observation, action], -1), CRITICS[0], normalise).mean()

@@ -17,12 +17,14 @@ class CompactMLP(NamedTuple):
     """kernel_i (in, out) and bias_i (out,), float32."""
 
 
-def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
+def compact(mask: masks.MaskLike, parameters: Mapping[str, Any], normalise: bool = False) -> CompactMLP:
     """The network that gives the masked one's outputs with every unit that has no influence removed.
 
     mask, parameters: of one network, names without a prefix (see ``masks.networks``). Outputs all stay, as do
     inputs and hidden units that lie on a path of kept weights from an input to an output. A unit without
     kept incoming weights has the constant activation relu(bias), which goes into the next bias in float64.
+    normalise: of a network whose hidden layers are normalised over their units, where each unit, even a
+    constant or an unread one, has a part in what the others are: only inputs without a kept weight go.
     Raises ValueError if the mask does not match, or the names are not kernel_0, bias_0, kernel_1, ...
     """
     masks.check_matches(mask, parameters)
@@ -33,7 +35,10 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any]) -> CompactMLP:
     kept = [np.asarray(mask[f"kernel_{i}"]) for i in range(depth)]
     kernels = [np.where(kept[i], np.asarray(parameters[f"kernel_{i}"]), 0) for i in range(depth)]
     biases = [np.array(parameters[f"bias_{i}"], np.float64) for i in range(depth)]
-    alive, constants = _alive(kept)
+    if normalise:
+        alive, constants = [kept[0].any(1), *(np.ones(layer.shape[1], bool) for layer in kept)], []
+    else:
+        alive, constants = _alive(kept)
     for i, constant in enumerate(constants, 1):
         biases[i] += np.maximum(biases[i - 1][constant], 0) @ kernels[i][constant]
     small: dict[str, np.ndarray] = {}
@@ -64,7 +69,8 @@ def _alive(kept: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarra
 def effective(mask: masks.MaskLike) -> dict[str, int]:
     """Kept weights of each leaf that lie on a path of kept weights from an input to an output.
 
-    The others change no output, or only as a bias does. mask: of any number of networks, written out.
+    The others change no output, or only as a bias does, unless hidden layers are normalised over their units.
+    mask: of any number of networks, written out.
     """
     found = {}
     for prefix, part in masks.networks(mask).items():

@@ -13,17 +13,24 @@ from engine.networks import LOG_STD_MAX, LOG_STD_MIN
 PREFIXES = ("q0/", "q1/")
 
 
-def layers(network, x, prefix=""):
+def normal(x):
+    """(x less its mean over the units, over the root of its variance and 1e-6; that root)."""
+    deviation = np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return (x - x.mean(-1, keepdims=True)) / deviation, deviation
+
+
+def layers(network, x, prefix="", normalise=False):
     """(output, the input of every layer)."""
     inputs, depth = [], sum(name.startswith(prefix + "kernel_") for name in network)
     for i in range(depth):
         inputs.append(x)
         x = x @ network[f"{prefix}kernel_{i}"] + network[f"{prefix}bias_{i}"]
-        x = np.maximum(x, 0) if i < depth - 1 else x
+        if i < depth - 1:
+            x = np.maximum(normal(x)[0] if normalise else x, 0)
     return x, inputs
 
 
-def backward(network, inputs, slope, prefix=""):
+def backward(network, inputs, slope, prefix="", normalise=False):
     """(gradients, slope of the inputs) from the slope of the outputs."""
     gradients = {}
     for i in reversed(range(len(inputs))):
@@ -31,6 +38,11 @@ def backward(network, inputs, slope, prefix=""):
         gradients[f"{prefix}bias_{i}"] = slope.sum(0)
         slope = slope @ network[f"{prefix}kernel_{i}"].T
         slope = slope * (inputs[i] > 0) if i else slope
+        if i and normalise:
+            before = inputs[i - 1] @ network[f"{prefix}kernel_{i - 1}"] + network[f"{prefix}bias_{i - 1}"]
+            z, deviation = normal(before)
+            share = (slope * z).mean(1, keepdims=True)
+            slope = (slope - slope.mean(1, keepdims=True) - z * share) / deviation
     return gradients, slope
 
 
@@ -55,40 +67,41 @@ def prepared(batch, mean, scale, discount, reward_scale):
     return {**sample, "action": batch["action"]}
 
 
-def targets(state, sample, noise):
+def targets(state, sample, noise, normalise=False):
     """(batch,) rewards plus the soft value of the lower target critic."""
     action, log_prob, _ = squashed(layers(state["actor"], sample["next_observation"])[0], noise)
     x = np.concatenate([sample["next_observation"], action], 1)
-    value = np.minimum(*(layers(state["target_critic"], x, p)[0][:, 0] for p in PREFIXES))
+    value = np.minimum(*(layers(state["target_critic"], x, p, normalise)[0][:, 0] for p in PREFIXES))
     temperature = np.exp(state["temperature"]["log_temperature"])
     return sample["reward"] + sample["bootstrap"] * (value - temperature * log_prob)
 
 
-def critic(critic, sample, targets):
+def critic(critic, sample, targets, normalise=False):
     """(loss, mean value, gradients)."""
     x = np.concatenate([sample["observation"], sample["action"]], 1)
     loss, values, gradients = 0.0, [], {}
     for prefix in PREFIXES:
-        q, inputs = layers(critic, x, prefix)
+        q, inputs = layers(critic, x, prefix, normalise)
         error = q[:, 0] - targets
         loss += (error**2).mean()
         values.append(q.mean())
-        gradients |= backward(critic, inputs, 2 * error[:, None] / len(x), prefix)[0]
+        gradients |= backward(critic, inputs, 2 * error[:, None] / len(x), prefix, normalise)[0]
     return loss, np.mean(values), gradients
 
 
-def actor(actor, critic, temperature, observation, noise):
-    """(loss, mean log probability, gradients)."""
+def actor(actor, critic, temperature, observation, noise, prefixes=PREFIXES, normalise=False):
+    """(loss, mean log probability, gradients); prefixes: of the critics of which the lowest counts."""
     size = len(observation)
     head, inputs = layers(actor, observation)
     action, log_prob, std = squashed(head, noise)
     x = np.concatenate([observation, action], 1)
-    passes = [layers(critic, x, prefix) for prefix in PREFIXES]
+    passes = [layers(critic, x, prefix, normalise) for prefix in prefixes]
     q = np.concatenate([out for out, _ in passes], 1)
     slope_action = np.zeros_like(action)
-    for i, (prefix, (_, kept)) in enumerate(zip(PREFIXES, passes, strict=True)):
+    for i, (prefix, (_, kept)) in enumerate(zip(prefixes, passes, strict=True)):
         lowest = (q.argmin(1) == i)[:, None]
-        slope_action += backward(critic, kept, -1.0 / size * lowest, prefix)[1][:, observation.shape[1] :]
+        slope_input = backward(critic, kept, -1.0 / size * lowest, prefix, normalise)[1]
+        slope_action += slope_input[:, observation.shape[1] :]
     # d log pi / d raw = 2 tanh(raw); d log pi / d log std = -1, beside what the action brings.
     slope_mean = temperature / size * 2 * action + slope_action * (1 - action**2)
     log_std = head[:, action.shape[1] :]
@@ -116,7 +129,11 @@ def adam(parameters, gradients, memory, rate):
 
 
 def update(config, state, sample, noise):
-    """(state, metrics, norms): one whole update; norms: network -> those of (all, kept) gradients."""
+    """(state, metrics, norms): one whole update; norms: network -> those of (all, kept) gradients.
+
+    Where actor and temperature rest, "actor_loss" and "entropy" are 0, and else as often as large as the
+    actor moves rarely.
+    """
     norms, memory = {}, dict(state["memory"])
 
     def clipped(network, gradients):
@@ -127,32 +144,36 @@ def update(config, state, sample, noise):
         factor = 1 if limit is None else min(1, limit / norms[network][1])
         return {name: g * factor for name, g in gradients.items()}
 
-    goal = targets(state, sample, noise[0])
-    loss_q, value, gradients = critic(state["critic"], sample, goal)
+    normalise = config.critic_layer_norm
+    goal = targets(state, sample, noise[0], normalise)
+    loss_q, value, gradients = critic(state["critic"], sample, goal, normalise)
     new_critic, memory["critic"] = adam(
         state["critic"], clipped("critic", gradients), memory["critic"], config.critic_learning_rate
     )
     temperature = np.exp(state["temperature"]["log_temperature"])
-    loss_pi, log_prob, gradients = actor(
-        state["actor"], new_critic, temperature, sample["observation"], noise[1]
-    )
-    new_actor, memory["actor"] = adam(
-        state["actor"], clipped("actor", gradients), memory["actor"], config.actor_learning_rate
-    )
-    wanted = -float(sample["action"].shape[1]) if config.target_entropy is None else config.target_entropy
-    # What the entropy has above the target makes the temperature fall.
-    slope = {"log_temperature": temperature * (-log_prob - wanted)}
-    warmth, memory["temperature"] = adam(
-        state["temperature"], slope, memory["temperature"], config.temperature_learning_rate
-    )
+    new_actor, warmth, loss_pi, log_prob = state["actor"], state["temperature"], 0.0, 0.0
+    if (state["updates"] + 1) % config.actor_period == 0:
+        judges = PREFIXES[:1] if config.actor_critics == "first" else PREFIXES
+        loss_pi, log_prob, gradients = actor(
+            state["actor"], new_critic, temperature, sample["observation"], noise[1], judges, normalise
+        )
+        new_actor, memory["actor"] = adam(
+            state["actor"], clipped("actor", gradients), memory["actor"], config.actor_learning_rate
+        )
+        wanted = -float(sample["action"].shape[1]) if config.target_entropy is None else config.target_entropy
+        # What the entropy has above the target makes the temperature fall.
+        slope = {"log_temperature": temperature * (-log_prob - wanted)}
+        warmth, memory["temperature"] = adam(
+            state["temperature"], slope, memory["temperature"], config.temperature_learning_rate
+        )
     tau = config.target_rate
     late = {name: (1 - tau) * old + tau * new_critic[name] for name, old in state["target_critic"].items()}
     after = {"actor": new_actor, "critic": new_critic, "target_critic": late, "temperature": warmth}
     metrics = {
         "critic_loss": loss_q,
-        "actor_loss": loss_pi,
+        "actor_loss": config.actor_period * loss_pi,
         "q_mean": value,
-        "entropy": -log_prob,
+        "entropy": -config.actor_period * log_prob,
         "temperature": temperature,
     }
     return {**state, **after, "memory": memory, "updates": state["updates"] + 1}, metrics, norms

@@ -12,16 +12,19 @@ def targets(config, state, sample, noise):
     smoothing = np.clip(config.policy_noise * noise, -config.noise_clip, config.noise_clip)
     action = np.tanh(layers(state["target_actor"], sample["next_observation"])[0])
     x = np.concatenate([sample["next_observation"], np.clip(action + smoothing, -1, 1)], 1)
-    value = np.minimum(*(layers(state["target_critic"], x, p)[0][:, 0] for p in PREFIXES))
+    value = np.minimum(
+        *(layers(state["target_critic"], x, p, config.critic_layer_norm)[0][:, 0] for p in PREFIXES)
+    )
     return sample["reward"] + sample["bootstrap"] * value
 
 
-def actor(actor, critic, observation):
+def actor(actor, critic, observation, normalise=False):
     """(loss, gradients) of minus the mean of the first critic's values."""
     mean, inputs = layers(actor, observation)
     action = np.tanh(mean)
-    q, kept = layers(critic, np.concatenate([observation, action], 1), PREFIXES[0])
-    slope = backward(critic, kept, np.full_like(q, -1 / len(q)), PREFIXES[0])[1][:, observation.shape[1] :]
+    q, kept = layers(critic, np.concatenate([observation, action], 1), PREFIXES[0], normalise)
+    slope = backward(critic, kept, np.full_like(q, -1 / len(q)), PREFIXES[0], normalise)[1]
+    slope = slope[:, observation.shape[1] :]
     return -q.mean(), backward(actor, inputs, slope * (1 - action**2))[0]
 
 
@@ -37,11 +40,12 @@ def update(config, state, sample, noise):
         after[network], memory[network] = adam(state[network], gradients, memory[network], rate)
 
     goal = targets(config, state, sample, noise)
-    loss_q, value, gradients = critic(state["critic"], sample, goal)
+    normalise = config.critic_layer_norm
+    loss_q, value, gradients = critic(state["critic"], sample, goal, normalise)
     step("critic", gradients, config.critic_learning_rate)
     metrics = {"critic_loss": loss_q, "q_mean": value, "actor_loss": 0.0}
     if (state["updates"] + 1) % config.actor_period == 0:
-        loss_pi, gradients = actor(state["actor"], after["critic"], sample["observation"])
+        loss_pi, gradients = actor(state["actor"], after["critic"], sample["observation"], normalise)
         step("actor", gradients, config.actor_learning_rate)
         metrics["actor_loss"] = config.actor_period * loss_pi
         tau = config.target_rate

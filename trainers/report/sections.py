@@ -221,6 +221,8 @@ def _constants(family: Family) -> str:
             kept = mask_functions.kept_inputs(run.masks[kind]).values()
             parts = mask_functions.networks(run.parameters[kind])
             networks = mask_functions.networks(run.masks[kind]).items()
+            normalise = kind == "critic" and bool(run.config["algorithm"].get("critic_layer_norm"))
+            reach = [compact(mask, parts[key], normalise).inputs for key, mask in networks]
             cells = [
                 f"{run.sparsity(kind):.4f}",
                 f"{without:.4f}",
@@ -228,7 +230,7 @@ def _constants(family: Family) -> str:
                 f"{sum(effective(run.masks[kind]).values()):,}",
                 f"{int(constant.sum())} of {len(constant)}",
                 " + ".join(f"{each.sum()} of {each.size}" for each in kept),
-                " + ".join(f"{len(compact(mask, parts[key]).inputs)}" for key, mask in networks),
+                " + ".join(f"{len(inputs)}" for inputs in reach),
             ]
             rows.append([number, run.seed, kind, *cells])
     columns = (

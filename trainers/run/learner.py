@@ -81,6 +81,17 @@ class Learner:
         acting = self.algorithm.acting(state, *scaling)
         self.acting: Parameters = jax.tree.map(jax.numpy.copy, acting)
 
+    def evaluated(self) -> Parameters:
+        """The weights that evaluations are of: ``acting``, or the averages that the algorithm keeps.
+
+        Those act with the normaliser of now, in buffers of their own.
+        """
+        if not self.state.averages:
+            return self.acting
+        scaling = map(jax.numpy.asarray, self.state.normalizer.scaling(self.algorithm.variance_floor))
+        acting = self.algorithm.acting(base.evaluated(self.state), *scaling)
+        return jax.tree.map(jax.numpy.copy, acting)
+
     @property
     def env_steps(self) -> int:
         """Environment steps learned from."""
@@ -229,7 +240,7 @@ class Learner:
             raise ConfigError([f"{where}: the replay does not fit: {error}"]) from error
 
     def check_masks(self) -> None:
-        """Raises AssertionError unless every pruned weight, target and moment is exactly zero."""
+        """Raises AssertionError unless every pruned weight, target, average and moment is exactly zero."""
         now, zeroed = to_arrays(self.state), to_arrays(base.masked(self.state))
         if wrong := [name for name in now if not np.array_equal(now[name], zeroed[name], equal_nan=True)]:
             raise AssertionError(f"pruned entries of {', '.join(wrong)} are not zero")

@@ -90,7 +90,7 @@ class Evaluations(Observer):
         learner = session.learner
         learner.check_masks()
         self._pending = copied(learner.state), self._record.wall()
-        self.evaluator.start(as_numpy(learner.acting))
+        self.evaluator.start(as_numpy(learner.evaluated()))
         if session.source.config.rounds:
             self.receive(session)
 

@@ -152,7 +152,7 @@ def train(
         session.ended = record.stopped_early
         with _stop_on_signal(session):
             session.run()
-            save_policy(folder, policy, spec, as_numpy(learner.acting))
+            save_policy(folder, policy, spec, as_numpy(learner.evaluated()))
             summary = record.summary(source.stats())
             folder.write_summary(summary)
     if session.signum is not None:  # too late for this run, and not for those that may follow it

@@ -15,7 +15,7 @@ NETWORKS = ("actor", "critic")
 
 
 def network(arrays: Mapping[str, np.ndarray], name: str, kind: str = "parameters") -> dict[str, np.ndarray]:
-    """The "parameters", "targets" or "masks" of one network among the arrays of a state."""
+    """The "parameters", "targets", "averages" or "masks" of one network among the arrays of a state."""
     return below(arrays, f"{kind}/{name}/")
 
 

@@ -33,7 +33,8 @@ class SavedRun(Identity):
 
     dense: summary of the dense run that a round or control comes from, None if that cannot be found. summary:
     None while it is unfinished, and then masks and parameters are empty. masks, parameters: {"actor",
-    "critic"}. moments: the normaliser's. topology: how its masks changed, a row for each time.
+    "critic"}, as trained. averages: of networks that were evaluated by one. moments: the normaliser's.
+    topology: how its masks changed, a row for each time.
     """
 
     path: Path
@@ -43,8 +44,14 @@ class SavedRun(Identity):
     dense: Mapping[str, Any] | None
     masks: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    averages: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     moments: Moments = field(default_factory=lambda: Moments.empty(0))
     topology: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def actor(self) -> Mapping[str, np.ndarray]:
+        """The weights of the actor that was evaluated; a ticket is drawn from those in ``parameters``."""
+        return self.averages.get("actor") or self.parameters["actor"]
 
     @property
     def label(self) -> str:
@@ -175,6 +182,7 @@ def _networks(path: Path, config_hash: str) -> dict[str, Any]:
     masks = {kind: network(final, kind, "masks") for kind in NETWORKS}
     masks = {kind: {} if all(leaf.all() for leaf in mask.values()) else mask for kind, mask in masks.items()}
     parameters = {kind: network(final, kind) for kind in NETWORKS}
+    averages = {kind: network(final, kind, "averages") for kind in NETWORKS}
     for kind in NETWORKS:
         try:
             mask_functions.check_matches(masks[kind], parameters[kind])
@@ -184,4 +192,5 @@ def _networks(path: Path, config_hash: str) -> dict[str, Any]:
         count, mean, squares = (final[f"normalizer/{name}"] for name in ("count", "mean", "squares"))
     except KeyError as error:
         raise ConfigError([f"artifact 'final' of {str(path)!r} has no {error}"]) from None
-    return {"masks": masks, "parameters": parameters, "moments": Moments(int(count), mean, squares)}
+    moments = Moments(int(count), mean, squares)
+    return {"masks": masks, "parameters": parameters, "averages": averages, "moments": moments}

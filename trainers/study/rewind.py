@@ -122,6 +122,7 @@ class Ticket:
         state = anchor.replace(
             parameters=parameters,
             targets=targets,
+            averages=weights.averages,
             optimizer=optimizer,
             normalizer=normalizer,
             updates=counters.updates,
@@ -152,6 +153,7 @@ class Ticket:
         begin = begin.replace(
             parameters=parameters,
             targets={each: jax.tree.map(jax.numpy.copy, parameters[each]) for each in begin.targets},
+            averages=state.averages,
             optimizer={each: adam(leaves) for each, leaves in parameters.items()},
             normalizer=state.normalizer,
         )

@@ -59,8 +59,12 @@ def _small(state: AgentState, sparsities: Mapping[str, float]) -> Start:
     for name, sparsity in sparsities.items():
         masks[name], weights = small(parameters[name], sparsity)
         parameters[name] = {leaf: jax.numpy.array(value) for leaf, value in weights.items()}
-    targets = {name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in state.targets}
-    return Start(masks, state=state.replace(parameters=parameters, targets=targets), keep=_KEPT)
+    targets, averages = (
+        {name: jax.tree.map(jax.numpy.copy, parameters[name]) for name in copies}
+        for copies in (state.targets, state.averages)
+    )
+    state = state.replace(parameters=parameters, targets=targets, averages=averages)
+    return Start(masks, state=state, keep=_KEPT)
 
 
 def _topology(chosen: SparseConfig, mask: mask_functions.Mask, updates: int) -> Topology:

@@ -43,6 +43,7 @@ CONFIG = TD3Config(
     policy_noise=0.4,
 )
 CLIPPED = dataclasses.replace(CONFIG, max_gradient_norm=0.05, actor_period=3)
+NORMALISED = dataclasses.replace(CONFIG, critic_layer_norm=True)
 PROBE = dataclasses.replace(
     CONFIG,
     hidden=(16, 16),
@@ -64,6 +65,7 @@ def noise_of(state):
     [
         pytest.param(CONFIG, (), 1.0, id="dense"),
         pytest.param(CLIPPED, ("actor", "critic"), 0.3, id="masked, clipped, slower"),
+        pytest.param(NORMALISED, ("critic",), 1.0, id="critic masked, normalised"),
     ],
 )
 def test_updates_equal_backpropagation_and_adam_by_hand(config, pruned, pace):
@@ -211,7 +213,8 @@ def test_every_hyperparameter_is_a_leaf_but_the_period_and_shapes():
     algorithm = make(CONFIG)
     leaves = {name for name, value in vars(algorithm).items() if isinstance(value, jax.Array)}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
-    static = {"hidden", "batch_size", "n_step", "max_gradient_norm", "actor_period"}
+    static = {"hidden", "batch_size", "n_step", "n_step_delay", "max_gradient_norm", "actor_period"}
+    static |= {"critic_layer_norm", "actor_average"}
     assert leaves | static == chosen
     assert algorithm.actor_period == 2
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from support import sac_reference as reference
 from support.agents import (
+    ACTIONS,
+    BATCH,
     CLIPPED,
     CONFIG,
+    NORMALIZER,
     assert_close_trees,
     assert_equal_trees,
     lived_in_state,
@@ -16,11 +19,16 @@ from support.agents import (
     one_update,
     random_masks,
     random_sample,
+    raw_batches,
     reference_update,
     to_numpy,
 )
+from support.sac_reference import PREFIXES
 
-from engine.algorithms.base import masked
+from engine.algorithms.base import learn, masked
+
+DELAYED = dataclasses.replace(CLIPPED, actor_period=2, actor_critics="first")
+NORMALISED = dataclasses.replace(CONFIG, critic_layer_norm=True)
 
 
 def in_float64(metrics):
@@ -34,6 +42,8 @@ def in_float64(metrics):
         pytest.param(CONFIG, ("actor", "critic"), 0.3, id="masked, slower"),
         pytest.param(CLIPPED, ("actor",), 1.0, id="actor masked, clipped", marks=pytest.mark.slow),
         pytest.param(CLIPPED, ("actor", "critic"), 1.0, id="masked, clipped"),
+        pytest.param(DELAYED, ("actor", "critic"), 0.3, id="masked, delayed, slower"),
+        pytest.param(NORMALISED, ("critic",), 1.0, id="critic masked, normalised"),
     ],
 )
 def test_updates_equal_backpropagation_and_adam_by_hand(config, pruned, pace):
@@ -54,11 +64,42 @@ def test_updates_equal_backpropagation_and_adam_by_hand(config, pruned, pace):
         assert_close_trees(got, expected)
         assert_close_trees(in_float64(metrics), expected_metrics)
         # The tolerance would not hide an update that was left out.
-        for network in ("actor", "critic", "target_critic"):
+        due = (18 + step) % config.actor_period == 0
+        for network in ("critic", "target_critic", *(["actor"] if due else [])):
             moved = {k: expected[network][k] - before[network][k] for k in before[network]}
             assert reference.norm(moved) > 5e-4
         # Nor does it add up: the reference follows from what was computed in float32.
         expected = got
+
+
+def test_actor_and_temperature_move_once_in_a_period_whatever_the_calls():
+    algorithm = make(dataclasses.replace(DELAYED, actor_period=3))
+    assert [algorithm.period(name) for name in ("actor", "critic")] == [3, 1]
+    state, updates = algorithm.init(0).replace(normalizer=NORMALIZER), 0
+    for count in (1, 4, 1, 1, 4):
+        before = to_numpy(state)
+        state, _, metrics = learn(algorithm, state, raw_batches(updates, count))
+        after, moves = to_numpy(state), (updates + count) // 3 - updates // 3
+        updates += count
+        counts = {name: moments[0] for name, moments in after["memory"].items()}
+        assert counts == {"actor": updates // 3, "temperature": updates // 3, "critic": updates}
+        for network in ("critic", "target_critic"):
+            assert (after[network]["q0/bias_0"] != before[network]["q0/bias_0"]).any()
+        for network in ("actor", "temperature"):
+            same = all(np.array_equal(after[network][k], before[network][k]) for k in before[network])
+            assert same == (moves == 0)
+        assert (metrics["actor_loss"] == 0) == (metrics["entropy"] == 0) == (moves == 0)
+
+
+def test_the_actor_may_follow_the_first_critic_alone():
+    algorithm, sample = make(DELAYED), random_sample(6)
+    state = lived_in_state(algorithm).replace(normalizer=None)
+    numpy, noise = to_numpy(state), np.random.default_rng(0).standard_normal((2, BATCH, ACTIONS))
+    got = algorithm.gradients(state, sample, np.float32(noise))["actor"]
+    temperature = np.exp(numpy["temperature"]["log_temperature"])
+    given = (numpy["actor"], numpy["critic"], temperature, np.float64(sample.observation), noise[1])
+    assert_close_trees(got, reference.actor(*given, PREFIXES[:1])[2])
+    assert not np.allclose(got["bias_0"], reference.actor(*given)[2]["bias_0"], rtol=1e-2)
 
 
 def test_first_update_of_fresh_weights_equals_the_reference():
@@ -106,6 +147,7 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     leaves = {name for name in leaves if getattr(one, name) is not None}
     chosen = {field.name for field in dataclasses.fields(CONFIG)}
     shapes = {"hidden", "batch_size", "n_step", "n_step_delay", "entropy_of_steps", "max_gradient_norm"}
+    shapes |= {"actor_period", "actor_critics", "critic_layer_norm", "actor_average"}
     assert leaves | shapes == chosen | {"variance_floor"}
 
 
@@ -113,6 +155,8 @@ def test_every_hyperparameter_is_a_leaf_and_only_shapes_are_not():
     ("change", "problem"),
     [
         ({"batch_size": 0}, "batch_size is 0; allowed: 1 and more"),
+        ({"actor_period": 0}, "actor_period is 0; allowed: 1 and more"),
+        ({"actor_average": 1.0}, "actor_average is 1.0; allowed: 0 up to below 1"),
         ({"hidden": (4, 0)}, "hidden[1] is 0; allowed: 1 and more"),
         ({"n_step_delay": -1}, "n_step_delay is -1; allowed: 0 and more"),
         ({"hidden": ()}, "hidden is empty; allowed: one width or more"),

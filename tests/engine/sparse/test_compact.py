@@ -7,18 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import network, random_mask
+from support.sac_reference import normal
 
 from engine.sparse import masks
 from engine.sparse.compact import compact, effective, forward
 
 
-def masked_forward(mask, parameters, x):
+def masked_forward(mask, parameters, x, normalise=False):
     """Outputs of the masked network in the precision of x."""
     depth = len(parameters) // 2
     for i in range(depth):
         kernel = np.where(mask[f"kernel_{i}"], parameters[f"kernel_{i}"], 0).astype(x.dtype)
         x = x @ kernel + parameters[f"bias_{i}"].astype(x.dtype)
         if i < depth - 1:
+            x = normal(x)[0] if normalise else x
             x = x * (x > 0)
     return x
 
@@ -79,6 +81,36 @@ def test_compact_equals_masked_and_keeps_exactly_the_units_on_a_path(widths, den
     inputs, expected = on_a_path(mask)
     assert small.inputs.tolist() == inputs
     assert widths_of(small) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.sampled_from([0.1, 0.25, 0.5]),
+    st.integers(0, 9999),
+)
+def test_a_normalised_network_loses_nothing_but_inputs_without_weights(widths, density, seed):
+    parameters = network(widths, seed)
+    mask = random_mask(parameters, density, seed)
+    small = compact(mask, parameters, normalise=True)
+    assert small.inputs.tolist() == np.flatnonzero(mask["kernel_0"].any(1)).tolist()
+    assert widths_of(small) == [len(small.inputs), *widths[1:]]
+    x = np.random.default_rng(7).standard_normal((16, widths[0]))
+    expected = masked_forward(mask, parameters, x, normalise=True)
+    got = masked_forward(masks.full(small.parameters), small.parameters, x[:, small.inputs], normalise=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_unit_that_nobody_reads_matters_to_a_normalised_network():
+    parameters = network((3, 4, 2), seed=1)
+    mask = masks.full(parameters)
+    mask["kernel_1"][2] = False
+    x = np.random.default_rng(7).standard_normal((16, 3))
+    before = masked_forward(mask, parameters, x, normalise=True)
+    changed = {**parameters, "bias_0": parameters["bias_0"] + np.float32([0, 0, 1, 0])}
+    assert np.abs(masked_forward(mask, changed, x, normalise=True) - before).max() > 0.1
+    assert len(compact(mask, parameters, normalise=True).parameters["bias_0"]) == 4
+    assert len(compact(mask, parameters).parameters["bias_0"]) == 3
 
 
 @pytest.mark.parametrize("density", [0.2, 0.05, 0.02, 0.005])

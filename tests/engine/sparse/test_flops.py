@@ -95,3 +95,18 @@ def test_operations_of_an_update_pass_by_pass():
     assert got["update"] == expected
     assert got["forward"] == flops.forward(chosen["actor"], state.parameters["actor"])
     assert algorithm.flops(state)["update"] == {"dense": expected["dense"], "masked": expected["dense"]}
+
+
+def test_an_update_with_a_resting_actor_and_one_critic_in_its_loss_costs_less():
+    config = SACConfig(hidden=(5, 4), batch_size=17, actor_period=3, actor_critics="first")
+    algorithm = config.make(box_spec(-np.ones(2), np.ones(2), (3,)), 0.0)
+    state = algorithm.init(0)
+    mask = {"critic": random_mask(state.parameters["critic"], 0.5)}
+    operations = 0
+    weights, kept = masks.networks(state.parameters["critic"]), masks.networks(mask["critic"])
+    first, both = counted(kept["q0/"], weights["q0/"]), counted(mask["critic"], state.parameters["critic"])
+    actor = counted(masks.full(state.parameters["actor"]), state.parameters["actor"])
+    for number in range(3):
+        operations += 17 * (actor + both + 3 * both)  # targets and the critic loss
+        operations += 17 * (3 * actor + 2 * first) * (number == 2)
+    assert algorithm.flops(masked(state, mask))["update"]["masked"] == operations // 3

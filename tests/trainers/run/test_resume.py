@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from support.training import (
     Silent,
@@ -17,9 +18,13 @@ from support.training import (
     train,
 )
 
+from fastcollect.support.named import below
+from trainers.config.training import RewindConfig
 from trainers.run import observers
 from trainers.store.folder import RunFolder
 from trainers.store.manifest import read_summary
+from trainers.store.reader import load
+from trainers.study.rewind import Ticket, open_source
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
 IDENTITY = {"stage": "dense"}
@@ -125,3 +130,36 @@ def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(tmp_path, without_le
     interrupted(tmp_path / "run", tiny_config(), progress=Silent(stop))
     assert read_summary(tmp_path / "run")["env_steps"] == 320
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_average_of_the_actor_is_resumed_and_is_the_policy_that_is_kept(tmp_path):
+    averaged = {"algorithm__actor_average": 0.9}
+    whole = tmp_path / "whole"
+    train(whole, tiny_config(**averaged), identity=IDENTITY)
+    config = tiny_config(env_kwargs=order(tmp_path / "order", 2, 78, signal.SIGINT), **averaged)
+    interrupted(tmp_path / "run", config, signum=signal.SIGINT, identity=IDENTITY)
+    train(tmp_path / "run", config, resume=True, identity=IDENTITY)
+    assert_same_run(tmp_path / "run", whole)
+    final = artifact(whole)
+    mean = final["normalizer/mean"]
+    scale = 1 / np.sqrt(final["normalizer/squares"] / final["normalizer/count"] + config.variance_floor)
+    kept = below(artifact(whole, "policy"), "parameters/")
+    for which, same in (("averages", True), ("parameters", False)):
+        kernel = final[f"{which}/actor/kernel_0"] * scale[:, None]
+        folded = final[f"{which}/actor/bias_0"] - mean @ kernel
+        assert np.allclose(kept["kernel_0"], kernel, rtol=1e-4, atol=1e-6) == same
+        assert np.allclose(kept["bias_0"], folded, rtol=1e-3, atol=1e-4) == same
+        last = final[f"{which}/actor/kernel_1"]
+        assert np.array_equal(kept["kernel_1"], last) == same
+    # The evaluated actor is exported; a ticket is drawn from the trained one, and goes on from either's own.
+    saved = load([whole])[0][0]
+    assert np.array_equal(saved.actor["kernel_1"], final["averages/actor/kernel_1"])
+    assert np.array_equal(saved.parameters["actor"]["kernel_1"], final["parameters/actor/kernel_1"])
+    for name in ("anchor", "final"):
+        ticket = Ticket.begin(
+            tiny_config(**averaged), RewindConfig(parameters=name), open_source(str(whole)), {}
+        )
+        begin, there = ticket.rewound({}).state, artifact(whole, name)
+        assert np.array_equal(begin.averages["actor"]["kernel_1"], there["averages/actor/kernel_1"])
+        restarted = ticket.restarted(name, {}).state
+        assert np.array_equal(restarted.averages["actor"]["kernel_1"], there["averages/actor/kernel_1"])
