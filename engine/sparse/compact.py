@@ -35,10 +35,10 @@ def compact(mask: masks.MaskLike, parameters: Mapping[str, Any], normalise: bool
     kept = [np.asarray(mask[f"kernel_{i}"]) for i in range(depth)]
     kernels = [np.where(kept[i], np.asarray(parameters[f"kernel_{i}"]), 0) for i in range(depth)]
     biases = [np.array(parameters[f"bias_{i}"], np.float64) for i in range(depth)]
+    alive, constants = _alive(kept)
     if normalise:
-        alive, constants = [kept[0].any(1), *(np.ones(layer.shape[1], bool) for layer in kept)], []
-    else:
-        alive, constants = _alive(kept)
+        whole = [np.ones(layer.shape[1], bool) for layer in kept]
+        alive, constants = [np.asarray(kept[0].any(1)), *whole], []
     for i, constant in enumerate(constants, 1):
         biases[i] += np.maximum(biases[i - 1][constant], 0) @ kernels[i][constant]
     small: dict[str, np.ndarray] = {}
