@@ -110,12 +110,9 @@ def prune(
         raise ValueError(f"scope is {scope!r}, must be one of {', '.join(SCOPES)}")
     if live:
         masks.check_matches(mask, scores)
-        rows = {name: live.get(name, slice(None)) for name in scores}
-        before, worth = ({name: np.asarray(of[name])[rows[name]] for name in of} for of in (mask, scores))
-        found = {name: np.zeros(np.shape(scores[name]), bool) for name in masks.kernels(scores)}
-        for name, kept in prune(before, worth, sparsity, scope, min_kept=min_kept).items():
-            found[name][rows[name]] = kept
-        return found
+        before, worth = _of_live(mask, live), _of_live(scores, live)
+        found = prune(before, worth, sparsity, scope, min_kept=min_kept)
+        return {name: _among_all(kept, scores[name], live.get(name)) for name, kept in found.items()}
     names = masks.kernels(scores)
     values = [np.asarray(scores[name], np.float64) for name in names]
     if nans := [name for name, value in zip(names, values, strict=True) if np.isnan(value).any()]:
@@ -141,6 +138,16 @@ def prune(
         weights = np.array([sum(v.shape) if scope == "erk" else v.size for v in values], np.float64)
         shares = _shares(weights, least, most, total)
     return {name: best(*leaf) for name, *leaf in zip(names, values, present, shares, strict=True)}
+
+
+def _of_live(tree: Mapping[str, Any], live: masks.Inputs) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf)[live.get(name, slice(None))] for name, leaf in tree.items()}
+
+
+def _among_all(kept: np.ndarray, like: np.ndarray, live: np.ndarray | None) -> np.ndarray:
+    out = np.zeros(np.shape(like), bool)
+    out[slice(None) if live is None else live] = kept
+    return out
 
 
 def check_sparsity(name: str, sparsity: float) -> None:

@@ -19,7 +19,7 @@ from trainers.study.identities import study_root, ticket_identity, transfer_iden
 
 CONFIG = tiny_config()
 TARGET = tiny_config(seed=4, env_kwargs=("scale=2.0",))
-BOTH = PruneConfig(actor=0.6, critic=0.4, rate=0.4)
+BOTH = PruneConfig(actor=0.6, critic=0.4, rate=0.4, scope="global")
 """Two rounds: the actor to 0.4 and 0.6, the critic to 0.4 in the first."""
 
 LAYERS = {
