@@ -66,7 +66,7 @@ class EvaluationConfig:
     """How the deterministic policy is tested, in environments of its own."""
 
     every: int = 25_000
-    """Environment steps between evaluations."""
+    """Environment steps between evaluations: they are due at its multiples, whatever step a run begins at."""
     episodes: int = 50
     """Episodes of each; on Meta-World the 50 goals, one each, are the only choice."""
 

@@ -134,7 +134,10 @@ def train(
         metrics = stack.enter_context(MetricsWriter(folder.path, step, evolving=bool(start.topology)))
         record = Record(learner, metrics, progress, began, meta.get("record", {}))
         kept = Artifacts(folder, start.keep, learner)
-        evaluations = Evaluations(evaluator, record, kept, meta.get("next_evaluation", learner.env_steps))
+        # On a grid of step counts that all runs share, whatever step they begin at.
+        every = config.evaluation.every
+        first = every * -(-learner.env_steps // every)
+        evaluations = Evaluations(evaluator, record, kept, meta.get("next_evaluation", first))
         # Weights that are fresh act at random first.
         exploring = start.random_actions and not learner.updates
         weights = learner.algorithm.exploring(learner.state) if exploring else as_numpy(learner.acting)

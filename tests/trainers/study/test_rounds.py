@@ -24,7 +24,7 @@ from support.stages import (
     zeros,
 )
 from support.tiny_env import spec
-from support.training import Silent, artifact, assert_same, assert_same_run, tiny_config
+from support.training import Silent, artifact, assert_same, assert_same_run, evaluations, tiny_config
 
 from trainers.config.training import PruneConfig, RewindConfig
 from trainers.run.observers import InterruptedRunError
@@ -92,6 +92,13 @@ def test_a_round_has_the_bits_of_a_plain_loop_from_the_anchor(dense, ticket):
         masks = masks_of(ticket[0] / name)
         expected = reference_run(CONFIG, artifact(dense, "anchor"), masks, replay)
         assert_same(artifact(ticket[0] / name), expected)
+
+
+def test_a_round_is_evaluated_at_the_multiples_that_its_dense_run_is(dense, ticket):
+    grid = [0, 48, 96, 144, 192, 240, 288, 320]
+    assert [row["env_steps"] for row in evaluations(dense)] == grid
+    # The anchor, at 128, lies between two of them.
+    assert [row["env_steps"] for row in evaluations(ticket[0] / "round-1")] == grid[3:]
 
 
 def test_pruned_weights_targets_and_moments_stay_zero_to_the_end(ticket):
@@ -208,7 +215,7 @@ def test_an_interrupted_ticket_skips_what_is_finished_and_equals_an_uninterrupte
 
     def stop(row):
         seen.append(row["env_steps"])
-        if seen.count(224) == 2:  # within the second round
+        if seen.count(240) == 2:  # within the second round
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(InterruptedRunError):
