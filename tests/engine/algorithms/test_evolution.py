@@ -211,7 +211,8 @@ def test_a_state_without_topologies_is_what_it_was(algorithm):
     state = algorithm.init(0)
     fields = {field.name for field in dataclasses.fields(state)}
     names = to_arrays(state)
-    assert {name.partition("/")[0] for name in names} == fields - {"topology"}
+    assert {name.partition("/")[0] for name in names} == fields - {"topology", "averages"}
+    assert (state.topology, state.averages) == ({}, {})
     assert from_arrays(names, state, "here").topology == {}
     core = state.replace(normalizer=None, env_steps=None)
     scaling = np.zeros(OBSERVATIONS, np.float32), np.ones(OBSERVATIONS, np.float32)

@@ -150,8 +150,8 @@ def test_a_single_step_has_nothing_between():
     plain, counted = (dataclasses.replace(CONFIG, entropy_of_steps=each) for each in (False, True))
     assert not counted.observations_between
     assert make(counted).config == make(plain).config
-    assert ALGORITHMS[True].config.between == N_STEP - 1
-    assert ALGORITHMS[False].config.between == 0
+    assert ALGORITHMS[True].between == N_STEP - 1
+    assert ALGORITHMS[False].between == 0
 
 
 @pytest.mark.slow

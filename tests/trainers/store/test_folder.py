@@ -31,7 +31,7 @@ def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
         assert manifest == read_manifest(run.path)
         assert manifest["config_hash"] == run.config_hash == identity().hash()
         assert manifest["run"] == {"kind": "dense", "name": "", "round": 0, "env": "reach-v3", "seed": 1}
-        assert (manifest["defaults"], manifest["sources"], manifest["parent"]) == (1, [], None)
+        assert (manifest["defaults"], manifest["sources"], manifest["parent"]) == (2, [], None)
         assert manifest["command"] == "python train.py --env-kwargs 'a=b c'"
         assert manifest["started"].endswith("+00:00")
         assert {"cpu", "versions", "commit"} <= manifest["machine"].keys()

@@ -36,8 +36,8 @@ def test_a_whole_study_skips_what_is_finished_and_goes_on_where_it_was(tmp_path,
     whole = pretend(monkeypatch)
     assert call(*ALL, "--run", tmp_path / "whole") == (0, [])
     inside = [each.removeprefix(f"{tmp_path}/whole/") for each in whole]
-    # A dense run and two rounds for each task; for reach-v3 also 4 variants.
-    assert len(inside) == len(set(inside)) == (3 + 4) + 3
+    # A dense run and two rounds for each task; for reach-v3 also 6 variants.
+    assert len(inside) == len(set(inside)) == (3 + 6) + 3
     names = ("reach-v3/seed-1/dense", "ticket/round-1", "ticket/round-2", "push-v3/seed-1/dense")
     assert [each.endswith(name) for each, name in zip(inside, names, strict=False)] == [True] * 4
     again = pretend(monkeypatch)
