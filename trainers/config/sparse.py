@@ -1,5 +1,6 @@
 """What a user chooses about networks that are sparse from the start, and what follows from a run's length."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,8 +58,8 @@ def sparse_problems(config: SparseConfig, run: TrainConfig) -> list[str]:
             f"sparse.topology_begin is {config.topology_begin}; allowed: below topology_end, "
             f"{config.topology_end}"
         )
-    updates = updates_due(run, run.env_steps)
-    if config.topology in EVOLVING and config.topology_interval > updates:
+    updates = updates_due(run, run.env_steps) if math.isfinite(run.updates_per_step) else 0
+    if config.topology in EVOLVING and 0 < updates < config.topology_interval:
         problems.append(
             f"sparse.topology_interval is {config.topology_interval}; allowed: 1 to {updates}, which are all "
             "updates of the run"
@@ -73,6 +74,10 @@ EVOLVING = {"set": "set", "rigl": "rigl", "rlx2": "rigl", "gmp": "gmp"}
 _LENGTH = ("env_steps", "start_steps", "updates_per_step")
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def topology_settings(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the topology that these settings choose means beside its method, as plain data.
 
@@ -81,7 +86,7 @@ def topology_settings(algo: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     lengths = [settings.get(name, getattr(TrainConfig, name)) for name in _LENGTH]
     sparse = settings.get("sparse", {})
-    if not (isinstance(sparse, Mapping) and all(type(each) in (int, float) for each in lengths)):
+    if not (isinstance(sparse, Mapping) and all(map(_is_number, lengths))):
         return {}  # every setting's type is checked where all are there
     topology, (steps, start, ratio) = sparse.get("topology", SparseConfig.topology), lengths
     updates = max(1, int((steps - start) * ratio))

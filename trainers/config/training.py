@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -169,8 +170,8 @@ class StudyConfig(TrainConfig):
 
 
 def updates_due(config: TrainConfig, env_steps: int) -> int:
-    """Updates that are due after so many environment steps."""
-    return int((env_steps - config.start_steps) * config.updates_per_step + 1e-9)
+    """Updates that are due after so many environment steps; exact, for the ratio's shortest decimals."""
+    return int((env_steps - config.start_steps) * Fraction(str(config.updates_per_step)))
 
 
 def train_config(config: TrainConfig, cls: type = TrainConfig) -> Any:

@@ -147,3 +147,9 @@ def test_what_cannot_be_ends_with_2_and_leaves_nothing(tmp_path, call):
         "error: sparse.topology_interval",
     ]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ratio", ["inf", "nan", "0"])
+def test_a_ratio_that_cannot_be_is_named_and_nothing_follows_from_it(ratio):
+    (found,) = problems("--updates-per-step", ratio)
+    assert found.startswith(f"updates_per_step is {float(ratio)}; allowed: a finite number above 0")

@@ -5,7 +5,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import tiny_env
 from support.learners import ENVS, SPEC, filled, learner, some_block, stored
@@ -138,6 +138,7 @@ def test_environments_before_the_first_one_are_refused():
     st.integers(0, 10**7),
     st.integers(0, 10**5),
 )
+@example(Fraction(20058, 10**4), 10**7, 0)  # which floats get wrong
 def test_what_is_due_is_the_floor_of_the_ratio(ratio, env_steps, start_steps):
     made = Learner.__new__(Learner)
     made.config = tiny_config(updates_per_step=float(ratio), start_steps=start_steps)
