@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine.algorithms.base import AgentState, adam
+from engine.algorithms.base import AgentState, adam, box_problems
 from engine.data.transition import Sample
 from engine.networks import Parameters, q_values
 from engine.normalizer import Moments
@@ -33,7 +33,48 @@ class Structure(NamedTuple):
     """Whether what the critics' ReLUs are of is normalised over the units of a layer."""
 
 
-def range_problems(config: Any, counts: Sequence[str] = (), above: Sequence[str] = ()) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig:
+    """Settings that these algorithms share.
+
+    The defaults suit many environments in parallel and few updates for each step, on rewards from 0 to 10 a
+    step: larger steps and a shorter horizon than is usual at one update a step.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+    batch_size: int = 256
+    """Transitions in a batch; every update draws a fresh one."""
+    discount: float = 0.97
+    """Gamma, of one environment step."""
+    target_rate: float = 0.01
+    """Tau: share of a network that its target takes over whenever it moves."""
+    actor_learning_rate: float = 1e-3
+    """Adam's step size for the actor."""
+    critic_learning_rate: float = 1e-3
+    """Adam's step size for the critics."""
+    max_gradient_norm: float | None = None
+    """Clip the gradients of actor and critics to this global norm."""
+    reward_scale: float = 0.1
+    """Rewards are stored raw and multiplied by this in the update."""
+    n_step: int = 1
+    """Rewards summed before the bootstrap."""
+    n_step_delay: int = 0
+    """Updates before which a single reward is summed."""
+    critic_layer_norm: bool = False
+    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
+    actor_average: float = 0.0
+    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
+    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
+
+    def space_problems(self, spec: Any) -> list[str]:
+        """What this algorithm cannot learn with of an environment's spaces, in words."""
+        return box_problems(spec)
+
+
+def range_problems(
+    config: ActorCriticConfig, counts: Sequence[str] = (), above: Sequence[str] = ()
+) -> list[str]:
     """Every value that is out of range, by its name, and what is allowed.
 
     Of the settings that all these algorithms have, and of a configuration's own: counts from 1, and numbers

@@ -16,6 +16,7 @@ from flax import struct
 from engine.algorithms.actor_critic import (
     PRUNABLE,
     RANDOM_SPREAD,
+    ActorCriticConfig,
     Structure,
     arguments,
     critic_loss,
@@ -24,7 +25,7 @@ from engine.algorithms.actor_critic import (
     range_problems,
     update_flops,
 )
-from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import (
     CRITICS,
@@ -39,50 +40,21 @@ from engine.networks import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig:
-    """Hyperparameters of soft actor-critic.
+class SACConfig(ActorCriticConfig):
+    """Hyperparameters of soft actor-critic."""
 
-    The defaults suit many environments in parallel and few updates for each step, on rewards from 0 to 10 a
-    step: larger steps and a shorter horizon than is usual at one update a step.
-    """
-
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of actor and critics."""
-    batch_size: int = 256
-    """Transitions in a batch; every update draws a fresh one."""
-    discount: float = 0.97
-    """Gamma, of one environment step."""
-    target_rate: float = 0.01
-    """Tau: share of the critics that the target critics take over at each update."""
-    actor_learning_rate: float = 1e-3
-    """Adam's step size for the actor."""
-    critic_learning_rate: float = 1e-3
-    """Adam's step size for the critics."""
     temperature_learning_rate: float = 1e-3
     """Adam's step size for the logarithm of the temperature."""
     initial_temperature: float = 0.02
     """Weight of the entropy at the start."""
     target_entropy: float | None = None
     """Entropy that the temperature is steered to; default: minus the number of action dimensions."""
-    max_gradient_norm: float | None = None
-    """Clip the gradients of actor and critics to this global norm."""
-    reward_scale: float = 0.1
-    """Rewards are stored raw and multiplied by this in the update."""
-    n_step: int = 1
-    """Rewards summed before the bootstrap."""
-    n_step_delay: int = 0
-    """Updates before which a single reward is summed."""
     entropy_of_steps: bool = False
     """Also count the entropy at every observation between, not only where the sum is bootstrapped from."""
     actor_period: int = 1
     """Updates of the critics for one of the actor and the temperature."""
     actor_critics: Literal["both", "first"] = "both"
     """Whose values the actor raises: the lower one of both critics, or the first critic's."""
-    critic_layer_norm: bool = False
-    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
-    actor_average: float = 0.0
-    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
-    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -102,10 +74,6 @@ class SACConfig:
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
             found.append(f"target_entropy is {self.target_entropy}; allowed: a finite number")
         return found
-
-    def space_problems(self, spec: Any) -> list[str]:
-        """What this algorithm cannot learn with of an environment's spaces, in words."""
-        return box_problems(spec)
 
     def make(self, spec: Any, variance_floor: float) -> "SAC":
         """The algorithm for an environment with these spaces."""

@@ -16,6 +16,7 @@ from flax import struct
 from engine.algorithms.actor_critic import (
     PRUNABLE,
     RANDOM_SPREAD,
+    ActorCriticConfig,
     Structure,
     arguments,
     critic_loss,
@@ -24,39 +25,19 @@ from engine.algorithms.actor_critic import (
     range_problems,
     update_flops,
 )
-from engine.algorithms.base import AgentState, Network, average, box_problems, descend, follow
+from engine.algorithms.base import AgentState, Network, average, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import CRITICS, Parameters, fold_normalizer, init_critic, init_mlp, mlp, q_values
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3Config:
+class TD3Config(ActorCriticConfig):
     """Hyperparameters of the twin delayed deterministic policy gradient.
 
     The noises and the period are the published ones; the rest are those of soft actor-critic here, which suit
     many environments in parallel and few updates for each step.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of actor and critics."""
-    batch_size: int = 256
-    """Transitions in a batch; every update draws a fresh one."""
-    discount: float = 0.97
-    """Gamma, of one environment step."""
-    target_rate: float = 0.01
-    """Tau: share of actor and critics that their targets take over whenever the actor moves."""
-    actor_learning_rate: float = 1e-3
-    """Adam's step size for the actor."""
-    critic_learning_rate: float = 1e-3
-    """Adam's step size for the critics."""
-    max_gradient_norm: float | None = None
-    """Clip the gradients of actor and critics to this global norm."""
-    reward_scale: float = 0.1
-    """Rewards are stored raw and multiplied by this in the update."""
-    n_step: int = 1
-    """Rewards summed before the bootstrap."""
-    n_step_delay: int = 0
-    """Updates before which a single reward is summed."""
     exploration_noise: float = 0.1
     """Standard deviation of what is added to the actions in [-1, 1] that are tried."""
     policy_noise: float = 0.2
@@ -65,11 +46,6 @@ class TD3Config:
     """That noise reaches no further than this."""
     actor_period: int = 2
     """Updates of the critics for one of the actor and the targets."""
-    critic_layer_norm: bool = False
-    """Normalise what the critics' ReLUs are of to mean 0 and variance 1 over the units of a layer."""
-    actor_average: float = 0.0
-    """Share that a running average of the actor keeps of itself whenever the actor moves. It is evaluated,
-    exported and kept as the policy; the actor itself collects and is pruned. 0: there is no average."""
 
     @property
     def observations_between(self) -> bool:
@@ -89,10 +65,6 @@ class TD3Config:
             for name in noises
             if not 0 <= (value := getattr(self, name)) < math.inf
         ]
-
-    def space_problems(self, spec: Any) -> list[str]:
-        """What this algorithm cannot learn with of an environment's spaces, in words."""
-        return box_problems(spec)
 
     def make(self, spec: Any, variance_floor: float) -> "TD3":
         """The algorithm for an environment with these spaces."""

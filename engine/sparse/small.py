@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.sparse import masks
+from engine.sparse import masks, pruning
 
 
 def small(parameters: Mapping[str, Any], sparsity: float) -> tuple[masks.Mask, dict[str, np.ndarray]]:
@@ -20,8 +20,7 @@ def small(parameters: Mapping[str, Any], sparsity: float) -> tuple[masks.Mask, d
     variance of one over their inputs (LeCun et al. 1998), and those that are kept are stretched to the fewer
     inputs that are left. Raises ValueError for a sparsity outside [0, 1).
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is {sparsity}, must be in [0, 1)")
+    pruning.check_sparsity("sparsity", sparsity)
     names, parts = masks.kernels(parameters), masks.networks(parameters).values()
     hidden = [np.shape(part[name])[1] for part in parts for name in masks.kernels(part)[:-1]]
     wide = max(hidden, default=1)

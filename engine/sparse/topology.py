@@ -216,7 +216,8 @@ def _last(holds: Callable[[jax.Array], jax.Array], low: int, high: int) -> jax.A
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = low + (high - low) // 2
-        return jnp.where(holds(middle), middle, low), jnp.where(holds(middle), high, middle)
+        enough = holds(middle)
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     steps = (high - low).bit_length()
     return jax.lax.fori_loop(0, steps, halve, (jnp.int32(low), jnp.int32(high)))[0]

@@ -24,8 +24,6 @@ class Head(abc.ABC):
     width: int
     noise: tuple[str, int]
     parameters: ClassVar[Mapping[str, FieldSpec]] = {}
-    has_density: ClassVar[bool] = True
-    """Whether there is a ``log_prob``."""
     outputs: np.ndarray
     """What the last actions were drawn from."""
 
@@ -38,12 +36,16 @@ class Head(abc.ABC):
         """Actions (b, *action.shape); noise (b, count). ``outputs`` are overwritten."""
 
     @abc.abstractmethod
-    def log_prob(self) -> np.ndarray:
-        """The logarithm of the probability or density of each action drawn last, (b,)."""
-
-    @abc.abstractmethod
     def most_likely(self, outputs: np.ndarray) -> np.ndarray:
         """The mean or the most probable actions, (b, *action.shape)."""
+
+
+class Density(Head):
+    """A head whose actions have a probability or a density."""
+
+    @abc.abstractmethod
+    def log_prob(self) -> np.ndarray:
+        """The logarithm of the probability or density of each action drawn last, (b,)."""
 
 
 def head_of(action: ActionSpec) -> Head:
@@ -89,7 +91,7 @@ class _Squashed(Head):
         return np.clip(self._scale[0] + self._scale[1] * squashed, self._action.low, self._action.high)
 
 
-class _Gaussian(_Squashed):
+class _Gaussian(_Squashed, Density):
     """Outputs are means and log standard deviations (arXiv:1812.05905, appendix C)."""
 
     outputs_per_action = 2
@@ -117,7 +119,6 @@ class NoisyHead(_Squashed):
     """
 
     outputs_per_action = 1
-    has_density = False
     parameters: ClassVar = {"spread": FieldSpec((2,), np.dtype(np.float32))}
 
     def draw(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -125,12 +126,8 @@ class NoisyHead(_Squashed):
         self.outputs, (before, after) = outputs, self._own["spread"]
         return self._in_box(np.clip(np.tanh(outputs + before * noise) + after * noise, -1, 1))
 
-    def log_prob(self) -> np.ndarray:
-        """Raises NotImplementedError."""
-        raise NotImplementedError("clipped actions have no density")
 
-
-class _Categorical(Head):
+class _Categorical(Density):
     """Outputs are logits, from which actions are drawn by inversion of the cumulative distribution."""
 
     def __init__(self, num_actions: int) -> None:

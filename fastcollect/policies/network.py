@@ -4,13 +4,14 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastcollect.envs.base import ActionSpec, EnvSpec
 from fastcollect.memory.segment import FieldSpec
 from fastcollect.policies.base import POLICY_VERSION, Parameters
-from fastcollect.policies.heads import Head, head_of
+from fastcollect.policies.heads import Density, Head, head_of
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -25,7 +26,7 @@ class Extra:
     like_action: a value has the shape of an action of a box, which there must be; otherwise it is a scalar.
     """
 
-    compute: Callable[[Head], np.ndarray] | None = None
+    compute: Callable[[Any], np.ndarray] | None = None
     network: bool = False
     like_action: bool = False
     dtype: type[np.generic] = np.float32
@@ -72,7 +73,7 @@ class NetworkPolicy(abc.ABC):
         if unknown := [name for name in extras if name not in EXTRAS]:
             raise ValueError(f"unknown extras {unknown}; a network's policy gives any of {list(EXTRAS)}")
         self._head = self._head_of(spec.action)
-        if "log_prob" in extras and not self._head.has_density:
+        if "log_prob" in extras and not isinstance(self._head, Density):
             raise ValueError("actions that are clipped have no density, and so no log_prob")
         self.noise = None if deterministic else self._head.noise
         self.extras = {name: EXTRAS[name].field(name, spec.action) for name in extras}

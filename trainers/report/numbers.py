@@ -44,6 +44,11 @@ def text(values: Sequence[float], form: str) -> str:
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
+def results(runs: Sequence[SavedRun], part: str | None = None) -> list[str]:
+    """Every measure of the finished runs as ``text``. part: where summaries have it."""
+    return [text(of_summaries(runs, key, part), form) for key, (_, form) in MEASURES.items()]
+
+
 def lines(runs: Sequence[SavedRun], key: str) -> list[Line]:
     """One measure in all evaluations of each run that has some."""
     found = []

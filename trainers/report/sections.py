@@ -29,7 +29,9 @@ def results(groups: Sequence[Repetitions]) -> str:
         sparse = [numbers.text([run.sparsity(kind) for run in done], ".3f") for kind in NETWORKS]
         live = [[numbers.sparsity_without_constants(run, kind)[0] for run in done] for kind in NETWORKS]
         sparse += [numbers.text(values, ".3f") for values in live]
-        rows.append([group.env, group.label, f"{len(done)} of {len(group.runs)}", *_results(done), *sparse])
+        rows.append(
+            [group.env, group.label, f"{len(done)} of {len(group.runs)}", *numbers.results(done), *sparse]
+        )
     columns = (
         "environment|run|finished|success any|success last|return|sparsity actor|sparsity critic|"
         "live actor|live critic"
@@ -41,11 +43,6 @@ def results(groups: Sequence[Repetitions]) -> str:
         "is what a ticket's sparsity is set by."
     )
     return page.table(columns, rows, caption, texts=["run"])
-
-
-def _results(runs: Sequence[SavedRun], part: str | None = None) -> list[str]:
-    measures = numbers.MEASURES.items()
-    return [numbers.text(numbers.of_summaries(runs, key, part), form) for key, (_, form) in measures]
 
 
 def curves(groups: Sequence[Repetitions], pictures: Pictures) -> str:
@@ -120,7 +117,7 @@ def transfer(groups: Sequence[Repetitions]) -> str:
 
 
 def _transfer_cells(runs: Sequence[SavedRun]) -> list[str]:
-    cells = [*_results(runs), *_results(runs, "best")]
+    cells = [*numbers.results(runs), *numbers.results(runs, "best")]
     reached = [run.summary["reached"] for run in runs if run.summary is not None]
     for name in ("success_any", "success_last"):
         found = [each[name] for each in reached if name in each]

@@ -38,10 +38,7 @@ def _comparison(here: Sequence[Repetitions], sparse: Sequence[Repetitions]) -> s
         returns = numbers.of_summaries(group.finished, "return_mean")
         dense = _dense_return(group, here)
         share = "" if dense is None else f"{100 * np.mean(returns) / dense:.1f}"
-        measures = [
-            numbers.text(numbers.of_summaries(group.finished, key), form)
-            for key, (_, form) in numbers.MEASURES.items()
-        ]
+        measures = numbers.results(group.finished)
         rows.append([group.label, seeds(len(group.finished)), *measures, share, *_costs(group.finished)])
     columns = (
         "run|finished|success any|success last|return|return, % of dense|weights, %|inference, %|"

@@ -35,6 +35,8 @@ def begin(algorithm: Algorithm, config: TrainConfig, chosen: SparseConfig) -> St
     """What a sparse run begins with. Raises ConfigError naming every layer that would be empty."""
     state = algorithm.init(config.seed)
     sparsities = {"actor": chosen.actor_sparsity, "critic": chosen.critic_sparsity}
+    if chosen.topology == "small":
+        return _small(state, sparsities)
     masks, evolving, problems = {}, {}, list[str]()
     for name, sparsity in ((name, sparsity) for name, sparsity in sparsities.items() if sparsity):
         try:
@@ -46,8 +48,6 @@ def begin(algorithm: Algorithm, config: TrainConfig, chosen: SparseConfig) -> St
             problems.append(f"the {name} of sparsity {sparsity}: {error}")
     if problems:
         raise ConfigError(problems)
-    if chosen.topology == "small":
-        return _small(state, sparsities)
     # What is pruned gradually begins dense.
     begin = masks if chosen.topology != "gmp" else {n: mask for n, mask in masks.items() if n not in evolving}
     return Start(begin, topology=evolving, keep=_KEPT)

@@ -291,6 +291,6 @@ def test_the_published_settings_are_those_that_were_published():
     assert arguments.stage == "all"
     assert arguments.tasks == ("reach-v3", "push-v3", "pick-place-v3")
     assert (arguments.seeds, arguments.targets) == ((2000, 3000, 4000), ("push-v3",))
-    assert arguments.prune == PruneConfig(actor=0.8, critic=0.0, rate=0.33)
+    assert arguments.prune == PruneConfig(actor=0.8, critic=0.0, rate=0.33, scope="global")
     for task in arguments.tasks:  # its budget is for all of them
         assert parse(["--config", PUBLISHED, "--env", task]).env_steps == 150_000
