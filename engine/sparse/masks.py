@@ -154,6 +154,21 @@ def random_like(rng: np.random.Generator, mask: MaskLike, live: Inputs | None = 
     return found
 
 
+def rescaled(parameters: Mapping[str, Any], mask: MaskLike, live: Inputs | None = None) -> dict[str, Any]:
+    """The parameters with each kernel times 1 / sqrt(density): kept over all weights, of ``live`` inputs.
+
+    What a unit sums of fresh weights then varies under the mask as it does without (compare Evci et al. 2022,
+    arXiv:2010.03533, who take each unit's own count). The empty mask, and a layer of which nothing is kept,
+    change nothing.
+    """
+    out = dict(parameters)
+    for name in kernels(mask):
+        kept = np.asarray(mask[name])[(live or {}).get(name, slice(None))]
+        if kept.any():
+            out[name] = out[name] * np.float32(kept.mean() ** -0.5)
+    return out
+
+
 def permute_weights(
     rng: np.random.Generator, parameters: Mapping[str, Any], mask: MaskLike, onto: MaskLike | None = None
 ) -> dict[str, np.ndarray]:

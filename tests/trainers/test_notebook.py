@@ -76,7 +76,8 @@ def test_a_configuration_has_the_tasks_own_settings_and_says_what_is_wrong():
     config = configure("push-v3", env_steps=60_000, algorithm={"discount": 0.9})
     assert (config.env, config.env_steps, config.env_kwargs) == ("push-v3", 60_000, ("horizon=200",))
     assert (config.algorithm.n_step, config.algorithm.discount) == (3, 0.9)
-    assert configure("reach-v3") == TrainConfig()
+    assert configure("HalfCheetah-v5") == TrainConfig(env="HalfCheetah-v5")
+    assert configure("reach-v3").algorithm.discount == 0.9
     with pytest.raises(ConfigError) as caught:
         configure("reach-v3", env_stps=1, seed="x")
     assert len(caught.value.problems) == 2

@@ -77,9 +77,9 @@ def combine(*, flags: Layer, file: Layer | None = None, source: Layer | None = N
 
 def _inherited(config: Mapping[str, Any]) -> dict[str, Any]:
     names = {each.name for each in dataclasses.fields(TrainConfig)}
-    rewind = config.get("rewind")
-    kept = {"rewind": {"parameters": rewind["parameters"]}} if rewind else {}
-    return {key: value for key, value in config.items() if key in names} | kept
+    rewind = config.get("rewind") or {}
+    kept = {name: rewind[name] for name in ("parameters", "rescale_fresh") if name in rewind}
+    return {k: v for k, v in config.items() if k in names} | ({"rewind": kept} if kept else {})
 
 
 def _chosen(inherited: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class ReplayConfig:
 class EvaluationConfig:
     """How the deterministic policy is tested, in environments of its own."""
 
-    every: int = 25_000
+    every: int = 50_000
     """Environment steps between evaluations: they are due at its multiples, whatever step a run begins at."""
     episodes: int = 50
     """Episodes of each; on Meta-World the 50 goals, one each, are the only choice."""
@@ -109,6 +109,9 @@ class RewindConfig:
     """The transitions that were collected before the anchor."""
     step: Literal["anchor", "zero"] = "anchor"
     """Where the count of steps and updates goes on, and with it the budget."""
+    rescale_fresh: bool = False
+    """Multiply fresh weights under a mask, of controls and transfers, by 1 / sqrt(density of their layer), so
+    that what a unit sums varies as much as in the dense network."""
 
 
 @dataclass(frozen=True, kw_only=True)

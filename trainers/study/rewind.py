@@ -3,14 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
 
-from engine.algorithms.base import AgentState, Algorithm, Masks, adam
+from engine.algorithms.base import AgentState, Algorithm, Masks, adam, map_weights
 from engine.normalizer import Moments
-from engine.sparse.masks import Inputs, live_inputs
+from engine.sparse.masks import Inputs, live_inputs, rescaled
 from fastcollect import ConfigError
 from trainers.config.training import RewindConfig, TrainConfig
 from trainers.run.learner import Start, make_algorithm
@@ -138,7 +138,7 @@ class Ticket:
         assert new is not None, "a fresh one too"
         mixed = {
             part: getattr(start.state, part) | {k: v for k, v in getattr(new, part).items() if k == "actor"}
-            for part in ("parameters", "targets", "optimizer")
+            for part in ("parameters", "targets", "averages", "optimizer")
         }
         return replace(start, state=start.state.replace(**mixed))
 
@@ -160,7 +160,16 @@ class Ticket:
         return Start(masks, begin, keep=())
 
     def fresh(self, masks: Masks, *, other_seed: bool = False) -> Start:
-        """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have."""
+        """The start with fresh weights; ``other_seed`` for ones that this seed's dense run did not have.
+
+        They are rescaled for their masks if the rewind matrix says so.
+        """
+
+        def scaled(network: str, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+            return rescaled(tree, masks.get(network, {}), self.live[network])
+
         # The noise of updates stays the seed's own; only the weights differ.
         state = self.algorithm.init((self.config.seed + _FRESH_SEED * other_seed) % 2**31)
+        if self.matrix.rescale_fresh:
+            state = map_weights(state, scaled)
         return Start(masks, state.replace(seed=jax.numpy.uint32(self.config.seed)), keep=())

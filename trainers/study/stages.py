@@ -268,7 +268,8 @@ def transfer(
     """A ticket's mask on another task, in the variants of ``controls.VARIANTS``.
 
     config: of the runs on the other task. source: a finished ticket. dense: the run that it was drawn from.
-    Of the matrix only the parameters count: all else begins anew. Returns the summary with a row each.
+    Of the matrix only parameters and rescale_fresh count: all else begins anew. Returns the summary with a
+    row each.
     """
     if matrix.parameters == "final":
         raise ConfigError(["rewind.parameters is final; allowed for a transfer: anchor, initial"])

@@ -289,3 +289,30 @@ def test_the_inputs_that_keep_a_weight():
     assert got["q0/kernel_0"].tolist() == [True, False, True]
     assert got["q1/kernel_0"].tolist() == [True, True, False]
     assert list(masks.kept_inputs({"kernel_0": kept, "kernel_10": kept})) == ["kernel_0"]
+
+
+def test_rescaled_weights_sum_to_the_variance_of_a_dense_layer():
+    parameters = network({"kernel_0": (400, 300), "kernel_1": (300, 20)})
+    mask = random_mask(parameters, 0.1)
+    mask["kernel_0"][:100] = False
+    live = {"kernel_0": np.arange(400) >= 100}
+    scaled = masks.rescaled(parameters, mask, live)
+    for name, rows in (("kernel_0", 300), ("kernel_1", 300)):
+        kept = loop_count(mask[name])
+        factor = (rows * parameters[name].shape[1] / kept) ** 0.5
+        np.testing.assert_allclose(scaled[name], parameters[name] * factor, rtol=1e-6)
+        assert scaled[name].dtype == np.float32
+        # Inputs of variance 1 where they live: the variance of sums, over units.
+        dense, sparse = (
+            (w[-rows:] ** 2).sum(0).mean() for w in (parameters[name], scaled[name] * mask[name])
+        )
+        assert abs(sparse / dense - 1) < 0.1
+    for name in ("bias_0", "bias_1"):
+        assert np.array_equal(scaled[name], parameters[name])
+
+
+def test_nothing_is_rescaled_without_a_mask_nor_where_it_keeps_nothing():
+    parameters = network()
+    for mask in ({}, masks.full(parameters), {"kernel_0": np.zeros((3, 4), bool)}):
+        scaled = masks.rescaled(parameters, mask)
+        assert all(np.array_equal(scaled[name], value) for name, value in parameters.items())

@@ -59,7 +59,7 @@ def test_the_order_is_defaults_task_file_source_config_file_flags():
     assert (sac.n_step, sac.target_rate, sac.batch_size, sac.discount) == (9, 0.9, 80, 0.7)
     assert (config.env_steps, config.env_kwargs) == (70, ("horizon=200",))
     without = build(StudyConfig, combine(flags=places()["flags"]))
-    assert (without.env_steps, without.algorithm.initial_temperature) == (250_000, 0.1)
+    assert (without.env_steps, without.algorithm.initial_temperature) == (400_000, 0.1)
     assert without.algorithm.discount == TrainConfig().algorithm.discount
     merged = combine(**places())
     origins = {name: merged.origins[f"algorithm.{name}"] for name in ("n_step", "batch_size", "discount")}
@@ -71,7 +71,8 @@ def test_another_environment_takes_over_what_was_chosen_and_nothing_else():
     source["algorithm"] |= {"discount": 0.5, "n_step": 4}
     source |= {"env_steps": 5, "evaluation": {"every": 7, "episodes": 50}}
     merged = combine(flags=Layer("flags", {"env": "reach-v3"}), source=Layer("source", source))
-    assert merged.settings["algorithm"] == {"discount": 0.5, "n_step": 4}
+    own = task_layer("reach-v3", "sac").settings["algorithm"]
+    assert merged.settings["algorithm"] == {**own, "discount": 0.5, "n_step": 4}
     assert merged.settings["env_kwargs"] == ["a=1"]
     assert not {"env_steps", "evaluation"} & merged.settings.keys()
     # What the source's user chose is more than what another task has for its own.
@@ -88,7 +89,7 @@ def test_another_algorithm_takes_over_no_settings_of_the_algorithm():
     source = Layer("source", plain(TrainConfig(seed=8)))
     merged = combine(flags=Layer("flags", {"algo": "other"}), source=source)
     assert merged.settings["seed"] == 8
-    assert "algorithm" not in merged.settings
+    assert not merged.settings.get("algorithm")
 
 
 @pytest.mark.parametrize("file", sorted(os.listdir(TASKS)))

@@ -107,7 +107,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_task(tmp_path):
     flags = ["--config", str(file), "--algorithm.n-step", "2", "--seed", "6"]
     arguments = parse(flags)
     assert (arguments.seed, arguments.algorithm.n_step, arguments.algorithm.discount) == (6, 2, 0.9)
-    assert (arguments.env, arguments.env_steps) == ("push-v3", 250_000)
+    assert (arguments.env, arguments.env_steps) == ("push-v3", 400_000)
     file.write_text("stage: dense\nenv: push-v3\nenv_steps: 77777\n")
     assert parse(flags[:2]).env_steps == 77777
     assert parse([*flags[:2], "--env", "reach-v3"]).env == "reach-v3"
@@ -121,7 +121,7 @@ def test_a_source_gives_its_settings_but_not_another_tasks_budget(tmp_path):
     assert arguments.algorithm.hidden == (5,)
     assert arguments.env_steps == 200_000
     arguments = parse(["--stage", "transfer", "--from", str(tmp_path / "dense"), "--env", "push-v3"])
-    assert (arguments.algorithm.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 250_000)
+    assert (arguments.algorithm.hidden, arguments.env, arguments.env_steps) == ((5,), "push-v3", 400_000)
     assert (arguments.algorithm.n_step, arguments.algorithm.target_entropy) == (3, 0.0)
     assert arguments.env_kwargs == ("horizon=200",)
 
@@ -147,7 +147,7 @@ def test_a_source_of_a_task_with_settings_does_not_hand_them_on(tmp_path):
     )
     assert (arguments.algorithm.n_step, arguments.algorithm.temperature_learning_rate) == (1, 1e-3)
     assert (arguments.algorithm.target_entropy, arguments.env_kwargs) == (None, ())
-    assert (arguments.evaluation.every, arguments.evaluation.episodes) == (25_000, 50)
+    assert (arguments.evaluation.every, arguments.evaluation.episodes) == (50_000, 50)
 
 
 def test_arguments_of_the_environment_are_kept_by_name(tmp_path):
@@ -215,7 +215,7 @@ def test_what_cannot_be_so_in_a_file_ends_with_2_and_its_name_and_place(text, pr
 
 
 def test_an_error_says_which_place_its_value_comes_from(tmp_path, call):
-    (tmp_path / "some.yaml").write_text("env: push-v3\nstart_steps: 300000\nanchor_steps: 0\n")
+    (tmp_path / "some.yaml").write_text("env: push-v3\nstart_steps: 400000\nanchor_steps: 0\n")
     flags = ["--stage", "dense", "--config", tmp_path / "some.yaml", "--anchor-steps", "-1"]
     code, errors = call(*flags, "--algorithm.discount", "2")
     assert code == 2
@@ -249,7 +249,7 @@ def test_help_shows_the_chosen_algorithms_flags(capsys, monkeypatch):
     assert (arguments.algo, arguments.algorithm) == ("other", OtherConfig(letters=("a", "b")))
     # Of a task's settings only those of this algorithm count.
     arguments = parse(["--stage", "dense", "--algo", "other", "--env", "push-v3"])
-    assert (arguments.algorithm, arguments.env_steps) == (OtherConfig(), 250_000)
+    assert (arguments.algorithm, arguments.env_steps) == (OtherConfig(), 400_000)
     with pytest.raises(ConfigError, match=r"algorithm.letters has 3"):
         parse(["--stage", "dense", "--algo", "other", "--algorithm.letters", "a", "b", "c"])
 

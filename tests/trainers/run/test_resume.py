@@ -163,3 +163,6 @@ def test_an_average_of_the_actor_is_resumed_and_is_the_policy_that_is_kept(tmp_p
         assert np.array_equal(begin.averages["actor"]["kernel_1"], there["averages/actor/kernel_1"])
         restarted = ticket.restarted(name, {}).state
         assert np.array_equal(restarted.averages["actor"]["kernel_1"], there["averages/actor/kernel_1"])
+        anew = ticket.rewound_but_actor({}).state
+        assert np.array_equal(anew.averages["actor"]["kernel_1"], anew.parameters["actor"]["kernel_1"])
+        assert not np.array_equal(anew.averages["actor"]["kernel_1"], begin.averages["actor"]["kernel_1"])

@@ -14,6 +14,7 @@ import yaml
 from support.disk import full_disk
 from support.run_folders import CONFIG, create, error_of, identity
 
+from trainers.config.defaults import VERSION
 from trainers.run import metrics
 from trainers.store import artifacts
 from trainers.store import folder as run_folder
@@ -31,7 +32,7 @@ def test_the_manifest_is_the_configuration_with_its_provenance(tmp_path):
         assert manifest == read_manifest(run.path)
         assert manifest["config_hash"] == run.config_hash == identity().hash()
         assert manifest["run"] == {"kind": "dense", "name": "", "round": 0, "env": "reach-v3", "seed": 1}
-        assert (manifest["defaults"], manifest["sources"], manifest["parent"]) == (2, [], None)
+        assert (manifest["defaults"], manifest["sources"], manifest["parent"]) == (VERSION, [], None)
         assert manifest["command"] == "python train.py --env-kwargs 'a=b c'"
         assert manifest["started"].endswith("+00:00")
         assert {"cpu", "versions", "commit"} <= manifest["machine"].keys()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.stages import (
+    CONFIG,
     LAYERS,
     assert_same_but_temperature,
     at_step_zero,
@@ -17,8 +18,10 @@ from support.stages import (
 from support.training import artifact, assert_same
 
 from trainers.config.training import PruneConfig, RewindConfig
+from trainers.store.layout import to_arrays
 from trainers.study import controls, stages
 from trainers.study.controls import CONTROLS
+from trainers.study.rewind import Ticket, open_source
 
 pytestmark = pytest.mark.usefixtures("one_launcher")
 
@@ -101,6 +104,26 @@ def test_a_random_mask_with_a_fresh_actor_has_all_else_of_the_anchor(dense, tick
     assert_same(start, masked(expected, mine))
     assert_same(starts.replay[name], starts.replay["round-2"])
     assert not starts.random[name]
+
+
+def test_fresh_weights_are_rescaled_by_the_density_of_their_layer_if_asked_for(dense, ticket):
+    masks, source = masks_of(ticket[0] / "round-2"), open_source(str(dense))
+    plain, scaled = (
+        Ticket.begin(CONFIG, RewindConfig(rescale_fresh=rescale), source, masks) for rescale in (False, True)
+    )
+    for begin in (lambda t: t.fresh(masks), lambda t: t.rewound_but_actor(masks)):
+        before, after = (to_arrays(begin(each).state) for each in (plain, scaled))
+        anchored = begin(plain).replay is not None
+        changed = {name for name in before if not np.array_equal(before[name], after[name])}
+        kinds = ["actor"] if anchored else ["actor", "critic"]
+        trees = [("parameters", kind) for kind in kinds] + ([] if anchored else [("targets", "critic")])
+        assert changed == {f"{tree}/{kind}/{leaf}" for tree, kind in trees for leaf in masks[kind]}
+        for tree, kind in trees:
+            for leaf, mask in masks[kind].items():
+                live = scaled.live[kind].get(leaf, np.ones(len(mask), bool))
+                factor = (live.sum() * mask.shape[1] / mask.sum()) ** 0.5
+                name = f"{tree}/{kind}/{leaf}"
+                np.testing.assert_allclose(after[name], before[name] * factor, rtol=1e-6)
 
 
 def test_the_dense_control_is_the_anchor_itself(dense, ticket):

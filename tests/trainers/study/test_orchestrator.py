@@ -74,7 +74,7 @@ def test_a_changed_setting_is_not_skipped(tmp_path, call, monkeypatch):
     assert call(*flags, "--prune.rate", "0.8", "--runs", tmp_path / "runs") == (0, [])
     assert began == []
     assert call(
-        *flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--runs", tmp_path / "runs"
+        *flags, "--prune.rate", "0.8", "--algorithm.discount", "0.8", "--runs", tmp_path / "runs"
     ) == (
         0,
         [],
@@ -82,9 +82,9 @@ def test_a_changed_setting_is_not_skipped(tmp_path, call, monkeypatch):
     assert len(began) == 2
     (one,) = (each for each in (tmp_path / "runs" / "study").iterdir() if str(each) not in began[0])
     before = contents(one)
-    code, errors = call(*flags, "--prune.rate", "0.8", "--algorithm.discount", "0.9", "--run", one)
+    code, errors = call(*flags, "--prune.rate", "0.8", "--algorithm.discount", "0.8", "--run", one)
     assert (code, len(errors)) == (2, 1)
-    assert "algorithm.discount is 0.97 there and 0.9 here" in errors[0]
+    assert "algorithm.discount is 0.9 there and 0.8 here" in errors[0]
     assert contents(one) == before
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastcollect.support.errors import ConfigError
 from trainers.config import yaml_file
 
-VERSION = 2
+VERSION = 3
 FOLDER = Path(__file__).parent
 
 
