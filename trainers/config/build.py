@@ -125,8 +125,10 @@ def task_layer(env: str, algo: str) -> Layer:
     if f"{env}.yaml" not in os.listdir(TASKS):
         return Layer("no task file")
     settings = yaml_file.read(TASKS / f"{env}.yaml")
-    own = settings.get("algorithm", {}).get(algo, {})
-    return Layer(f"the task file {str(TASKS / f'{env}.yaml')!r}", {**settings, "algorithm": own})
+    own = settings.pop("algorithm", {}).get(algo)
+    return Layer(
+        f"the task file {str(TASKS / f'{env}.yaml')!r}", settings | ({"algorithm": own} if own else {})
+    )
 
 
 def _texts(value: Any) -> list[str]:

@@ -89,14 +89,14 @@ def test_another_algorithm_takes_over_no_settings_of_the_algorithm():
     source = Layer("source", plain(TrainConfig(seed=8)))
     merged = combine(flags=Layer("flags", {"algo": "other"}), source=source)
     assert merged.settings["seed"] == 8
-    assert not merged.settings.get("algorithm")
+    assert "algorithm" not in merged.settings
 
 
 @pytest.mark.parametrize("file", sorted(os.listdir(TASKS)))
 def test_the_settings_of_every_task_can_be(file):
     env = file.removesuffix(".yaml")
+    assert any(task_layer(env, algo).settings for algo in CONFIGS)
     for algo in CONFIGS:
-        assert task_layer(env, algo).settings
         assert problems_of(build(StudyConfig, combine(flags=Layer("", {"env": env, "algo": algo})))) == []
 
 
