@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.methods.learners import LearnerRequest, Storage
+from bench.methods.training import TrainingRequest
 from engine.algorithms import CONFIGS, AlgorithmConfig
 from engine.algorithms.base import AgentState, noises
 from engine.data.transition import Batch
@@ -18,21 +19,23 @@ from fastcollect import BlockSource, EnvSpec, Parallelism
 from fastcollect.envs.gym_vector import space_spec
 from trainers.command import TrainArguments, read
 from trainers.config.training import ALGORITHM, CollectConfig, ReplayConfig, TrainConfig
-from trainers.run.learner import Learner, Start
-from trainers.run.training import open_session
+from trainers.run.learner import Learner, Start, as_numpy
+from trainers.run.policy import TrainedPolicy
+from trainers.run.training import acting_policy, open_session
 
 
 class TrainingLoop(NamedTuple):
     """The product's loop without evaluations, checkpoints and metrics.
 
     turn: takes one block, dispatches the updates that it brings and returns the environment steps in it.
-    updates: how many were dispatched so far. wait: returns when all of them are computed. close: ends the
-    workers.
+    updates: how many were dispatched so far. policy: gives what a user would be left with now, from an
+    observation its action. wait: returns when all updates are computed. close: ends the workers.
     """
 
     collector: BlockSource
     turn: Callable[[], int]
     updates: Callable[[], int]
+    policy: Callable[[], TrainedPolicy]
     wait: Callable[[], None]
     close: Callable[[], None]
 
@@ -48,25 +51,34 @@ def training_loop(config: TrainConfig, model_device: str = "cpu") -> TrainingLoo
     """
     stack = contextlib.ExitStack()
     session = stack.enter_context(open_session(config, model_device))
-    learner = session.learner
+    learner, spec = session.learner, session.source.spec
+    network = acting_policy(config.algorithm.network, deterministic=True)
     return TrainingLoop(
         collector=session.source,
         turn=lambda: len(session.turn()),
         updates=lambda: learner.updates,
+        policy=lambda: TrainedPolicy(network, spec, as_numpy(learner.evaluated())),
         wait=lambda: _wait(learner),
         close=stack.close,
     )
 
 
-def _config(env: str, algorithm: Mapping[str, Any], algo: str = ALGORITHM, **settings: Any) -> TrainConfig:
+def _config(
+    env: str, algorithm: Mapping[str, Any], algo: str = ALGORITHM, start_steps: int = 0, **settings: Any
+) -> TrainConfig:
     """The product's defaults but for these, learning from the first step on."""
     make: Callable[..., AlgorithmConfig] = CONFIGS[algo]
-    return TrainConfig(env=env, start_steps=0, algo=algo, algorithm=make(**algorithm), **settings)
+    return TrainConfig(env=env, start_steps=start_steps, algo=algo, algorithm=make(**algorithm), **settings)
 
 
 def collecting_config(env: str, hidden: Sequence[int], size: Parallelism) -> TrainConfig:
     """Networks and workers of these sizes."""
     return _config(env, {"hidden": tuple(hidden)}, collect=CollectConfig(n=size.n, N=size.N, M=size.M))
+
+
+def _rates(algo: str) -> list[str]:
+    made: Any = CONFIGS[algo]()
+    return [name for name in vars(made) if name.endswith("_learning_rate")]
 
 
 def training_config(request: LearnerRequest, storage: Storage | None = None) -> TrainConfig:
@@ -77,11 +89,32 @@ def training_config(request: LearnerRequest, storage: Storage | None = None) -> 
         "discount": request.discount,
         "target_rate": request.target_rate,
     }
-    rates = [name for name in CONFIGS[request.algo].__annotations__ if name.endswith("_learning_rate")]
-    algorithm |= dict.fromkeys(rates, request.learning_rate)
+    algorithm |= dict.fromkeys(_rates(request.algo), request.learning_rate)
     replay = ReplayConfig(capacity=request.rows, storage=storage)
-    settings = {"updates_per_step": request.updates_per_step, "replay": replay}
+    settings: dict[str, Any] = {"updates_per_step": request.updates_per_step, "replay": replay}
     return _config(request.env, algorithm, request.algo, **settings)
+
+
+def published_training(request: TrainingRequest) -> TrainingLoop:
+    """Start what a request for a training asks for, on eight environments."""
+    algorithm: dict[str, Any] = dict.fromkeys(_rates(request.algo), request.learning_rate)
+    algorithm |= {"hidden": tuple(request.hidden), "batch_size": request.batch, "reward_scale": 1.0}
+    algorithm |= {"discount": request.discount, "target_rate": request.target_rate}
+    if request.algo == "sac":
+        algorithm["initial_temperature"] = 1.0
+    config = _config(
+        request.env,
+        algorithm,
+        request.algo,
+        start_steps=request.start_steps,
+        seed=request.seed,
+        env_steps=2**40,  # a caller counts
+        updates_per_step=request.updates_per_step,
+        final_learning_rate=1.0,
+        replay=ReplayConfig(capacity=request.rows),
+        collect=CollectConfig(n=4, N=2),
+    )
+    return training_loop(config)
 
 
 def _begin_sparse(learner: Learner, method: str) -> None:

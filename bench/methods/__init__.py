@@ -11,9 +11,12 @@ from typing import Any
 from bench.methods.base import Method
 from fastcollect import Parallelism
 
-_FILES = ("ours", "learners", "naive", "vector_envs", "sample_factory", "physics", "original_protocol")
+_OURS = ("ours", "learners", "training")
+_OTHERS = ("naive", "vector_envs", "sample_factory", "physics", "original_protocol")
 METHODS: Mapping[str, Method] = {
-    method.name: method for file in _FILES for method in import_module(f"bench.methods.{file}").METHODS
+    method.name: method
+    for file in (*_OURS, *_OTHERS)
+    for method in import_module(f"bench.methods.{file}").METHODS
 }
 """By name, in the order in which they are listed."""
 

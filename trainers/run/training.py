@@ -101,7 +101,12 @@ def open_session(config: TrainConfig, model_device: str = "cpu") -> Iterator[Ses
     with contextlib.closing(yielding_launcher(collection)) as launcher:
         spec = env_spec(launcher, collection.env)
         learner = Learner(config, spec, collection.env_indices)
-        with Collector(collection, launcher, parameters=as_numpy(learner.acting), spec=spec) as source:
+        # Without steps before the first update, what learns acts from the first one on.
+        exploring = config.start_steps > 0
+        weights = learner.algorithm.exploring(learner.state) if exploring else as_numpy(learner.acting)
+        with Collector(collection, launcher, parameters=weights, spec=spec) as source:
+            if exploring:
+                learner.random_version = source.version
             yield Session(source, learner)
 
 
