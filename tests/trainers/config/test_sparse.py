@@ -92,6 +92,21 @@ def test_the_published_settings_are_what_was_published(algo):
     assert (given.replay.capacity, given.replay.minimum) == minimum[algo]
 
 
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_settings_for_robots_serve_every_stage_and_are_those_of_rlx2_but_for_its_own(algo):
+    file = ["--config", f"trainers/settings/mujoco-{algo}.yaml"]
+    dense = command.read(["--stage", "dense", *file]).arguments()
+    assert (dense.algo, dense.env, dense.algorithm.n_step) == (algo, "HalfCheetah-v5", 1)
+    rlx2 = command.read(["--stage", "sparse", "--config", f"trainers/settings/rlx2-{algo}.yaml"]).arguments()
+    own = {"n_step", "n_step_delay", "entropy_of_steps"}
+    same = vars(dense.algorithm).keys() - own
+    assert {k: getattr(dense.algorithm, k) for k in same} == {k: getattr(rlx2.algorithm, k) for k in same}
+    # What a topology brings follows from the run's length: 990,000 updates.
+    given = command.read(["--stage", "sparse", "--topology", "rlx2", *file]).arguments()
+    assert (given.algorithm.n_step, given.algorithm.n_step_delay) == (3, 99_000)
+    assert (given.sparse.topology_interval, given.replay.minimum) == (3_300, 66_666)
+
+
 def test_every_wrong_value_is_named_at_once():
     found = problems(
         *("--actor-sparsity", "1.0", "--critic-sparsity", "-0.1", "--topology-interval", "0"),
