@@ -1,5 +1,6 @@
 """Whole trainings of one algorithm, environment and learner together: ours, SBX's and Stable-Baselines3's."""
 
+import contextlib
 import importlib
 import importlib.metadata
 from collections.abc import Callable
@@ -84,12 +85,16 @@ def ours(request: TrainingRequest) -> Subject:
 
 def peer(request: TrainingRequest) -> Subject:
     """The peer's training with an update after every step of one environment."""
+    import gymnasium
+
     package = "stable_baselines3" if request.method == "sb3-training" else "sbx"
     settings: dict[str, Any] = {"ent_coef": "auto"} if request.algo == "sac" else {}
     if request.algo == "td3":
         from stable_baselines3.common.noise import NormalActionNoise
 
-        settings["action_noise"] = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+        with contextlib.closing(gymnasium.make(request.env)) as env:
+            zeros = np.zeros(env.action_space.shape or ())
+        settings["action_noise"] = NormalActionNoise(zeros, zeros + 0.1)
     model = getattr(importlib.import_module(package), request.algo.upper())(
         "MlpPolicy",
         request.env,
