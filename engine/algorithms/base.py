@@ -155,7 +155,11 @@ class Algorithm(Protocol):
 
 def adam(parameters: Mapping[str, Any]) -> optax.ScaleByAdamState:
     """A fresh state of Adam for one network."""
-    return optax.scale_by_adam().init(dict(parameters))
+    # ``init`` of optax compiles zeros for each shape.
+    first, second = (
+        {name: np.zeros(np.shape(leaf), leaf.dtype) for name, leaf in parameters.items()} for _ in range(2)
+    )
+    return jax.device_put(optax.ScaleByAdamState(count=np.int32(0), mu=first, nu=second))
 
 
 def descend(
