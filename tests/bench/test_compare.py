@@ -101,7 +101,7 @@ def test_wrong_values_are_gathered_before_anything_runs(tmp_path):
 def test_a_real_run_writes_its_folder(tmp_path):
     out = tmp_path / "table"
     command = ["-m", "bench.compare", "--out", str(out), "--envs", "CartPole-v1", "--methods"]
-    command += ["gymnasium-single", "ours-fast", "--seconds", "0.2", "--rounds", "1", "--tune-seconds", "1"]
+    command += ["gymnasium-single", "ours-fast", "--seconds", "0.2", "--rounds", "1", "--tune-seconds", "3"]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == ["table.json", "table.md", "table.png"]

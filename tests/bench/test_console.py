@@ -141,7 +141,7 @@ def test_help_loads_nothing_and_tuning_no_jax(tmp_path):
 
 def test_an_environment_of_the_users_folder_is_tuned(tmp_path):
     (tmp_path / "mine.py").write_text(ENVIRONMENT)
-    flags = ("--env", "mine:Still", "--policy", "4", "--budget", "0.5")
+    flags = ("--env", "mine:Still", "--policy", "4", "--budget", "2")
     code, out, err = fastcollect("tune", *flags, cwd=tmp_path)
     assert code == 0, err
     assert "best for mine:Still" in out
