@@ -60,7 +60,7 @@ class NetworkPolicy(abc.ABC):
     def load(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Copy the weights to the device."""
         # JAX reads a NumPy array later than the call, or for ever; the caller's may change at once.
-        self._weights = {name: jnp.asarray(value.copy()) for name, value in parameters.items()}
+        self._weights = jax.device_put({name: value.copy() for name, value in parameters.items()})
 
     def act(
         self,

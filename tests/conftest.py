@@ -18,11 +18,13 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Compiling costs these small programs the most. XLA fuses as it does; LLVM's optimisation is left out, and
-# fused loops come from the older of XLA's emitters, whose code compiles in a third of the time.
+# Compiling costs these small programs the most. XLA fuses as it does; LLVM's optimisation is left out, fused
+# loops come from the older of XLA's emitters, whose code compiles in a third of the time, and a program is
+# not split into parts that are compiled beside each other, which takes a fifth longer in all.
 # `make optimised` compiles as users do.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true":
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 TESTS = Path(__file__).resolve().parent
 OURS = {"tests", "support", "fastcollect", "engine", "trainers", "bench"}
@@ -57,7 +59,7 @@ def pytest_collection_modifyitems(config, items):
         begin = [test.inner_test if test else item.function]
         begin += [each.func for name in item.fixturenames for each in _fixtures(item, name)]
         begin += item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if _starts_processes(begin):
+        if any(map(_starts_processes, _ours(begin))):
             item.add_marker(pytest.mark.slow)
     if "jax" in sys.modules:
         # What this process compiles it need not compile again when the tests are run again. Other processes
@@ -72,20 +74,27 @@ def _fixtures(item, name):
     return item._fixtureinfo.name2fixturedefs.get(name, ())
 
 
-def _starts_processes(begin):
-    """Whether one of these, or a function or class of ours that they name in turn, names one of STARTERS."""
-    waiting, seen = list(begin), set()
-    while waiting:
-        each = waiting.pop()
+def _ours(values):
+    """Functions and classes of ours among these, and in tuples of them, without what wraps them."""
+    for each in values:
         each = inspect.unwrap(each) if callable(each) else each
         if isinstance(each, tuple):
-            waiting += each
-        elif id(each) not in seen and _is_ours(each):
-            seen.add(id(each))
-            starts, named = _named(each)
-            if starts:
-                return True
-            waiting += named
+            yield from _ours(each)
+        elif _is_ours(each):
+            yield each
+
+
+@functools.cache
+def _starts_processes(begin):
+    """Whether this, or a function or class of ours that it names in turn, names one of STARTERS."""
+    waiting, seen = [begin], {begin}
+    while waiting:
+        starts, named = _named(waiting.pop())
+        if starts:
+            return True
+        new = set(named) - seen
+        seen |= new
+        waiting += new
     return False
 
 
@@ -93,13 +102,13 @@ def _starts_processes(begin):
 def _named(each):
     """Whether a function itself names a starter, and everything else that it or a class names."""
     if inspect.isclass(each):
-        return False, tuple(vars(each).values())
+        return False, tuple(_ours(vars(each).values()))
     names = set(_names(each.__code__))
     in_tests = each.__code__.co_filename.startswith(str(TESTS))
     found = [each.__globals__[name] for name in names if name in each.__globals__]
     modules = [vars(module) for module in found if isinstance(module, ModuleType)]
     found += [module[name] for module in modules for name in names if name in module]
-    return bool(names & STARTERS or (in_tests and "subprocess" in names)), tuple(found)
+    return bool(names & STARTERS or (in_tests and "subprocess" in names)), tuple(_ours(found))
 
 
 def _is_ours(each):

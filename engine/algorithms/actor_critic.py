@@ -132,16 +132,21 @@ def fresh_state(
 
     Those of ``followed`` ones are targets, those of ``averaged`` ones averages.
     """
+
+    # By way of the host: what is done on the device is compiled first, anew for each shape.
+    def copies(names: Sequence[str]) -> dict[str, Parameters]:
+        return jax.device_put({name: jax.tree.map(np.array, parameters[name]) for name in names})
+
     return AgentState(
         parameters=dict(parameters),
-        targets={name: jax.tree.map(jnp.copy, parameters[name]) for name in followed},
+        targets=copies(followed),
         optimizer={name: adam(weights) for name, weights in parameters.items()},
-        masks={name: jax.tree.map(jnp.asarray, masks.full(parameters[name])) for name in PRUNABLE},
+        masks=jax.device_put({name: masks.full(parameters[name]) for name in PRUNABLE}),
         normalizer=Moments.empty(observations),
-        seed=jnp.uint32(seed),
-        updates=jnp.int32(0),
+        seed=jax.device_put(np.uint32(seed)),
+        updates=jax.device_put(np.int32(0)),
         env_steps=np.int64(0),
-        averages={name: jax.tree.map(jnp.copy, parameters[name]) for name in averaged},
+        averages=copies(averaged),
     )
 
 

@@ -155,7 +155,11 @@ class Algorithm(Protocol):
 
 def adam(parameters: Mapping[str, Any]) -> optax.ScaleByAdamState:
     """A fresh state of Adam for one network."""
-    return optax.scale_by_adam().init(dict(parameters))
+    # ``init`` of optax compiles zeros for each shape.
+    first, second = (
+        {name: np.zeros(np.shape(leaf), leaf.dtype) for name, leaf in parameters.items()} for _ in range(2)
+    )
+    return jax.device_put(optax.ScaleByAdamState(count=np.int32(0), mu=first, nu=second))
 
 
 def descend(
@@ -327,7 +331,7 @@ def masked(state: AgentState, masks: Masks | None = None) -> AgentState:
                 mask_functions.check_matches(mask, state.parameters[network])
             except ValueError as error:
                 raise ValueError(f"{network}: {error}") from error
-            full[network] = {name: jnp.asarray(np.asarray(kept)) for name, kept in mask.items()}
+            full[network] = jax.device_put({name: np.array(kept) for name, kept in mask.items()})
         state = state.replace(masks=full)
     return map_weights(state, lambda network, tree: mask_functions.apply(state.masks[network], tree))
 
@@ -344,4 +348,11 @@ def pruned_networks(state: AgentState) -> tuple[str, ...]:
 
 def copied(state: AgentState) -> AgentState:
     """A state that later dispatches leave alone."""
-    return jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, state)
+    core = state.replace(normalizer=None, env_steps=None)
+    return _copied(core).replace(normalizer=state.normalizer, env_steps=state.env_steps)
+
+
+@jax.jit
+def _copied(core: AgentState) -> AgentState:
+    # Together, as each leaf by itself would be compiled for, anew for each shape.
+    return jax.tree.map(jnp.copy, core)

@@ -212,6 +212,19 @@ def test_the_original_keeps_the_ratio_and_no_step_is_without_an_update(ratio, st
     assert (subject.facts(), subject.num_envs) == ({"updates": updates}, 1)
 
 
+FEWER = """
+from functools import partial
+
+from bench import pipeline
+from bench.harness.command import main
+
+pipeline.StudyRequest = partial(pipeline.StudyRequest, num_envs=2)
+if __name__ == "__main__":
+    main(pipeline.PipelineArguments, pipeline.pipeline, pipeline.__doc__)
+"""
+"""The command with two stock environments; each of its eight takes most of a second to make."""
+
+
 @pytest.mark.timeout(300)
 def test_a_real_run_of_a_moment_trains_and_prunes_and_writes_its_file(tmp_path):
     file = tmp_path / "out.json"
@@ -221,7 +234,7 @@ def test_a_real_run_of_a_moment_trains_and_prunes_and_writes_its_file(tmp_path):
         "--prune.rate 1 --env-kwargs horizon=20"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "bench.pipeline", "--seconds", "1", "--json", str(file), f"--flags={flags}"],
+        [sys.executable, "-c", FEWER, "--seconds", "1", "--json", str(file), f"--flags={flags}"],
         cwd=ROOT,
         env=environment(tmp_path / "compiled"),
         capture_output=True,

@@ -1,11 +1,25 @@
 """Gradients of a layer against their definition in float64, at sizes on both sides of every choice."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engine.networks import linear, normalised_relu
+from engine.networks import init_mlp, linear, normalised_relu
+
+
+def test_initial_weights_are_jaxs_own_draws_of_each_kernel_bit_for_bit():
+    key, widths = jax.random.key(7), (40, 120, 1)
+    initial = init_mlp(key, widths, "q1/")
+    assert list(initial) == ["q1/kernel_0", "q1/bias_0", "q1/kernel_1", "q1/bias_1"]
+    for i, shape in enumerate(itertools.pairwise(widths)):
+        expected = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, i), shape)
+        kernel, bias = np.asarray(initial[f"q1/kernel_{i}"]), np.asarray(initial[f"q1/bias_{i}"])
+        assert (kernel.dtype, bias.dtype, bias.shape) == (np.float32, np.float32, shape[1:])
+        assert np.array_equal(kernel, expected)
+        assert not bias.any()
 
 
 @pytest.mark.parametrize("outputs", [1, 8, 31, 32, 70])

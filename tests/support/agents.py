@@ -75,7 +75,7 @@ def lived_in_state(algorithm, seed=3):
         parameters["temperature"] = {"log_temperature": np.float32(math.log(0.2))}
         mu, nu = ({"log_temperature": np.float32(moment)} for moment in (0.01, 0.002))
         optimizer["temperature"] = state.optimizer["temperature"]._replace(count=np.int32(9), mu=mu, nu=nu)
-    parameters, targets, optimizer = jax.tree.map(jnp.array, (parameters, targets, optimizer))
+    parameters, targets, optimizer = jax.device_put((parameters, targets, optimizer))
     return state.replace(
         parameters=parameters,
         targets=targets,
