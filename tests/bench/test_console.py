@@ -39,6 +39,7 @@ def in_process(command, cwd):
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(cwd / "cache"),
+        "MPLCONFIGDIR": str(ROOT / ".pytest_cache" / "matplotlib"),  # its list of fonts is nobody's output
         "COLUMNS": "110",
     }
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100)

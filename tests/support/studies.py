@@ -49,7 +49,7 @@ def fake_train(folder, config, start, progress, *, resume=False):
     if "anchor" in start.keep:
         save(folder, "anchor-replay", {"replay/observation": observations(config.seed + 1)})
     save(folder, "final", to_arrays(final))
-    acting = algorithm.acting(final, *final.normalizer.scaling(config.variance_floor))
+    acting = algorithm.acting(base.evaluated(final), *final.normalizer.scaling(config.variance_floor))
     save_policy(folder, acting_policy(config.algorithm.network, deterministic=True), SPEC, acting)
     summary = {
         **{key: rows[-1][key] for key in ("success_any", "success_last", "return_mean")},
@@ -85,8 +85,10 @@ def learned(config, state):
         return {name: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32) for name, leaf in tree.items()}
 
     parameters = {**state.parameters, **{name: shaken(state.parameters[name]) for name in state.masks}}
+    averages = {name: shaken(tree) for name, tree in state.averages.items()}
     normalizer = Moments.empty(OBSERVATIONS).update(observations(config.seed))
-    return at(base.masked(state.replace(parameters=parameters, normalizer=normalizer)), 3000)
+    state = state.replace(parameters=parameters, averages=averages, normalizer=normalizer)
+    return at(base.masked(state), 3000)
 
 
 def observations(seed):

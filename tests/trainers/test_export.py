@@ -48,15 +48,12 @@ def act(file, observation):
 
 
 def trained(path, observation, tanh=True):
-    """The same by hand, in float64: normalise, then the masked network."""
+    """The same by hand, in float64: normalise, then the masked average of the actor."""
     arrays = artifacts.load(path, "final").arrays
     variance = arrays["normalizer/squares"] / arrays["normalizer/count"]
     x = (observation.astype(np.float64) - arrays["normalizer/mean"]) / np.sqrt(variance + 1e-4)
     for i in range(3):
-        x = (
-            x @ arrays[f"parameters/actor/kernel_{i}"].astype(np.float64)
-            + arrays[f"parameters/actor/bias_{i}"]
-        )
+        x = x @ arrays[f"averages/actor/kernel_{i}"].astype(np.float64) + arrays[f"averages/actor/bias_{i}"]
         x = np.maximum(x, 0) if i < 2 else x
     return np.tanh(x[:, : x.shape[1] // 2]) if tanh else x
 
@@ -130,7 +127,7 @@ def test_other_outputs_are_an_error_and_no_file(study, tmp_path, monkeypatch):
 def test_weights_beneath_the_mask_are_an_error(study, tmp_path):
     folder = shutil.copytree(study / "ticket" / "round-2", tmp_path / "round-2")
     arrays = dict(artifacts.load(folder, "final").arrays)
-    arrays["parameters/actor/kernel_0"] = arrays["parameters/actor/kernel_0"] + 1
+    arrays["averages/actor/kernel_0"] = arrays["averages/actor/kernel_0"] + 1
     config_hash = run_reader.identify(folder)[1]["config_hash"]
     artifacts.save(folder, "final", arrays, config_hash=config_hash)
     with pytest.raises(DifferentOutputsError):
@@ -194,7 +191,7 @@ def test_what_cannot_be_exported_is_one_error(study, tmp_path):
             exportable(path)
     broken = shutil.copytree(study / "dense", tmp_path / "broken")
     arrays = dict(artifacts.load(broken, "final").arrays)
-    arrays["parameters/actor/bias_0"] = np.full(8, np.nan, np.float32)
+    arrays["averages/actor/bias_0"] = np.full(8, np.nan, np.float32)
     config_hash = run_reader.identify(broken)[1]["config_hash"]
     artifacts.save(broken, "final", arrays, config_hash=config_hash)
     with pytest.raises(ConfigError, match="not finite"):

@@ -12,7 +12,7 @@ from trainers.store.reader import load
 
 
 def test_other_settings_are_another_group(study, tmp_path, monkeypatch):
-    other = studies.study(monkeypatch, tmp_path / "other", "--stage", "dense", "--algorithm.discount", "0.9")
+    other = studies.study(monkeypatch, tmp_path / "other", "--stage", "dense", "--algorithm.discount", "0.8")
     runs, _ = load([study / "reach-v3" / "seed-0" / "dense", study / "reach-v3" / "seed-1" / "dense", other])
     groups = repetitions(runs)
     assert [len(each.runs) for each in groups] == [2, 1]
@@ -52,7 +52,7 @@ def test_other_settings_of_what_a_run_begins_from_are_another_group(study, tmp_p
     )
     assert len(one_group([transfers[0], again], "from reach-v3: mask-only").runs) == 2
 
-    flags = ("--stage", "dense", "--algorithm.discount", "0.9", "--seed", "1")
+    flags = ("--stage", "dense", "--algorithm.discount", "0.8", "--seed", "1")
     dense = studies.study(monkeypatch, tmp_path / "dense", *flags)
     flags = ("--stage", "ticket", "--from", str(dense), "--algorithm.discount", "0.99", "--prune.rate", "0.6")
     ticket = studies.study(monkeypatch, tmp_path / "ticket", *flags)
