@@ -25,7 +25,9 @@ def serial(config, observers=(), **changes):
     """As ``open_session``, in this process; changes of the collection."""
     collection = replace(collector_config(config), **changes)
     learner = Learner(config, tiny_env.spec(8), collection.env_indices)
-    with SerialCollector(collection, parameters=as_numpy(learner.acting)) as source:
+    exploring = learner.algorithm.exploring(learner.state)
+    with SerialCollector(collection, parameters=exploring) as source:
+        learner.random_version = source.version
         yield Session(source, learner, observers)
 
 
