@@ -42,8 +42,8 @@ class TrainingArguments(Output):
     """A training of every method for each."""
     steps: int = 100_000
     """Environment steps of a training."""
-    every: int = 5_000
-    """Environment steps of a turn."""
+    every: int = 2_500
+    """Environment steps of a turn, which must not take two minutes."""
     start_steps: int = 5_000
     """Steps of random actions before the first update."""
     episodes: int = 10
@@ -54,8 +54,7 @@ def check(arguments: TrainingArguments) -> None:
     """Raises ConfigError naming every value that cannot work."""
     problems = Problems(arguments)
     check_methods(arguments.methods, names(TrainingRequest), problems)
-    problems.require(bool(arguments.seeds), "seeds", [], "one seed or more")
-    problems.require(min(arguments.seeds, default=0) >= 0, "seeds", list(arguments.seeds), "0 and more")
+    problems.require(min(arguments.seeds, default=-1) >= 0, "seeds", list(arguments.seeds), "0 and more")
     for name in ("every", "start_steps", "episodes"):
         value = getattr(arguments, name)
         problems.require(value >= 1, name.replace("_", "-"), value, "1 and more")

@@ -23,7 +23,7 @@ from bench.methods import METHODS
 from fastcollect.support.cpu import THREAD_CAPS
 
 _START_SECONDS = 300.0  # stock worlds of Crafter take seconds each
-_SPARE_SECONDS = 600.0  # a learner's step may be many updates
+_SPARE_SECONDS = 120.0  # a learner's step may be many updates
 _EXIT_SECONDS = 10.0
 _ADDED = ("rate", "cpus_busy", "num_envs", "memory_mib")
 _ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine.algorithms.base import AgentState, adam, box_problems
+from engine.algorithms.base import AgentState, adam
 from engine.data.transition import Sample
 from engine.networks import Parameters, q_values
 from engine.normalizer import Moments
@@ -70,6 +70,21 @@ class ActorCriticConfig:
     def space_problems(self, spec: Any) -> list[str]:
         """What this algorithm cannot learn with of an environment's spaces, in words."""
         return box_problems(spec)
+
+
+def box_problems(spec: Any) -> list[str]:
+    """Why an algorithm for vectors of observations and a bounded box of actions cannot learn here.
+
+    spec: the environment's; observation_shape and action.discrete, .num_actions, .low, .high are read.
+    """
+    action, problems = spec.action, []
+    if action.discrete:
+        problems.append(f"has {action.num_actions} discrete actions; allowed: a bounded box of them")
+    elif not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+        problems.append("has unbounded actions; allowed: a bounded box of them")
+    if len(spec.observation_shape) != 1:
+        problems.append(f"has observations of shape {spec.observation_shape}; allowed: vectors")
+    return problems
 
 
 def range_problems(

@@ -86,25 +86,10 @@ class Config(Protocol):
         """Every value that is out of range, by its name, and what is allowed."""
 
     def space_problems(self, spec: Any) -> list[str]:
-        """What it cannot learn with in an environment's spaces, in words; see ``box_problems``."""
+        """What it cannot learn with in an environment's spaces, in words."""
 
     def make(self, spec: Any, variance_floor: float) -> "Algorithm":
         """The algorithm for an environment with these spaces."""
-
-
-def box_problems(spec: Any) -> list[str]:
-    """Why an algorithm for vectors of observations and a bounded box of actions cannot learn here.
-
-    spec: the environment's; observation_shape and action.discrete, .num_actions, .low, .high are read.
-    """
-    action, problems = spec.action, []
-    if action.discrete:
-        problems.append(f"has {action.num_actions} discrete actions; allowed: a bounded box of them")
-    elif not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-        problems.append("has unbounded actions; allowed: a bounded box of them")
-    if len(spec.observation_shape) != 1:
-        problems.append(f"has observations of shape {spec.observation_shape}; allowed: vectors")
-    return problems
 
 
 class Algorithm(Protocol):

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from engine.algorithms.actor_critic import fresh_state
-from engine.algorithms.base import AgentState, Network, box_problems, descend, follow
+from engine.algorithms.actor_critic import box_problems, fresh_state
+from engine.algorithms.base import AgentState, Network, descend, follow
 from engine.data.transition import Batch, Sample, prepare
 from engine.networks import Parameters, fold_normalizer, init_mlp, mlp
 from engine.sparse import flops
